@@ -1,0 +1,1 @@
+"""rsl: convergence studies of random sparse lifts."""

@@ -1,0 +1,1 @@
+"""Datasets: functions sampled, packaged sets, local files."""

@@ -1,0 +1,1 @@
+"""Sparse products on plain index arrays; they know no graph."""

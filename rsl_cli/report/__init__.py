@@ -1,0 +1,1 @@
+"""Tables, plots, verdict and page of a study, from its run files alone."""

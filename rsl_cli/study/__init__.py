@@ -1,0 +1,1 @@
+"""Runs on disk: what identifies a study, where it lies, who computes it."""

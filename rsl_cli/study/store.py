@@ -1,0 +1,279 @@
+"""The results folder: where files lie, how they are written, who may write them. It knows no torch.
+
+Layout of a study::
+
+    <root>/study.json
+    <root>/runs/n00064-s003-<id>/   record.json  trajectory.parquet  state.safetensors  error.txt
+    <root>/checkpoints/             unions in training, removed when their runs are done
+    <root>/locks/                   advisory locks of the operating system, released by any death of their holder
+    <root>/report/
+
+Every file is written beside its place, synced, then moved over it, so a kill at any moment leaves the old file or
+the new one. ``record.json`` is the last file a run writes: a run is done when its record says so, never before.
+"""
+
+import io
+import json
+import math
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from filelock import FileLock, Timeout
+from safetensors import SafetensorError
+from safetensors import numpy as safetensors_numpy
+
+from rsl_cli.errors import StoreError
+
+SCHEMA = 1
+"""Version of what a record means; part of every run's identity."""
+
+
+@dataclass(frozen=True)
+class RunKey:
+    """Which run: its lift degree, its seed and the hash of everything that determines its numbers."""
+
+    lift: int
+    seed: int
+    run_id: str
+
+    @property
+    def directory(self) -> str:
+        """Name of the run's folder, e.g. ``n00064-s003-0123456789abcdef``."""
+        return f"n{self.lift:05d}-s{self.seed:03d}-{self.run_id}"
+
+
+@dataclass(frozen=True)
+class StudyStore:
+    """One study on disk.
+
+    Args:
+        root: the study's folder; it need not exist yet.
+    """
+
+    root: Path
+
+    @property
+    def name(self) -> str:
+        """The study's name, which is its folder's."""
+        return self.root.name
+
+    @property
+    def report_dir(self) -> Path:
+        """Where the report goes."""
+        return self.root / "report"
+
+    @property
+    def study_file(self) -> Path:
+        """The file that makes a folder a study."""
+        return self.root / "study.json"
+
+    def exists(self) -> bool:
+        """Whether the folder holds a study."""
+        return self.study_file.is_file()
+
+    def read_study(self) -> dict[str, Any]:
+        """Return ``study.json``.
+
+        Raises:
+            StoreError: the folder holds no study, or the file is damaged.
+        """
+        if not self.exists():
+            raise StoreError(f"no study at {self.root}: it has no study.json; `rsl list` names the studies there are")
+        return read_json(self.study_file)
+
+    def write_study(self, content: Mapping[str, Any]) -> None:
+        """Replace ``study.json``; hold `study_lock` around reading and writing it."""
+        write_json(self.study_file, content)
+
+    def planned(self) -> list[RunKey]:
+        """Every run that the study has been asked for, by lift, then seed."""
+        runs = self.read_study()["plan"]["runs"]
+        return [RunKey(run["lift"], run["seed"], run["run_id"]) for run in runs]
+
+    def run_dir(self, key: RunKey) -> Path:
+        """The run's folder."""
+        return self.root / "runs" / key.directory
+
+    def record(self, key: RunKey) -> dict[str, Any] | None:
+        """The run's record, or None if it has none yet."""
+        path = self.run_dir(key) / "record.json"
+        return read_json(path) if path.is_file() else None
+
+    def is_done(self, key: RunKey) -> bool:
+        """Whether the run finished; a failed run did not."""
+        record = self.record(key)
+        return record is not None and record["status"] == "done"
+
+    def records(self) -> list[dict[str, Any]]:
+        """The records of all planned runs that have one, done or failed, by lift, then seed."""
+        found = (self.record(key) for key in self.planned())
+        return [record for record in found if record is not None]
+
+    def trajectory(self, key: RunKey) -> pd.DataFrame:
+        """The run's trajectory: columns step, time, loss, test_loss, grad_norm, distance.
+
+        Raises:
+            StoreError: there is none, or it is damaged.
+        """
+        path = self.run_dir(key) / "trajectory.parquet"
+        try:
+            return pd.read_parquet(path)
+        except (OSError, ValueError) as error:
+            raise StoreError(
+                f"cannot read {path}: {first_line(error)}; delete the run's folder and run again"
+            ) from error
+
+    def state(self, key: RunKey) -> dict[str, np.ndarray]:
+        """The run's final parameters by name."""
+        return read_tensors(self.run_dir(key) / "state.safetensors")[0]
+
+    def write_run(
+        self,
+        key: RunKey,
+        record: Mapping[str, Any],
+        trajectory: pd.DataFrame,
+        state: Mapping[str, np.ndarray],
+    ) -> None:
+        """Write a finished run, its record last."""
+        folder = self.run_dir(key)
+        buffer = io.BytesIO()
+        trajectory.to_parquet(buffer, index=False)
+        write_atomic(folder / "trajectory.parquet", buffer.getvalue())
+        write_tensors(folder / "state.safetensors", state)
+        write_json(folder / "record.json", record)
+        (folder / "error.txt").unlink(missing_ok=True)
+
+    def write_failure(self, key: RunKey, record: Mapping[str, Any], error: str) -> None:
+        """Write why a run failed; it counts as missing when the study is run again."""
+        folder = self.run_dir(key)
+        write_atomic(folder / "error.txt", error.encode())
+        write_json(folder / "record.json", record)
+
+    @contextmanager
+    def study_lock(self) -> Iterator[None]:
+        """Hold the lock under which ``study.json`` is read and written."""
+        with _lock(self.root / "locks" / "study.lock", blocking=True) as held:
+            assert held
+            yield
+
+    @contextmanager
+    def run_lock(self, key: RunKey, *, blocking: bool) -> Iterator[bool]:
+        """Try to hold one run; yields whether it is held (always, if blocking)."""
+        with _lock(self.root / "locks" / f"{key.directory}.lock", blocking=blocking) as held:
+            yield held
+
+
+def find_studies(results_dir: Path) -> list[StudyStore]:
+    """The studies in a results folder (and in ``reference`` below it), the most recently changed first."""
+    files = [*results_dir.glob("*/study.json"), *results_dir.glob("reference/*/study.json")]
+    return [StudyStore(path.parent) for path in sorted(files, key=lambda path: -path.stat().st_mtime)]
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Write a file so that a reader sees the old content or the new one, never a part.
+
+    Raises:
+        StoreError: the folder cannot be written or the disk is full; the old file is untouched.
+    """
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+    except OSError as error:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
+        raise StoreError(_cannot_write(path, error)) from error
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a mapping as strict JSON: numbers that are not finite become null."""
+    text = json.dumps(_finite(content), indent=2, allow_nan=False)
+    write_atomic(path, (text + "\n").encode())
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON file written by `write_json`.
+
+    Raises:
+        StoreError: the file cannot be read or is not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise StoreError(f"cannot read {path}: {first_line(error)}; restore the file or remove its folder") from error
+
+
+def write_tensors(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None) -> None:
+    """Write named arrays and text metadata as safetensors."""
+    arrays = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
+    write_atomic(path, safetensors_numpy.save(arrays, dict(metadata or {})))
+
+
+def read_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Read named arrays and metadata.
+
+    Raises:
+        StoreError: the file is missing or damaged.
+    """
+    try:
+        content = path.read_bytes()
+        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+        return safetensors_numpy.load(content), header.get("__metadata__", {})
+    except (OSError, ValueError, SafetensorError) as error:
+        raise StoreError(f"cannot read {path}: {first_line(error)}; delete it and run again") from error
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text, for use inside one-line messages."""
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0]
+
+
+def _cannot_write(path: Path, error: OSError) -> str:
+    return (
+        f"cannot write {path}: {error.strerror or error}; "
+        "free space, mend the permissions or choose another folder with results_dir=PATH"
+    )
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    if isinstance(value, np.generic):
+        return _finite(value.item())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+@contextmanager
+def _lock(path: Path, *, blocking: bool) -> Iterator[bool]:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path)
+        try:
+            lock.acquire(blocking=blocking)
+        except Timeout:
+            yield False
+            return
+    except OSError as error:
+        raise StoreError(_cannot_write(path, error)) from error
+    try:
+        yield True
+    finally:
+        lock.release()
