@@ -1,0 +1,132 @@
+"""Sparse products that torch can differentiate, to any order and in both modes.
+
+The three products are the partial derivatives of one trilinear form T(w, x, g), see `rsl_cli.kernels.reference`.
+Being linear in each argument, every derivative of a product is again one of the three, so a single
+`torch.autograd.Function` holds all of them: the rule is "put the incoming (co)tangent where its argument stands".
+"""
+
+import enum
+from types import ModuleType
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from rsl_cli.kernels import reference
+from rsl_cli.kernels.pattern import Pattern
+
+
+class Implementation(enum.Enum):
+    """Who computes the products; all give the same numbers to rounding."""
+
+    AUTO = "auto"
+    REFERENCE = "reference"
+    NUMBA = "numba"
+
+
+class _Argument(enum.Enum):
+    WEIGHT = 0
+    X = 1
+    G = 2
+
+
+def sparse_product(
+    weight: Float[Tensor, " edges"],
+    x: Float[Tensor, "columns samples"],
+    pattern: Pattern,
+    implementation: Implementation = Implementation.AUTO,
+) -> Float[Tensor, "rows samples"]:
+    """Multiply the sparse matrix of a pattern by x.
+
+    Args:
+        weight: (E,), the matrix's entries in the pattern's order.
+        x: (columns, M), feature-major: one row per copy, samples contiguous.
+        pattern: where the entries are.
+        implementation: AUTO takes Numba for float32 and float64 on the CPU, plain torch elsewhere.
+
+    Returns:
+        (rows, M); differentiable in ``weight`` and ``x`` by backward, jvp, `torch.func` and vmap.
+    """
+    return _Partial.apply(_Argument.G, weight, x, pattern, implementation)  # pyright: ignore[reportReturnType]
+
+
+class _Partial(torch.autograd.Function):
+    """dT / d(argument), a function of the two other arguments (a, b) in the order weight, x, g."""
+
+    @staticmethod
+    def forward(argument: _Argument, a: Tensor, b: Tensor, pattern: Pattern, implementation: Implementation) -> Tensor:
+        kernels = _kernels(a, b, implementation)
+        a, b = a.detach().contiguous(), b.detach().contiguous()
+        if argument is _Argument.G:
+            return kernels.product(a, b, pattern)
+        if argument is _Argument.X:
+            return kernels.transposed_product(a, b, pattern)
+        return kernels.sampled_product(a, b, pattern)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.argument, a, b, ctx.pattern, ctx.implementation = inputs
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(a, b)
+        ctx.save_for_forward(a, b)
+
+    @staticmethod
+    def backward(ctx: Any, cotangent: Tensor | None) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        if cotangent is None:
+            return None, None, None, None, None
+        of_a, of_b = (argument for argument in _Argument if argument is not ctx.argument)
+        a, b = ctx.saved_tensors
+
+        def partial(of: _Argument, other: _Argument, value: Tensor) -> Any:
+            given = {other: value, ctx.argument: cotangent}
+            first, second = (given[argument] for argument in _Argument if argument is not of)
+            return _Partial.apply(of, first, second, ctx.pattern, ctx.implementation)
+
+        return (
+            None,
+            partial(of_a, of_b, b) if ctx.needs_input_grad[1] else None,
+            partial(of_b, of_a, a) if ctx.needs_input_grad[2] else None,
+            None,
+            None,
+        )
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Any:
+        _, da, db, _, _ = tangents
+        a, b = ctx.saved_tensors
+        rest = (ctx.pattern, ctx.implementation)
+        terms = []
+        if da is not None:
+            terms.append(_Partial.apply(ctx.argument, da, b, *rest))
+        if db is not None:
+            terms.append(_Partial.apply(ctx.argument, a, db, *rest))
+        return sum(terms[1:], start=terms[0]) if terms else None
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[Any, ...], argument: _Argument, a: Tensor, b: Tensor, *rest: Any) -> Any:
+        _, a_dim, b_dim, *_ = in_dims
+        if argument is not _Argument.WEIGHT and a_dim is None:
+            # A batch of right-hand sides is one wider right-hand side.
+            batched = b.movedim(b_dim, 1)
+            wide = _Partial.apply(argument, a, batched.reshape(batched.shape[0], -1), *rest)
+            return wide.reshape(-1, *batched.shape[1:]), 1
+        parts = [
+            _Partial.apply(
+                argument,
+                a if a_dim is None else a.select(a_dim, i),
+                b if b_dim is None else b.select(b_dim, i),
+                *rest,
+            )
+            for i in range(info.batch_size)
+        ]
+        return torch.stack(parts), 0
+
+
+def _kernels(a: Tensor, b: Tensor, implementation: Implementation) -> ModuleType:
+    compiled = a.device.type == "cpu" and a.dtype == b.dtype and a.dtype in (torch.float32, torch.float64)
+    if implementation is Implementation.REFERENCE or (implementation is Implementation.AUTO and not compiled):
+        return reference
+    from rsl_cli.kernels import cpu
+
+    return cpu

@@ -1,0 +1,68 @@
+"""Where the non-zeros of a sparse matrix are: index arrays, made once per lift and shared by every product."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Pattern:
+    """Positions of E non-zeros in a ``rows x columns`` matrix, stored by rows (CSR).
+
+    Args:
+        rows: number of rows.
+        columns: number of columns.
+        indptr: int64 (rows + 1,), where each row's entries start.
+        indices: int32 (E,), the column of each entry.
+        blocks: the matrix is block diagonal with that many blocks of equal size; kernels size their tiles by one block,
+            so that a block's product does not depend on what is beside it.
+    """
+
+    rows: int
+    columns: int
+    indptr: np.ndarray
+    indices: np.ndarray
+    blocks: int = 1
+
+    @classmethod
+    def from_edges(
+        cls, targets: np.ndarray, sources: np.ndarray, rows: int, columns: int, blocks: int = 1
+    ) -> "Pattern":
+        """Make a pattern from (E,) row and column indices already sorted by row."""
+        indptr = np.zeros(rows + 1, dtype=np.int64)
+        np.cumsum(np.bincount(targets, minlength=rows), out=indptr[1:])
+        return cls(rows, columns, indptr, sources.astype(np.int32), blocks)
+
+    @property
+    def size(self) -> int:
+        """E, the number of non-zeros."""
+        return len(self.indices)
+
+    @cached_property
+    def row_of(self) -> np.ndarray:
+        """int32 (E,), the row of each entry."""
+        return np.repeat(np.arange(self.rows, dtype=np.int32), np.diff(self.indptr))
+
+    @cached_property
+    def transposed(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """By columns (CSC): indptr int64 (columns + 1,), row int32 (E,) and position int32 (E,) of each entry."""
+        order = np.argsort(self.indices, kind="stable").astype(np.int32)
+        indptr = np.zeros(self.columns + 1, dtype=np.int64)
+        np.cumsum(np.bincount(self.indices, minlength=self.columns), out=indptr[1:])
+        return indptr, self.row_of[order], order
+
+    def on(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Row and column of each entry as int64 tensors on a device, kept for the next call."""
+        if device not in self._tensors:
+            self._tensors[device] = tuple(
+                torch.as_tensor(index, dtype=torch.int64, device=device) for index in (self.row_of, self.indices)
+            )
+        return self._tensors[device]
+
+    @cached_property
+    def _tensors(self) -> dict[torch.device, Any]:
+        return {}

@@ -1,0 +1,348 @@
+"""Random sparse lifts: sampling, the homomorphism, statistics, disjoint unions.
+
+A lift multiplies the vertices of a base graph and joins the copies at random (Robin, Scaman and Lelarge, ICLR 2024).
+Sampling costs time and memory proportional to the edges kept.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rsl_cli.errors import LiftError
+from rsl_cli.graph import BaseGraph, Edge, EdgeLifting, edge_lifting
+from rsl_cli.rng import generator
+
+if TYPE_CHECKING:
+    import networkx
+
+EdgeList = tuple[np.ndarray, np.ndarray]
+"""(sources, targets), int64 (E,) each, sorted by target, then source."""
+
+
+class _Queries:
+    """What a lift and a union of lifts can be asked alike."""
+
+    if TYPE_CHECKING:
+        base: BaseGraph
+        replicas: tuple["Lift", ...]
+        edge_lists: tuple[EdgeList, ...]
+
+    def fibre(self, vertex: str) -> int:
+        """Number of copies of a base vertex."""
+        self.base.vertex(vertex)
+        return sum(replica.fibres[vertex] for replica in self.replicas)
+
+    def edges(self, source: str, target: str, slot: str | None = None) -> EdgeList:
+        """The kept edges over one base edge.
+
+        Args:
+            source: the base edge's source.
+            target: its target.
+            slot: its slot, needed only between parallel edges.
+
+        Returns:
+            (sources, targets), int64 (E,) each: numbers of copies, sorted by target, then source.
+        """
+        return self.edge_lists[self.base.edge_index(source, target, slot)]
+
+    def check(self) -> None:
+        """Prove that this is a lift: every kept edge lies over its base edge, none twice, fibres of the right size.
+
+        Raises:
+            LiftError: the first thing found wrong, with the edge or vertex.
+        """
+        for replica in self.replicas:
+            replica._check_one()
+
+    def in_degrees(self, source: str, target: str, slot: str | None = None) -> np.ndarray:
+        """In-degree over one base edge of each copy of its target, int64 (n_v,)."""
+        return np.bincount(self.edges(source, target, slot)[1], minlength=self.fibre(target))
+
+    def unreached(self) -> dict[str, np.ndarray]:
+        """Copies of each vertex that no input reaches, by number: they compute constants."""
+        return self._closure(self.base.vertices, forward=True)
+
+    def unread(self) -> dict[str, np.ndarray]:
+        """Copies of each vertex from which no output is reached: training never moves them."""
+        return self._closure(tuple(reversed(self.base.vertices)), forward=False)
+
+    def to_networkx(self) -> "networkx.DiGraph":
+        """The lift as a directed graph, for others' tools.
+
+        Returns:
+            Nodes ``(vertex, copy)``; edges carry ``base`` (the base edge's name) and ``slot``. Parallel base edges give
+            parallel edges, so the graph is a MultiDiGraph keyed by base edge.
+        """
+        import networkx
+
+        graph = networkx.MultiDiGraph()
+        for vertex in self.base.vertices:
+            graph.add_nodes_from(((vertex.name, copy) for copy in range(self.fibre(vertex.name))), base=vertex.name)
+        for edge, (sources, targets) in zip(self.base.edges, self.edge_lists, strict=True):
+            pairs = zip(sources.tolist(), targets.tolist(), strict=True)
+            graph.add_edges_from(((edge.source, a), (edge.target, b), edge.name, {"slot": edge.slot}) for a, b in pairs)
+        return graph
+
+    @property
+    def parameter_count(self) -> int:
+        """P: weights of all kept edges and biases of all copies."""
+        total = 0
+        for edge, (sources, _) in zip(self.base.edges, self.edge_lists, strict=True):
+            shape = self.base.weight_shape(edge)
+            total += 0 if shape is None else len(sources) * math.prod(shape)
+        return total + bias_count(self.base, {v.name: self.fibre(v.name) for v in self.base.vertices})
+
+    def _closure(self, order: Sequence[Any], *, forward: bool) -> dict[str, np.ndarray]:
+        start = "input" if forward else "output"
+        reached = {vertex.name: np.full(self.fibre(vertex.name), vertex.kind == start) for vertex in order}
+        for vertex in order:
+            for edge, (sources, targets) in zip(self.base.edges, self.edge_lists, strict=True):
+                if forward and edge.target == vertex.name:
+                    reached[edge.target][targets[reached[edge.source][sources]]] = True
+                elif not forward and edge.source == vertex.name:
+                    reached[edge.source][sources[reached[edge.target][targets]]] = True
+        return {name: np.flatnonzero(~mask) for name, mask in reached.items()}
+
+
+@dataclass(frozen=True, eq=False)
+class Lift(_Queries):
+    """One lift of a base graph; make one with `sample_lift`.
+
+    Args:
+        base: the base graph.
+        degree: the lift degree n.
+        seed: what the random edges were drawn from.
+        lifting: the default lifting, where an edge names none.
+        fibres: n_v by vertex.
+        lists: the kept edges over each base edge, in the order of ``base.edges``.
+    """
+
+    base: BaseGraph
+    degree: int
+    seed: int
+    lifting: EdgeLifting
+    fibres: Mapping[str, int]
+    lists: tuple[EdgeList, ...]
+
+    @property
+    def replicas(self) -> tuple["Lift", ...]:
+        """A lift by itself is its only replica."""
+        return (self,)
+
+    @property
+    def edge_lists(self) -> tuple[EdgeList, ...]:
+        """The kept edges over each base edge, in the order of ``base.edges``."""
+        return self.lists
+
+    def _check_one(self) -> None:
+        expected = fibre_sizes(self.base, self.degree)
+        for name, size in expected.items():
+            if self.fibres.get(name) != size:
+                raise LiftError(
+                    f"vertex {name}: the fibre has {self.fibres.get(name)} copies, degree {self.degree} needs {size}"
+                )
+        if len(self.lists) != len(self.base.edges):
+            raise LiftError(f"{len(self.lists)} edge lists for {len(self.base.edges)} base edges; one each is needed")
+        for edge, (sources, targets) in zip(self.base.edges, self.lists, strict=True):
+            n_u, n_v = expected[edge.source], expected[edge.target]
+            if sources.shape != targets.shape or sources.ndim != 1:
+                raise LiftError(f"edge {edge.name}: {sources.shape} sources for {targets.shape} targets")
+            for end, copies, size in ((edge.source, sources, n_u), (edge.target, targets, n_v)):
+                if len(copies) and not (copies.min() >= 0 and copies.max() < size):
+                    raise LiftError(f"edge {edge.name}: a copy outside the fibre of {end}, which has {size}")
+            key = targets * n_u + sources
+            if not (np.diff(key) > 0).all():
+                raise LiftError(f"edge {edge.name}: a pair of copies is joined twice, or the pairs are not sorted")
+            self._check_in_degrees(edge, targets, n_u, n_v)
+
+    def _check_in_degrees(self, edge: Edge, targets: np.ndarray, n_u: int, n_v: int) -> None:
+        lifting = edge.lifting or self.lifting
+        if lifting.kind == "random":
+            return
+        exact = {"dense": n_u, "matching": 1}.get(lifting.kind) or min(int(lifting.in_degree or 0), n_u)
+        if not (np.bincount(targets, minlength=n_v) == exact).all():
+            raise LiftError(
+                f"edge {edge.name}: lifting '{lifting.kind}' gives every copy in-degree {exact}; some differ"
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class LiftUnion(_Queries):
+    """The disjoint union of lifts of one base graph: itself a lift, whose networks train independently."""
+
+    replicas: tuple[Lift, ...]  # pyright: ignore[reportIncompatibleMethodOverride]
+
+    @property
+    def base(self) -> BaseGraph:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """The base graph of every replica."""
+        return self.replicas[0].base
+
+    @property
+    def degree(self) -> tuple[int, ...]:
+        """The lift degree of each replica."""
+        return tuple(replica.degree for replica in self.replicas)
+
+    @property
+    def seed(self) -> tuple[int, ...]:
+        """The seed of each replica."""
+        return tuple(replica.seed for replica in self.replicas)
+
+    @cached_property
+    def edge_lists(self) -> tuple[EdgeList, ...]:
+        """The kept edges over each base edge, one replica after the other."""
+        joined = []
+        for index, edge in enumerate(self.base.edges):
+            lists = [replica.lists[index] for replica in self.replicas]
+            ends = []
+            for side, vertex in enumerate((edge.source, edge.target)):
+                sizes = [replica.fibres[vertex] for replica in self.replicas]
+                offsets = np.cumsum([0, *sizes[:-1]])
+                ends.append(np.concatenate([pair[side] + offset for pair, offset in zip(lists, offsets, strict=True)]))
+            joined.append((ends[0], ends[1]))
+        return tuple(joined)
+
+
+def sample_lift(
+    base: BaseGraph,
+    degree: int,
+    seed: int = 0,
+    lifting: Mapping[str, Any] | EdgeLifting | None = None,
+) -> Lift:
+    """Draw a random sparse lift.
+
+    Args:
+        base: the base graph.
+        degree: the lift degree n >= 1; vertex v gets ``round(width_v * n ** growth_v)`` copies.
+        seed: every edge draws from a stream of its own under this seed.
+        lifting: ``{"kind", "in_degree"}`` for edges that name none themselves; by default random with in-degree 8.
+            Edges into the output are dense unless they say otherwise.
+
+    Returns:
+        A lift; `Lift.check` holds for it.
+
+    Raises:
+        LiftError: degree below 1, or a matching between fibres of different size.
+    """
+    if isinstance(degree, bool) or not isinstance(degree, int | np.integer) or degree < 1:
+        raise LiftError(f"lift degree {degree!r}; accepted: a whole number from 1")
+    default = EdgeLifting() if lifting is None else edge_lifting(lifting)
+    fibres = fibre_sizes(base, int(degree))
+    lists = []
+    for edge in base.edges:
+        n_u, n_v = fibres[edge.source], fibres[edge.target]
+        draw = generator(seed, f"lift/{edge.name}")
+        lists.append(
+            _SAMPLERS[lifting_of(edge, base, default).kind](draw, edge, lifting_of(edge, base, default), n_u, n_v)
+        )
+    return Lift(base, int(degree), int(seed), default, fibres, tuple(lists))
+
+
+def disjoint_union(lifts: Sequence[Lift | LiftUnion]) -> LiftUnion:
+    """Put lifts of one base graph side by side, to train them as one sparse graph.
+
+    Args:
+        lifts: one or more lifts or unions, of any degrees and seeds.
+
+    Raises:
+        LiftError: no lifts, or lifts of different base graphs.
+    """
+    replicas = tuple(replica for lift in lifts for replica in lift.replicas)
+    if not replicas:
+        raise LiftError("disjoint union of no lifts; pass at least one")
+    for replica in replicas[1:]:
+        if replica.base != replicas[0].base:
+            raise LiftError(f"disjoint union: base graph '{replica.base.name}' differs from '{replicas[0].base.name}'")
+    return LiftUnion(replicas)
+
+
+def fibre_sizes(base: BaseGraph, degree: int) -> dict[str, int]:
+    """n_v of every vertex: 1 for the input, one per output, ``round(width * degree ** growth)`` otherwise."""
+    fixed = {"input": 1, "output": base.output_size}
+    return {v.name: fixed.get(v.kind) or max(1, round(v.width * degree**v.growth)) for v in base.vertices}
+
+
+def lifting_of(edge: Edge, base: BaseGraph, default: EdgeLifting) -> EdgeLifting:
+    """The lifting of one edge: its own, else dense into the output, else the default."""
+    if edge.lifting is not None:
+        return edge.lifting
+    return EdgeLifting("dense", None) if base.vertex(edge.target).kind == "output" else default
+
+
+def mean_in_degree(edge: Edge, base: BaseGraph, default: EdgeLifting, n_u: int) -> float:
+    """Expected in-degree over one edge for a source fibre of ``n_u`` copies."""
+    lifting = lifting_of(edge, base, default)
+    if lifting.kind == "dense":
+        return float(n_u)
+    return 1.0 if lifting.kind == "matching" else min(lifting.in_degree or 0.0, float(n_u))
+
+
+def expected_parameters(base: BaseGraph, degree: int, default: EdgeLifting) -> int:
+    """Mean P over the draw of the graph, rounded; nothing is sampled."""
+    fibres = fibre_sizes(base, degree)
+    total = 0.0
+    for edge in base.edges:
+        shape = base.weight_shape(edge)
+        if shape is not None:
+            kept = fibres[edge.target] * mean_in_degree(edge, base, default, fibres[edge.source])
+            total += kept * math.prod(shape)
+    return round(total) + bias_count(base, fibres)
+
+
+def bias_count(base: BaseGraph, fibres: Mapping[str, int]) -> int:
+    """Number of bias parameters for given fibres."""
+    return sum(fibres[v.name] * math.prod(base.space(v.name)) for v in base.vertices if v.bias)
+
+
+def _dense(_: np.random.Generator, __: Edge, ___: EdgeLifting, n_u: int, n_v: int) -> EdgeList:
+    return np.tile(np.arange(n_u), n_v), np.repeat(np.arange(n_v), n_u)
+
+
+def _random(draw: np.random.Generator, edge: Edge, lifting: EdgeLifting, n_u: int, n_v: int) -> EdgeList:
+    """Bernoulli(p) for every pair, by the geometric gaps between successes (Batagelj and Brandes, 2005)."""
+    probability = min(1.0, (lifting.in_degree or 0.0) / n_u)
+    if probability == 1.0:
+        return _dense(draw, edge, lifting, n_u, n_v)
+    pairs = n_u * n_v
+    parts, last = [], -1
+    while last < pairs:
+        mean = (pairs - 1 - last) * probability
+        gaps = draw.geometric(probability, size=int(mean + 4 * mean**0.5 + 16))
+        parts.append(last + np.cumsum(gaps))
+        last = int(parts[-1][-1])
+    kept = np.concatenate(parts)
+    kept = kept[kept < pairs]
+    return kept % n_u, kept // n_u
+
+
+def _regular(draw: np.random.Generator, _: Edge, lifting: EdgeLifting, n_u: int, n_v: int) -> EdgeList:
+    degree = min(int(lifting.in_degree or 0), n_u)
+    if 2 * degree > n_u:
+        sources = draw.permuted(np.tile(np.arange(n_u), (n_v, 1)), axis=1)[:, :degree]
+        return np.sort(sources, axis=1).ravel(), np.repeat(np.arange(n_v), degree)
+    sources = np.sort(draw.integers(n_u, size=(n_v, degree)), axis=1)
+    pending = np.arange(n_v)
+    while len(pending):
+        # Only what repeats is drawn again, so that each row is what drawing one by one would have given.
+        rows = sources[pending]
+        repeated = np.zeros(rows.shape, dtype=bool)
+        repeated[:, 1:] = rows[:, 1:] == rows[:, :-1]
+        rows[repeated] = draw.integers(n_u, size=int(repeated.sum()))
+        sources[pending] = np.sort(rows, axis=1)
+        pending = pending[repeated.any(axis=1)]
+    return sources.ravel(), np.repeat(np.arange(n_v), degree)
+
+
+def _matching(draw: np.random.Generator, edge: Edge, _: EdgeLifting, n_u: int, n_v: int) -> EdgeList:
+    if n_u != n_v:
+        raise LiftError(
+            f"edge {edge.name}: lifting 'matching' needs fibres of equal size, got {n_u} and {n_v}; "
+            "use 'random' or 'regular' with in_degree: 1, or equal width and growth"
+        )
+    return draw.permutation(n_u), np.arange(n_v)
+
+
+_SAMPLERS = {"dense": _dense, "random": _random, "regular": _regular, "matching": _matching}

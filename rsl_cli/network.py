@@ -1,0 +1,329 @@
+"""Networks over lifts: one weight per kept edge, one bias per copy, and nothing dense that is not dense.
+
+Activations are feature-major, (copies * numbers per copy, samples), so that a sparse product streams contiguous rows.
+A base edge whose copies are all joined (from the input, or a readout) is one matrix product per replica; every other is
+a sparse product. Each replica of a union is computed exactly as it would be alone.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from rsl_cli.errors import ConfigError, one_of
+from rsl_cli.graph import Edge, Init
+from rsl_cli.kernels.autograd import Implementation, sparse_product
+from rsl_cli.kernels.pattern import Pattern
+from rsl_cli.lift import Lift, LiftUnion, mean_in_degree
+from rsl_cli.maps import ACTIVATIONS, COMBINES
+from rsl_cli.rng import generator
+
+PARAMETRIZATIONS: Mapping[str, float] = {"standard": 0.0, "ntk": 0.5, "mup": 1.0}
+"""The readout is multiplied by ``degree ** -power``: 1, 1/sqrt(n) (kernel regime) or 1/n (mean field)."""
+
+
+class LiftedNetwork(nn.Module):
+    """The network that a lift, or a union of lifts, computes.
+
+    Args:
+        lift: a `Lift` or a `LiftUnion`.
+        seed: what weights and biases are drawn from; a sequence gives one per replica, None each replica's own seed.
+        dtype: of all parameters; the input is cast to it.
+        parametrization: ``standard``, ``ntk`` or ``mup``; sets the readout's multiplier by lift degree.
+        implementation: who computes the sparse products.
+
+    Raises:
+        ConfigError: unknown parametrization, or as many seeds as there are replicas not given.
+    """
+
+    def __init__(
+        self,
+        lift: Lift | LiftUnion,
+        seed: int | Sequence[int] | None = None,
+        dtype: torch.dtype = torch.float32,
+        parametrization: str = "standard",
+        implementation: Implementation = Implementation.AUTO,
+    ) -> None:
+        super().__init__()
+        if parametrization not in PARAMETRIZATIONS:
+            raise ConfigError(one_of("parametrization", parametrization, PARAMETRIZATIONS))
+        self.lift = lift
+        self.parametrization = parametrization
+        self.dtype = dtype
+        self._implementation = implementation
+        base, replicas = lift.base, lift.replicas
+        seeds = _seeds(seed, replicas)
+        self._names: dict[str, str] = {}
+        self._segments: dict[str, list[int]] = {}
+        for index, edge in enumerate(base.edges):
+            shape = base.weight_shape(edge)
+            if shape is not None:
+                counts = [len(replica.lists[index][0]) for replica in replicas]
+                stds = [weight_std(edge, replica, parametrization) for replica in replicas]
+                self._add(f"weight {edge.name}", edge.init, counts, shape, stds, seeds)
+        for vertex in base.vertices:
+            if vertex.bias:
+                counts = [replica.fibres[vertex.name] for replica in replicas]
+                stds = [vertex.bias_init.gain for _ in replicas]
+                self._add(f"bias {vertex.name}", vertex.bias_init, counts, base.space(vertex.name), stds, seeds)
+        self._steps = [_Step(lift, index, parametrization, dtype) for index in range(len(base.edges))]
+
+    @property
+    def replica_count(self) -> int:
+        """R."""
+        return len(self.lift.replicas)
+
+    def weight(self, source: str, target: str, slot: str | None = None) -> nn.Parameter:
+        """Weights of the kept edges over a base edge, (E, *W_e), in the order of ``lift.edges``.
+
+        Raises:
+            GraphError: no such edge.
+            KeyError: the edge's map has no weight.
+        """
+        edge = self.lift.base.edges[self.lift.base.edge_index(source, target, slot)]
+        return self.get_parameter(self._names[f"weight {edge.name}"])
+
+    def bias(self, vertex: str) -> nn.Parameter:
+        """Biases of the copies of a vertex, (n_v, *Y_v)."""
+        self.lift.base.vertex(vertex)
+        return self.get_parameter(self._names[f"bias {vertex}"])
+
+    def forward(self, x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        """Compute the outputs.
+
+        Args:
+            x: (N, *input_shape), shared by all replicas; or for a union (R, N, *input_shape), samples of their own.
+
+        Returns:
+            (N, outputs) for a lift; (R, N, outputs) for a union.
+        """
+        base, replicas = self.lift.base, self.replica_count
+        own = x.dim() == len(base.input_shape) + 2
+        batch = x.to(self.dtype).reshape(replicas if own else 1, -1, math.prod(base.input_shape))
+        samples = batch.shape[1]
+        # (1 or R, d, N): replicas that share their samples share one copy of them.
+        values: dict[str, Tensor] = {base.input.name: batch.transpose(1, 2).contiguous()}
+        for vertex in base.vertices:
+            if vertex.kind == "input":
+                continue
+            slots = {}
+            for edge, step in zip(base.edges, self._steps, strict=True):
+                if edge.target == vertex.name:
+                    name = self._names.get(f"weight {edge.name}")
+                    weight = None if name is None else self.get_parameter(name)
+                    slots[edge.name] = step(weight, values[edge.source], self._implementation)
+            z = COMBINES[vertex.combine](slots)
+            if vertex.bias:
+                z = z.view(*self.bias(vertex.name).shape, samples) + self.bias(vertex.name).unsqueeze(-1)
+            values[vertex.name] = ACTIVATIONS[vertex.activation](z).view(-1, samples)
+        out = values[base.output.name].view(replicas, base.output_size, samples).transpose(1, 2)
+        return out if isinstance(self.lift, LiftUnion) else out[0]
+
+    def segments(self) -> dict[str, list[int]]:
+        """How many leading entries of each parameter belong to each replica, one after the other."""
+        return dict(self._segments)
+
+    def replica_tensors(self, tensors: Mapping[str, Tensor], replica: int) -> dict[str, Tensor]:
+        """One replica's part of tensors that are shaped and named like the parameters."""
+        parts = {}
+        for name, tensor in tensors.items():
+            ends = np.cumsum([0, *self._segments[name]])
+            parts[name] = tensor[ends[replica] : ends[replica + 1]]
+        return parts
+
+    def squared_norms(self, tensors: Mapping[str, Tensor]) -> Float[Tensor, " replicas"]:
+        """Per replica, the squared Euclidean norm of tensors named like the parameters; float64 (R,)."""
+        total = torch.zeros(self.replica_count, dtype=torch.float64)
+        for replica in range(self.replica_count):
+            for part in self.replica_tensors(tensors, replica).values():
+                total[replica] += part.double().square().sum().cpu()
+        return total
+
+    def learning_rate_scales(self, *, adaptive: bool) -> dict[str, float]:
+        """Factor on each parameter's learning rate that its parametrization asks for, by degree.
+
+        Args:
+            adaptive: whether the optimiser divides by the gradient's size (Adam) or not (SGD, gradient descent).
+
+        Returns:
+            Factors by parameter name. With n the lift degree and m the growth of an edge's in-degree since degree 1
+            (1 for bounded in-degree, n if dense), a readout multiplied by n^-p asks for n^(2p - 1) / m of SGD and for
+            n^(p - 1) / m of Adam, m only on edges between hidden vertices: Yang et al. (2022, Tensor Programs V,
+            table 8) restated for in-degrees. All factors are 1 for ``standard``.
+
+        Raises:
+            ConfigError: a union of several degrees, which need factors of their own.
+        """
+        return _learning_rate_scales(self, adaptive)
+
+    def _add(
+        self,
+        name: str,
+        init: Init,
+        counts: Sequence[int],
+        shape: tuple[int, ...],
+        stds: Sequence[float],
+        seeds: Sequence[int],
+    ) -> None:
+        parts = []
+        for count, std, seed in zip(counts, stds, seeds, strict=True):
+            draw = generator(seed, f"network/{name}")
+            parts.append(_LAWS[init.kind](draw, (count, *shape)) * std)
+        values = torch.as_tensor(np.concatenate(parts), dtype=self.dtype)
+        attribute = "".join(c if c.isalnum() else "_" for c in name.replace("->", "__to__"))
+        if attribute in self._segments:
+            attribute += f"_{len(self._segments)}"
+        self.register_parameter(attribute, nn.Parameter(values))
+        self._names[name] = attribute
+        self._segments[attribute] = list(counts)
+
+
+_LAWS: Mapping[str, Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]] = {
+    "normal": lambda draw, shape: draw.standard_normal(shape),
+    "uniform": lambda draw, shape: draw.uniform(-(3**0.5), 3**0.5, shape),
+    "zeros": lambda draw, shape: np.zeros(shape),
+}
+
+
+def weight_std(edge: Edge, lift: Lift, parametrization: str) -> float:
+    """Standard deviation of an edge's weights: gain / sqrt(lambda * fan-in of the map), whatever the degree.
+
+    lambda is the mean in-degree where it is bounded, the source's fibre where the edge is dense. A readout whose
+    multiplier already shrinks with the degree keeps unit variance.
+    """
+    base = lift.base
+    if base.vertex(edge.target).kind == "output" and PARAMETRIZATIONS[parametrization] > 0:
+        return edge.init.gain
+    in_degree = mean_in_degree(edge, base, lift.lifting, lift.fibres[edge.source])
+    own = (edge.lifting or lift.lifting).in_degree
+    if base.vertex(edge.source).kind != "input" and base.vertex(edge.target).kind != "output" and own is not None:
+        in_degree = own
+    return edge.init.gain / math.sqrt(in_degree * edge.map.fan_in(base.space(edge.source)))
+
+
+@dataclass(frozen=True)
+class _Geometry:
+    """Rows and columns of one base edge's matrix, over all copies of one replica."""
+
+    rows: int
+    columns: int
+    complete: bool
+
+
+class _Step:
+    """One base edge as a matrix product: complete edges by torch's, others by the sparse kernels."""
+
+    def __init__(self, lift: Lift | LiftUnion, index: int, parametrization: str, dtype: torch.dtype) -> None:
+        edge, base = lift.base.edges[index], lift.base
+        self.block = base.block(edge)
+        self.from_input = base.vertex(edge.source).kind == "input"
+        self.multipliers = None
+        if base.vertex(edge.target).kind == "output" and PARAMETRIZATIONS[parametrization] > 0:
+            power = PARAMETRIZATIONS[parametrization]
+            self.multipliers = [float(replica.degree) ** -power for replica in lift.replicas]
+        self.geometry = []
+        for replica in lift.replicas:
+            n_u, n_v = replica.fibres[edge.source], replica.fibres[edge.target]
+            self.geometry.append(_Geometry(n_v, n_u, len(replica.lists[index][0]) == n_u * n_v))
+        self.counts = [len(replica.lists[index][0]) for replica in lift.replicas]
+        # Weightless edges copy; a matrix product with ones would cost more than it says.
+        has_weight = base.weight_shape(edge) is not None
+        self.dense = has_weight and all(geometry.complete for geometry in self.geometry)
+        self.ones = None if has_weight else torch.ones(sum(self.counts), dtype=dtype)
+        if not self.dense:
+            self.order, self.pattern = _pattern(lift, index, self.block.rows, self.block.columns)
+
+    def __call__(self, weight: Tensor | None, x: Tensor, implementation: Implementation) -> Tensor:
+        """Multiply: x is (1 or R, d, N) from the input, else (copies * numbers, N); returns (copies * numbers, N)."""
+        samples = x.shape[-1]
+        block = self.block
+        if self.from_input and not self.dense:
+            x = x.expand(len(self.geometry), -1, -1).reshape(-1, samples)
+        if self.dense:
+            assert weight is not None
+            return self._dense(weight, x, samples)
+        values = self.ones if weight is None else weight.reshape(-1)
+        assert values is not None
+        values = values.to(x.device) if self.order is None else values[torch.as_tensor(self.order, device=x.device)]
+        if self.multipliers is not None:
+            factors = torch.as_tensor(self.multipliers, dtype=x.dtype, device=x.device)
+            counts = torch.as_tensor([count * block.rows * block.columns for count in self.counts], device=x.device)
+            values = values * factors.repeat_interleave(counts)
+        wide = x.reshape(self.pattern.columns, block.width * samples)
+        return sparse_product(values, wide, self.pattern, implementation).view(-1, samples)
+
+    def _dense(self, weight: Tensor, x: Tensor, samples: int) -> Tensor:
+        block, outs, row, edge = self.block, [], 0, 0
+        for index, (geometry, count) in enumerate(zip(self.geometry, self.counts, strict=True)):
+            columns = geometry.columns * block.columns
+            part = weight[edge : edge + count].reshape(geometry.rows, geometry.columns, block.rows, block.columns)
+            matrix = part.transpose(1, 2).reshape(geometry.rows * block.rows, columns)
+            if self.from_input:
+                operand = x[index if x.shape[0] > 1 else 0].reshape(columns, block.width * samples)
+            else:
+                height = columns * block.width
+                operand = x[row : row + height].reshape(columns, block.width * samples)
+                row += height
+            out = matrix @ operand
+            outs.append(out if self.multipliers is None else out * self.multipliers[index])
+            edge += count
+        joined = outs[0] if len(outs) == 1 else torch.cat(outs)
+        return joined.view(-1, samples)
+
+
+def _pattern(lift: Lift | LiftUnion, index: int, rows: int, columns: int) -> tuple[np.ndarray | None, Pattern]:
+    """Write every kept edge out as a block of scalar entries, sorted by row.
+
+    Returns:
+        The order in which a flat weight's entries stand in the pattern (None: as they are), and the pattern.
+    """
+    edge = lift.base.edges[index]
+    sources, targets = lift.edge_lists[index]
+    shape = (lift.fibre(edge.target) * rows, lift.fibre(edge.source) * columns)
+    equal = len({(replica.fibres[edge.source], replica.fibres[edge.target]) for replica in lift.replicas}) == 1
+    blocks = len(lift.replicas) if equal else 1
+    row_of = (targets[:, None, None] * rows + np.arange(rows)[:, None] + np.zeros(columns, dtype=np.int64)).ravel()
+    column_of = (sources[:, None, None] * columns + np.zeros((rows, 1), dtype=np.int64) + np.arange(columns)).ravel()
+    order = None
+    if rows > 1:
+        order = np.argsort(row_of, kind="stable")
+        row_of, column_of = row_of[order], column_of[order]
+    return order, Pattern.from_edges(row_of, column_of, *shape, blocks)
+
+
+def _seeds(seed: int | Sequence[int] | None, replicas: Sequence[Lift]) -> list[int]:
+    if seed is None:
+        return [replica.seed for replica in replicas]
+    if isinstance(seed, int):
+        return [seed] * len(replicas)
+    if len(seed) != len(replicas):
+        raise ConfigError(f"{len(seed)} seeds for {len(replicas)} replicas; give one seed, or one each")
+    return list(seed)
+
+
+def _learning_rate_scales(network: LiftedNetwork, adaptive: bool) -> dict[str, float]:
+    lift = network.lift
+    degrees = {replica.degree for replica in lift.replicas}
+    if len(degrees) > 1:
+        raise ConfigError(f"a union of degrees {sorted(degrees)}; first-order trainers take replicas of one degree")
+    degree, power = degrees.pop(), PARAMETRIZATIONS[network.parametrization]
+    common = 1.0
+    if power > 0:
+        common = degree ** (power - 1.0) if adaptive else degree ** (2 * power - 1.0)
+    scales = dict.fromkeys(network.segments(), common)
+    if power == 0:
+        return scales
+    one = lift.replicas[0]
+    for edge in lift.base.edges:
+        name = network._names.get(f"weight {edge.name}")
+        source = lift.base.vertex(edge.source)
+        if name is not None and source.kind == "hidden" and lift.base.vertex(edge.target).kind == "hidden":
+            now = mean_in_degree(edge, lift.base, one.lifting, one.fibres[edge.source])
+            first = mean_in_degree(edge, lift.base, one.lifting, max(1, round(source.width)))
+            dense = mean_in_degree(edge, lift.base, one.lifting, 1 << 40) > 1 << 30
+            scales[name] /= now / first if dense else 1.0
+    return scales
