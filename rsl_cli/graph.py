@@ -5,90 +5,17 @@ computes, and through which edge maps they read each other. How often a vertex i
 """
 
 import graphlib
+import operator
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from rsl_cli.errors import GraphError, nearest, one_of
-from rsl_cli.graph_config import expand
-from rsl_cli.maps import ACTIVATIONS, COMBINES, Block, EdgeMap, Space, edge_map
+from rsl_cli.errors import GraphError, one_of
+from rsl_cli.graph_config import Edge, EdgeLifting, Init, Vertex, edge_lifting, read_graph
+from rsl_cli.maps import COMBINES, Block, Space
 
-KINDS = ("input", "hidden", "output")
-LIFTINGS = ("random", "regular", "dense", "matching")
-INITS = ("normal", "uniform", "zeros")
-_VERTEX_KEYS = ("kind", "activation", "combine", "bias", "width", "growth", "bias_init")
-_EDGE_KEYS = ("source", "target", "map", "slot", "lifting", "init")
-
-
-@dataclass(frozen=True)
-class Init:
-    """Law of the weights of one edge or of the biases of one vertex.
-
-    Args:
-        kind: ``normal``, ``uniform`` (of the same variance) or ``zeros``.
-        gain: standard deviation of a bias; for weights it is divided by the square root of the fan-in.
-    """
-
-    kind: str = "normal"
-    gain: float = 1.0
-
-
-@dataclass(frozen=True)
-class EdgeLifting:
-    """How the copies of an edge's two ends are joined.
-
-    Args:
-        kind: ``random`` (Bernoulli, mean in-degree ``in_degree``), ``regular`` (exactly ``in_degree`` distinct sources,
-            or all), ``dense`` or ``matching`` (a permutation).
-        in_degree: lambda; None where the kind has none.
-    """
-
-    kind: str = "random"
-    in_degree: float | None = 8.0
-
-
-@dataclass(frozen=True)
-class Vertex:
-    """One vertex v of a base graph.
-
-    Args:
-        name: its name.
-        kind: ``input``, ``hidden`` or ``output``.
-        activation: name of the activation applied after combining the slots.
-        combine: ``sum`` or ``product`` over slots.
-        bias: whether each copy adds a trained bias of the vertex's space before its activation.
-        width: the fibre has ``round(width * degree ** growth)`` copies, at least one.
-        growth: see ``width``.
-        bias_init: law of the biases.
-    """
-
-    name: str
-    kind: str
-    activation: str = "identity"
-    combine: str = "sum"
-    bias: bool = False
-    width: float = 1.0
-    growth: float = 1.0
-    bias_init: Init = field(default_factory=Init)
-
-
-@dataclass(frozen=True)
-class Edge:
-    """One edge e = (source, target) of a base graph, feeding one slot of its target."""
-
-    source: str
-    target: str
-    map_name: str
-    map: EdgeMap
-    slot: str | None = None
-    lifting: EdgeLifting | None = None
-    init: Init = field(default_factory=Init)
-
-    @property
-    def name(self) -> str:
-        """``source->target``, with the slot in brackets if it has one."""
-        return f"{self.source}->{self.target}" + (f"[{self.slot}]" if self.slot else "")
+__all__ = ["BaseGraph", "Edge", "EdgeLifting", "Init", "Vertex", "edge_lifting"]
 
 
 @dataclass(frozen=True)
@@ -121,14 +48,12 @@ class BaseGraph:
         Raises:
             GraphError: anything that is not a base graph; the text names the vertex or the edge.
         """
-        name, vertex_config, edge_config = expand(mapping)
-        vertices = {key: _vertex(key, value) for key, value in vertex_config.items()}
-        edges = tuple(_edge(value, vertices) for value in edge_config)
+        name, vertices, edges = read_graph(mapping)
         _check_ends(vertices, edges)
         order = _topological_order(vertices, edges)
         _check_reachable(vertices, edges)
-        shape = tuple(int(size) for size in input_shape)
-        graph = cls(name, tuple(vertices[key] for key in order), edges, shape, int(output_size))
+        shape, outputs = _sizes(input_shape, output_size)
+        graph = cls(name, tuple(vertices[key] for key in order), edges, shape, outputs)
         _check_slots(graph)
         for vertex in graph.vertices:
             graph.space(vertex.name)
@@ -177,7 +102,7 @@ class BaseGraph:
 
     def space(self, vertex: str) -> Space:
         """Y_v, the shape of one copy's activation."""
-        return self._spaces[vertex]
+        return self._spaces[self.vertex(vertex).name]
 
     def weight_shape(self, edge: Edge) -> Space | None:
         """W_e, the shape of one kept edge's weight; None if the map has none."""
@@ -203,123 +128,25 @@ class BaseGraph:
                 raise GraphError(f"edge {edge.name}: {error}") from error
             expected = () if vertex.kind == "output" else (space if first is None else first[1])
             if space != expected:
-                because = (
-                    "an output is a scalar"
-                    if vertex.kind == "output"
-                    else f"as edge {first[0].name} gives"
-                    if first
-                    else ""
-                )
+                because = f"edge {first[0].name} gives that to {vertex.name}" if first else "an output is a scalar"
                 raise GraphError(
-                    f"edge {edge.name}: map '{edge.map_name}' needs equal spaces, got {space} where {vertex.name} "
-                    f"has {expected} ({because}); use map 'linear' with the right out"
+                    f"edge {edge.name}: map '{edge.map_name}' needs equal spaces, got {space} and {expected} "
+                    f"({because}); use map 'linear' with the right out"
                 )
             first = first or (edge, space)
         assert first is not None
         return first[1]
 
 
-def _vertex(name: str, config: Any) -> Vertex:
-    where = f"vertex {name}"
-    if not isinstance(config, Mapping):
-        raise GraphError(f"{where}: got {config!r}; write a mapping such as {{kind: hidden, activation: tanh}}")
-    _known(where, config, _VERTEX_KEYS)
-    kind = config.get("kind", "hidden")
-    _member(where, "kind", kind, KINDS)
-    activation = config.get("activation", "identity")
-    _member(where, "activation", activation, ACTIVATIONS)
-    combine = config.get("combine", "sum")
-    _member(where, "combine", combine, COMBINES)
-    bias = config.get("bias", False)
-    if not isinstance(bias, bool):
-        raise GraphError(f"{where}: bias={bias!r}; accepted: true or false")
-    width = _positive(where, "width", config.get("width", 1))
-    growth = _number(where, "growth", config.get("growth", 1))
-    if growth < 0:
-        raise GraphError(f"{where}: growth={growth}; accepted: a number from 0 (a fixed fibre) upwards")
-    if kind == "output" and activation != "identity":
+def _sizes(input_shape: Sequence[int], output_size: int) -> tuple[Space, int]:
+    sizes: tuple[Any, ...] = (*input_shape, output_size) if isinstance(input_shape, Sequence) else (None,)
+    # operator.index takes NumPy's integers as well, and neither floats nor text.
+    if any(isinstance(size, bool) or not hasattr(size, "__index__") or operator.index(size) < 1 for size in sizes):
         raise GraphError(
-            f"{where}: activation '{activation}' on an output; the readout is linear, leave activation out"
+            f"base graph: input_shape={input_shape!r}, output_size={output_size!r}; accepted: whole numbers from 1, "
+            "e.g. input_shape=(2,), output_size=1"
         )
-    if kind == "input" and len(config) > ("kind" in config):
-        raise GraphError(f"{where}: an input vertex has only the key kind, got {', '.join(config)}")
-    if kind != "hidden" and ("width" in config or "growth" in config):
-        raise GraphError(f"{where}: width and growth belong to hidden vertices; an {kind} is not multiplied")
-    return Vertex(
-        name, kind, activation, combine, bias, width, growth, _init(where, "bias_init", config.get("bias_init"))
-    )
-
-
-def _edge(config: Any, vertices: Mapping[str, Vertex]) -> Edge:
-    if not isinstance(config, Mapping) or "source" not in config or "target" not in config:
-        raise GraphError(f"edge {config!r}: write a mapping with source, target and map")
-    source, target = str(config["source"]), str(config["target"])
-    where = f"edge {source}->{target}"
-    for end in (source, target):
-        if end not in vertices:
-            raise GraphError(
-                f"{where}: unknown vertex '{end}'; there are {', '.join(vertices)}{nearest(end, vertices)}"
-            )
-    slot = config.get("slot")
-    if slot is not None and not isinstance(slot, str):
-        raise GraphError(f"{where}: slot={slot!r}; accepted: a name")
-    if "map" not in config:
-        raise GraphError(f"{where}: no map; add one, e.g. map: scale")
-    options = {key: value for key, value in config.items() if key not in _EDGE_KEYS}
-    try:
-        made = edge_map(config["map"], options)
-    except GraphError as error:
-        raise GraphError(f"{where}: {error}") from error
-    lifting = config.get("lifting")
-    return Edge(
-        source,
-        target,
-        config["map"],
-        made,
-        slot,
-        None if lifting is None else edge_lifting(lifting, where),
-        _init(where, "init", config.get("init")),
-    )
-
-
-def edge_lifting(config: Any, where: str = "lifting") -> EdgeLifting:
-    """Read a lifting ``{kind, in_degree}``.
-
-    Args:
-        config: a mapping, or an `EdgeLifting` that is returned as it is.
-        where: what to name in an error.
-
-    Raises:
-        GraphError: unknown kind, or an in-degree that is missing, too many or not positive.
-    """
-    if isinstance(config, EdgeLifting):
-        return config
-    if not isinstance(config, Mapping) or "kind" not in config:
-        raise GraphError(f"{where}: lifting {config!r}; write a mapping such as {{kind: random, in_degree: 8}}")
-    _known(f"{where}: lifting", config, ("kind", "in_degree"))
-    kind = config["kind"]
-    _member(where, "lifting kind", kind, LIFTINGS)
-    if kind in ("dense", "matching"):
-        if config.get("in_degree") is not None:
-            raise GraphError(f"{where}: lifting '{kind}' has no in_degree; leave it out")
-        return EdgeLifting(kind, None)
-    if config.get("in_degree") is None:
-        raise GraphError(f"{where}: lifting '{kind}' needs an in_degree, e.g. in_degree: 8")
-    in_degree = _positive(where, "in_degree", config["in_degree"])
-    if kind == "regular" and in_degree != int(in_degree):
-        raise GraphError(f"{where}: in_degree={in_degree}; lifting 'regular' needs a whole number")
-    return EdgeLifting(kind, in_degree)
-
-
-def _init(where: str, key: str, config: Any) -> Init:
-    if config is None:
-        return Init()
-    if not isinstance(config, Mapping):
-        raise GraphError(f"{where}: {key}={config!r}; write a mapping such as {{kind: normal, gain: 1.0}}")
-    _known(f"{where}: {key}", config, ("kind", "gain"))
-    kind = config.get("kind", "normal")
-    _member(where, f"{key} kind", kind, INITS)
-    return Init(kind, _positive(where, f"{key} gain", config.get("gain", 1.0)))
+    return tuple(operator.index(size) for size in input_shape), operator.index(output_size)
 
 
 def _check_ends(vertices: Mapping[str, Vertex], edges: Sequence[Edge]) -> None:
@@ -394,27 +221,3 @@ def _check_slots(graph: BaseGraph) -> None:
                 f"vertex {vertex.name}: missing slot; combine '{vertex.combine}' needs at least {combine.least} "
                 f"in-edges, got {len(edges)}"
             )
-
-
-def _known(where: str, config: Mapping[str, Any], accepted: Sequence[str]) -> None:
-    for key in config:
-        if key not in accepted:
-            raise GraphError(f"{where}: {one_of('key', key, accepted)}")
-
-
-def _member(where: str, key: str, value: object, accepted: Any) -> None:
-    if not isinstance(value, str) or value not in accepted:
-        raise GraphError(f"{where}: {one_of(key, value, accepted)}")
-
-
-def _number(where: str, key: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or value != value or abs(value) == float("inf"):
-        raise GraphError(f"{where}: {key}={value!r}; accepted: a finite number")
-    return float(value)
-
-
-def _positive(where: str, key: str, value: Any) -> float:
-    number = _number(where, key, value)
-    if number <= 0:
-        raise GraphError(f"{where}: {key}={value!r}; accepted: a number above 0")
-    return number

@@ -1,4 +1,6 @@
-"""From the mapping of a base graph's YAML file to plain vertices and edges: repetition written out.
+"""From the mapping of a base graph's YAML file to vertices and edges: keys checked, repetition written out.
+
+Whether they form a graph at all is not known here.
 
 A vertex or an edge may carry ``for: {i: "1..depth-1"}``: it stands for one vertex or edge per value of ``i``, with
 ``{i}`` and sums such as ``{i+1}`` in its names replaced. Other whole numbers beside ``vertices`` and ``edges`` (here
@@ -7,13 +9,107 @@ ones may use the earlier: ``for: {j: "2..depth", i: "1..j-1"}`` joins every pair
 """
 
 import re
-from collections.abc import Iterator, Mapping
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-from rsl_cli.errors import GraphError
+from rsl_cli.errors import GraphError, nearest, one_of
+from rsl_cli.maps import ACTIVATIONS, COMBINES, EdgeMap, edge_map
 
 _MOST = 10_000
 """Vertices or edges one ``for`` may stand for: far beyond any base graph, small enough to stop a slip."""
+
+
+KINDS = ("input", "hidden", "output")
+LIFTINGS = ("random", "regular", "dense", "matching")
+INITS = ("normal", "uniform", "zeros")
+_VERTEX_KEYS = ("kind", "activation", "combine", "bias", "width", "growth", "bias_init")
+_EDGE_KEYS = ("source", "target", "map", "slot", "lifting", "init")
+
+
+@dataclass(frozen=True)
+class Init:
+    """Law of the weights of one edge or of the biases of one vertex.
+
+    Args:
+        kind: ``normal``, ``uniform`` (of the same variance) or ``zeros``.
+        gain: standard deviation of a bias; for weights it is divided by the square root of the fan-in.
+    """
+
+    kind: str = "normal"
+    gain: float = 1.0
+
+
+@dataclass(frozen=True)
+class EdgeLifting:
+    """How the copies of an edge's two ends are joined.
+
+    Args:
+        kind: ``random`` (Bernoulli, mean in-degree ``in_degree``), ``regular`` (exactly ``in_degree`` distinct sources,
+            or all), ``dense`` or ``matching`` (a permutation).
+        in_degree: lambda; None where the kind has none.
+    """
+
+    kind: str = "random"
+    in_degree: float | None = 8.0
+
+
+@dataclass(frozen=True)
+class Vertex:
+    """One vertex v of a base graph.
+
+    Args:
+        name: its name.
+        kind: ``input``, ``hidden`` or ``output``.
+        activation: name of the activation applied after combining the slots.
+        combine: ``sum`` or ``product`` over slots.
+        bias: whether each copy adds a trained bias of the vertex's space before its activation.
+        width: the fibre has ``round(width * degree ** growth)`` copies, at least one.
+        growth: see ``width``.
+        bias_init: law of the biases.
+    """
+
+    name: str
+    kind: str
+    activation: str = "identity"
+    combine: str = "sum"
+    bias: bool = False
+    width: float = 1.0
+    growth: float = 1.0
+    bias_init: Init = field(default_factory=Init)
+
+
+@dataclass(frozen=True)
+class Edge:
+    """One edge e = (source, target) of a base graph, feeding one slot of its target."""
+
+    source: str
+    target: str
+    map_name: str
+    map: EdgeMap
+    slot: str | None = None
+    lifting: EdgeLifting | None = None
+    init: Init = field(default_factory=Init)
+
+    @property
+    def name(self) -> str:
+        """``source->target``, with the slot in brackets if it has one."""
+        return f"{self.source}->{self.target}" + (f"[{self.slot}]" if self.slot else "")
+
+
+def read_graph(mapping: Mapping[str, Any]) -> tuple[str, dict[str, Vertex], tuple[Edge, ...]]:
+    """Read the vertices and edges of a base graph's configuration.
+
+    Returns:
+        name, vertices by name, edges; both in the order written.
+
+    Raises:
+        GraphError: anything that cannot be read; the text names the vertex or the edge.
+    """
+    name, vertex_config, edge_config = expand(mapping)
+    vertices = {key: _vertex(key, value) for key, value in vertex_config.items()}
+    return name, vertices, tuple(_edge(value, vertices) for value in edge_config)
 
 
 def expand(mapping: Mapping[str, Any]) -> tuple[str, dict[str, Any], list[Any]]:
@@ -30,7 +126,7 @@ def expand(mapping: Mapping[str, Any]) -> tuple[str, dict[str, Any], list[Any]]:
     vertices, edges = mapping.get("vertices"), mapping.get("edges")
     if not isinstance(vertices, Mapping) or not vertices:
         raise GraphError("base graph: no vertices; write vertices: {x: {kind: input}, ...}")
-    if not isinstance(edges, list | tuple) or not edges:
+    if not isinstance(edges, Sequence) or isinstance(edges, str) or not edges:
         raise GraphError("base graph: no edges; write edges: [{source: x, target: y, map: linear}, ...]")
     constants = _constants(mapping)
     written: dict[str, Any] = {}
@@ -51,6 +147,140 @@ def expand(mapping: Mapping[str, Any]) -> tuple[str, dict[str, Any], list[Any]]:
                         edge[key] = _fill(edge[key], values, where)
             joined.append(edge)
     return str(mapping.get("name", "unnamed")), written, joined
+
+
+def _vertex(name: str, config: Any) -> Vertex:
+    where = f"vertex {name}"
+    _name(where, "name", name)
+    if not isinstance(config, Mapping):
+        raise GraphError(f"{where}: got {config!r}; write a mapping such as {{kind: hidden, activation: tanh}}")
+    _known(where, config, _VERTEX_KEYS)
+    kind = config.get("kind", "hidden")
+    _member(where, "kind", kind, KINDS)
+    activation = config.get("activation", "identity")
+    _member(where, "activation", activation, ACTIVATIONS)
+    combine = config.get("combine", "sum")
+    _member(where, "combine", combine, COMBINES)
+    bias = config.get("bias", False)
+    if not isinstance(bias, bool):
+        raise GraphError(f"{where}: bias={bias!r}; accepted: true or false")
+    width = _positive(where, "width", config.get("width", 1))
+    growth = _number(where, "growth", config.get("growth", 1))
+    if growth < 0:
+        raise GraphError(f"{where}: growth={growth}; accepted: a number from 0 (a fixed fibre) upwards")
+    if kind == "output" and activation != "identity":
+        raise GraphError(
+            f"{where}: activation '{activation}' on an output; the readout is linear, leave activation out"
+        )
+    if kind == "input" and len(config) > ("kind" in config):
+        raise GraphError(f"{where}: an input vertex has only the key kind, got {', '.join(config)}")
+    if kind != "hidden" and ("width" in config or "growth" in config):
+        raise GraphError(f"{where}: width and growth belong to hidden vertices; an {kind} is not multiplied")
+    return Vertex(
+        name, kind, activation, combine, bias, width, growth, _init(where, "bias_init", config.get("bias_init"))
+    )
+
+
+def _edge(config: Any, vertices: Mapping[str, Vertex]) -> Edge:
+    if not isinstance(config, Mapping) or "source" not in config or "target" not in config:
+        raise GraphError(f"edge {config!r}: write a mapping with source, target and map")
+    source, target = str(config["source"]), str(config["target"])
+    where = f"edge {source}->{target}"
+    for end in (source, target):
+        if end not in vertices:
+            raise GraphError(
+                f"{where}: unknown vertex '{end}'; there are {', '.join(vertices)}{nearest(end, vertices)}"
+            )
+    slot = config.get("slot")
+    if slot is not None:
+        _name(where, "slot", slot)
+    if "map" not in config:
+        raise GraphError(f"{where}: no map; add one, e.g. map: scale")
+    options = {key: value for key, value in config.items() if key not in _EDGE_KEYS}
+    try:
+        made = edge_map(config["map"], options)
+    except GraphError as error:
+        raise GraphError(f"{where}: {error}") from error
+    lifting = config.get("lifting")
+    return Edge(
+        source,
+        target,
+        config["map"],
+        made,
+        slot,
+        None if lifting is None else edge_lifting(lifting, where),
+        _init(where, "init", config.get("init")),
+    )
+
+
+def edge_lifting(config: Any, where: str = "lifting") -> EdgeLifting:
+    """Read a lifting ``{kind, in_degree}``.
+
+    Args:
+        config: a mapping, or an `EdgeLifting` that is returned as it is.
+        where: what to name in an error.
+
+    Raises:
+        GraphError: unknown kind, or an in-degree that is missing, too many or not positive.
+    """
+    if isinstance(config, EdgeLifting):
+        return config
+    if not isinstance(config, Mapping) or "kind" not in config:
+        raise GraphError(f"{where}: lifting {config!r}; write a mapping such as {{kind: random, in_degree: 8}}")
+    _known(f"{where}: lifting", config, ("kind", "in_degree"))
+    kind = config["kind"]
+    _member(where, "lifting kind", kind, LIFTINGS)
+    if kind in ("dense", "matching"):
+        if config.get("in_degree") is not None:
+            raise GraphError(f"{where}: lifting '{kind}' has no in_degree; leave it out")
+        return EdgeLifting(kind, None)
+    if config.get("in_degree") is None:
+        raise GraphError(f"{where}: lifting '{kind}' needs an in_degree, e.g. in_degree: 8")
+    in_degree = _positive(where, "in_degree", config["in_degree"])
+    if kind == "regular" and in_degree != int(in_degree):
+        raise GraphError(f"{where}: in_degree={in_degree}; lifting 'regular' needs a whole number")
+    return EdgeLifting(kind, in_degree)
+
+
+def _init(where: str, key: str, config: Any) -> Init:
+    if config is None:
+        return Init()
+    if not isinstance(config, Mapping):
+        raise GraphError(f"{where}: {key}={config!r}; write a mapping such as {{kind: normal, gain: 1.0}}")
+    _known(f"{where}: {key}", config, ("kind", "gain"))
+    kind = config.get("kind", "normal")
+    _member(where, f"{key} kind", kind, INITS)
+    return Init(kind, _positive(where, f"{key} gain", config.get("gain", 1.0)))
+
+
+def _known(where: str, config: Mapping[str, Any], accepted: Sequence[str]) -> None:
+    for key in config:
+        if key not in accepted:
+            raise GraphError(f"{where}: {one_of('key', key, accepted)}")
+
+
+def _name(where: str, key: str, value: object) -> None:
+    # Arrows and brackets would let two edges share a name, and so their random streams.
+    if not isinstance(value, str) or not re.fullmatch(r"\w[\w.-]*", value):
+        raise GraphError(f"{where}: {key}={value!r}; accepted: letters, digits, _, . and -")
+
+
+def _member(where: str, key: str, value: object, accepted: Iterable[str]) -> None:
+    if not isinstance(value, str) or value not in accepted:
+        raise GraphError(f"{where}: {one_of(key, value, accepted)}")
+
+
+def _number(where: str, key: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= sys.float_info.max:
+        raise GraphError(f"{where}: {key}={value!r}; accepted: a finite number")
+    return float(value)
+
+
+def _positive(where: str, key: str, value: Any) -> float:
+    number = _number(where, key, value)
+    if number <= 0:
+        raise GraphError(f"{where}: {key}={value!r}; accepted: a number above 0")
+    return number
 
 
 def _constants(mapping: Mapping[str, Any]) -> dict[str, int]:
@@ -83,6 +313,8 @@ def _nested(ranges: list[tuple[str, Any]], values: dict[str, int], where: str) -
     if len(parts) != 2 or not re.fullmatch(r"[A-Za-z_]\w*", str(index)):
         raise GraphError(f'{where}: for {index}={written!r}; write a range such as "1..depth-1"')
     first, last = (_value(part, values, where) for part in parts)
+    if last - first >= _MOST:
+        raise GraphError(f"{where}: for {index}={written!r} stands for more than {_MOST}; narrow it")
     for value in range(first, last + 1):
         yield from _nested(inner, values | {index: value}, where)
 
@@ -92,11 +324,10 @@ def _fill(pattern: str, values: Mapping[str, int], where: str) -> str:
 
 
 def _value(text: str, values: Mapping[str, int], where: str) -> int:
-    terms = re.findall(r"([+-]?)\s*(\w+)", text)
-    if not terms or re.sub(r"[\w\s+-]", "", text) or "".join("".join(term) for term in terms) != text.replace(" ", ""):
+    if not re.fullmatch(r"\s*[+-]?\s*\w+(\s*[+-]\s*\w+)*\s*", text, re.ASCII):
         raise GraphError(f"{where}: cannot read {text!r}; write whole numbers and names joined by + and -")
     total = 0
-    for sign, term in terms:
+    for sign, term in re.findall(r"([+-]?)\s*(\w+)", text):
         if not term.isdigit() and term not in values:
             raise GraphError(f"{where}: unknown name {term!r} in {text!r}; there are {', '.join(values) or 'none'}")
         number = int(term) if term.isdigit() else values[term]

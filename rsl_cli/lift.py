@@ -8,35 +8,47 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from rsl_cli.errors import LiftError
-from rsl_cli.graph import BaseGraph, Edge, EdgeLifting, edge_lifting
+from rsl_cli.graph import BaseGraph, Edge, EdgeLifting, Vertex, edge_lifting
 from rsl_cli.rng import generator
 
 if TYPE_CHECKING:
     import networkx
 
+_MOST = 1 << 30
+"""Copies of one vertex: kernels number them in 32 bits."""
+
 EdgeList = tuple[np.ndarray, np.ndarray]
 """(sources, targets), int64 (E,) each, sorted by target, then source."""
+
+
+class _Lifted(Protocol):
+    """What the queries below read."""
+
+    @property
+    def base(self) -> BaseGraph: ...
+    @property
+    def replicas(self) -> tuple["Lift", ...]: ...
+    @property
+    def edge_lists(self) -> tuple[EdgeList, ...]: ...
+
+    def fibre(self, vertex: str) -> int: ...
+    def edges(self, source: str, target: str, slot: str | None = None) -> EdgeList: ...
 
 
 class _Queries:
     """What a lift and a union of lifts can be asked alike."""
 
-    if TYPE_CHECKING:
-        base: BaseGraph
-        replicas: tuple["Lift", ...]
-        edge_lists: tuple[EdgeList, ...]
-
-    def fibre(self, vertex: str) -> int:
+    def fibre(self: _Lifted, vertex: str) -> int:
         """Number of copies of a base vertex."""
         self.base.vertex(vertex)
         return sum(replica.fibres[vertex] for replica in self.replicas)
 
-    def edges(self, source: str, target: str, slot: str | None = None) -> EdgeList:
+    def edges(self: _Lifted, source: str, target: str, slot: str | None = None) -> EdgeList:
         """The kept edges over one base edge.
 
         Args:
@@ -49,7 +61,7 @@ class _Queries:
         """
         return self.edge_lists[self.base.edge_index(source, target, slot)]
 
-    def check(self) -> None:
+    def check(self: _Lifted) -> None:
         """Prove that this is a lift: every kept edge lies over its base edge, none twice, fibres of the right size.
 
         Raises:
@@ -58,24 +70,24 @@ class _Queries:
         for replica in self.replicas:
             replica._check_one()
 
-    def in_degrees(self, source: str, target: str, slot: str | None = None) -> np.ndarray:
+    def in_degrees(self: _Lifted, source: str, target: str, slot: str | None = None) -> np.ndarray:
         """In-degree over one base edge of each copy of its target, int64 (n_v,)."""
         return np.bincount(self.edges(source, target, slot)[1], minlength=self.fibre(target))
 
-    def unreached(self) -> dict[str, np.ndarray]:
+    def unreached(self: _Lifted) -> dict[str, np.ndarray]:
         """Copies of each vertex that no input reaches, by number: they compute constants."""
-        return self._closure(self.base.vertices, forward=True)
+        return _unmarked(self, self.base.vertices, forward=True)
 
-    def unread(self) -> dict[str, np.ndarray]:
+    def unread(self: _Lifted) -> dict[str, np.ndarray]:
         """Copies of each vertex from which no output is reached: training never moves them."""
-        return self._closure(tuple(reversed(self.base.vertices)), forward=False)
+        return _unmarked(self, self.base.vertices[::-1], forward=False)
 
-    def to_networkx(self) -> "networkx.DiGraph":
+    def to_networkx(self: _Lifted) -> "networkx.MultiDiGraph":
         """The lift as a directed graph, for others' tools.
 
         Returns:
-            Nodes ``(vertex, copy)``; edges carry ``base`` (the base edge's name) and ``slot``. Parallel base edges give
-            parallel edges, so the graph is a MultiDiGraph keyed by base edge.
+            Nodes ``(vertex, copy)`` with the attribute ``base``, the vertex; edges keyed by the base edge's name, since
+            parallel base edges give parallel edges, with the attribute ``slot``.
         """
         import networkx
 
@@ -83,12 +95,12 @@ class _Queries:
         for vertex in self.base.vertices:
             graph.add_nodes_from(((vertex.name, copy) for copy in range(self.fibre(vertex.name))), base=vertex.name)
         for edge, (sources, targets) in zip(self.base.edges, self.edge_lists, strict=True):
-            pairs = zip(sources.tolist(), targets.tolist(), strict=True)
-            graph.add_edges_from(((edge.source, a), (edge.target, b), edge.name, {"slot": edge.slot}) for a, b in pairs)
+            for a, b in zip(sources.tolist(), targets.tolist(), strict=True):
+                graph.add_edge((edge.source, a), (edge.target, b), key=edge.name, slot=edge.slot)
         return graph
 
     @property
-    def parameter_count(self) -> int:
+    def parameter_count(self: _Lifted) -> int:
         """P: weights of all kept edges and biases of all copies."""
         total = 0
         for edge, (sources, _) in zip(self.base.edges, self.edge_lists, strict=True):
@@ -96,16 +108,17 @@ class _Queries:
             total += 0 if shape is None else len(sources) * math.prod(shape)
         return total + bias_count(self.base, {v.name: self.fibre(v.name) for v in self.base.vertices})
 
-    def _closure(self, order: Sequence[Any], *, forward: bool) -> dict[str, np.ndarray]:
-        start = "input" if forward else "output"
-        reached = {vertex.name: np.full(self.fibre(vertex.name), vertex.kind == start) for vertex in order}
-        for vertex in order:
-            for edge, (sources, targets) in zip(self.base.edges, self.edge_lists, strict=True):
-                if forward and edge.target == vertex.name:
-                    reached[edge.target][targets[reached[edge.source][sources]]] = True
-                elif not forward and edge.source == vertex.name:
-                    reached[edge.source][sources[reached[edge.target][targets]]] = True
-        return {name: np.flatnonzero(~mask) for name, mask in reached.items()}
+
+def _unmarked(lift: _Lifted, order: Sequence[Vertex], *, forward: bool) -> dict[str, np.ndarray]:
+    start = "input" if forward else "output"
+    reached = {vertex.name: np.full(lift.fibre(vertex.name), vertex.kind == start) for vertex in order}
+    for vertex in order:
+        for edge, (sources, targets) in zip(lift.base.edges, lift.edge_lists, strict=True):
+            if forward and edge.target == vertex.name:
+                reached[edge.target][targets[reached[edge.source][sources]]] = True
+            elif not forward and edge.source == vertex.name:
+                reached[edge.source][sources[reached[edge.target][targets]]] = True
+    return {name: np.flatnonzero(~mask) for name, mask in reached.items()}
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,7 +173,7 @@ class Lift(_Queries):
             self._check_in_degrees(edge, targets, n_u, n_v)
 
     def _check_in_degrees(self, edge: Edge, targets: np.ndarray, n_u: int, n_v: int) -> None:
-        lifting = edge.lifting or self.lifting
+        lifting = lifting_of(edge, self.base, self.lifting)
         if lifting.kind == "random":
             return
         exact = {"dense": n_u, "matching": 1}.get(lifting.kind) or min(int(lifting.in_degree or 0), n_u)
@@ -174,10 +187,10 @@ class Lift(_Queries):
 class LiftUnion(_Queries):
     """The disjoint union of lifts of one base graph: itself a lift, whose networks train independently."""
 
-    replicas: tuple[Lift, ...]  # pyright: ignore[reportIncompatibleMethodOverride]
+    replicas: tuple[Lift, ...]
 
     @property
-    def base(self) -> BaseGraph:  # pyright: ignore[reportIncompatibleVariableOverride]
+    def base(self) -> BaseGraph:
         """The base graph of every replica."""
         return self.replicas[0].base
 
@@ -191,9 +204,13 @@ class LiftUnion(_Queries):
         """The seed of each replica."""
         return tuple(replica.seed for replica in self.replicas)
 
-    @cached_property
+    @property
     def edge_lists(self) -> tuple[EdgeList, ...]:
         """The kept edges over each base edge, one replica after the other."""
+        return self._joined
+
+    @cached_property
+    def _joined(self) -> tuple[EdgeList, ...]:
         joined = []
         for index, edge in enumerate(self.base.edges):
             lists = [replica.lists[index] for replica in self.replicas]
@@ -233,11 +250,9 @@ def sample_lift(
     fibres = fibre_sizes(base, int(degree))
     lists = []
     for edge in base.edges:
-        n_u, n_v = fibres[edge.source], fibres[edge.target]
+        own = lifting_of(edge, base, default)
         draw = generator(seed, f"lift/{edge.name}")
-        lists.append(
-            _SAMPLERS[lifting_of(edge, base, default).kind](draw, edge, lifting_of(edge, base, default), n_u, n_v)
-        )
+        lists.append(_SAMPLERS[own.kind](draw, edge, own, fibres[edge.source], fibres[edge.target]))
     return Lift(base, int(degree), int(seed), default, fibres, tuple(lists))
 
 
@@ -260,9 +275,22 @@ def disjoint_union(lifts: Sequence[Lift | LiftUnion]) -> LiftUnion:
 
 
 def fibre_sizes(base: BaseGraph, degree: int) -> dict[str, int]:
-    """n_v of every vertex: 1 for the input, one per output, ``round(width * degree ** growth)`` otherwise."""
-    fixed = {"input": 1, "output": base.output_size}
-    return {v.name: fixed.get(v.kind) or max(1, round(v.width * degree**v.growth)) for v in base.vertices}
+    """n_v of every vertex: 1 for the input, one per output, ``round(width * degree ** growth)`` otherwise.
+
+    Raises:
+        LiftError: a fibre too large to be numbered.
+    """
+    sizes = {"input": 1, "output": base.output_size}
+    fibres = {}
+    for vertex in base.vertices:
+        # In logarithms, since a power may be too large for a float.
+        if vertex.kind == "hidden" and math.log(vertex.width) + vertex.growth * math.log(degree) > math.log(_MOST):
+            raise LiftError(
+                f"vertex {vertex.name}: degree {degree} with width {vertex.width:g} and growth {vertex.growth:g} gives "
+                f"more than {_MOST} copies; lower one of them"
+            )
+        fibres[vertex.name] = sizes.get(vertex.kind) or max(1, round(vertex.width * degree**vertex.growth))
+    return fibres
 
 
 def lifting_of(edge: Edge, base: BaseGraph, default: EdgeLifting) -> EdgeLifting:
@@ -310,7 +338,7 @@ def _random(draw: np.random.Generator, edge: Edge, lifting: EdgeLifting, n_u: in
     parts, last = [], -1
     while last < pairs:
         mean = (pairs - 1 - last) * probability
-        gaps = draw.geometric(probability, size=int(mean + 4 * mean**0.5 + 16))
+        gaps = np.minimum(draw.geometric(probability, size=int(mean + 4 * mean**0.5 + 16)), pairs)
         parts.append(last + np.cumsum(gaps))
         last = int(parts[-1][-1])
     kept = np.concatenate(parts)

@@ -104,7 +104,7 @@ class Linear:
     out: int | None = None
 
     def __post_init__(self) -> None:
-        if self.out is not None and (not isinstance(self.out, int) or self.out < 1):
+        if self.out is not None and (isinstance(self.out, bool) or not isinstance(self.out, int) or self.out < 1):
             raise GraphError(
                 f"map 'linear': out={self.out!r}; accepted: a whole number from 1, or nothing for a scalar"
             )

@@ -14,16 +14,19 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from rsl_cli.errors import ConfigError, one_of
-from rsl_cli.graph import Edge, Init
+from rsl_cli.errors import ConfigError, DataError, one_of
+from rsl_cli.graph import BaseGraph, Edge, Init
 from rsl_cli.kernels.autograd import Implementation, sparse_product
 from rsl_cli.kernels.pattern import Pattern
-from rsl_cli.lift import Lift, LiftUnion, mean_in_degree
+from rsl_cli.lift import Lift, LiftUnion, fibre_sizes, lifting_of, mean_in_degree
 from rsl_cli.maps import ACTIVATIONS, COMBINES
 from rsl_cli.rng import generator
 
 PARAMETRIZATIONS: Mapping[str, float] = {"standard": 0.0, "ntk": 0.5, "mup": 1.0}
-"""The readout is multiplied by ``degree ** -power``: 1, 1/sqrt(n) (kernel regime) or 1/n (mean field)."""
+"""The readout is multiplied by ``degree ** -power``: 1, 1/sqrt(n) (kernel regime) or 1/n (mean field).
+
+An edge straight from the input to the output sums no growing fibre, and is never multiplied.
+"""
 
 
 class LiftedNetwork(nn.Module):
@@ -53,7 +56,7 @@ class LiftedNetwork(nn.Module):
             raise ConfigError(one_of("parametrization", parametrization, PARAMETRIZATIONS))
         self.lift = lift
         self.parametrization = parametrization
-        self.dtype = dtype
+        self._dtype = dtype
         self._implementation = implementation
         base, replicas = lift.base, lift.replicas
         seeds = _seeds(seed, replicas)
@@ -64,13 +67,18 @@ class LiftedNetwork(nn.Module):
             if shape is not None:
                 counts = [len(replica.lists[index][0]) for replica in replicas]
                 stds = [weight_std(edge, replica, parametrization) for replica in replicas]
-                self._add(f"weight {edge.name}", edge.init, counts, shape, stds, seeds)
+                self._add(f"weight {edge.name}", edge.init, counts, shape, stds, seeds, dtype)
         for vertex in base.vertices:
             if vertex.bias:
                 counts = [replica.fibres[vertex.name] for replica in replicas]
                 stds = [vertex.bias_init.gain for _ in replicas]
-                self._add(f"bias {vertex.name}", vertex.bias_init, counts, base.space(vertex.name), stds, seeds)
-        self._steps = [_Step(lift, index, parametrization, dtype) for index in range(len(base.edges))]
+                self._add(f"bias {vertex.name}", vertex.bias_init, counts, base.space(vertex.name), stds, seeds, dtype)
+        self._steps = [_Step(lift, index, parametrization) for index in range(len(base.edges))]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the parameters, and so of the outputs."""
+        return next((parameter.dtype for parameter in self.parameters()), self._dtype)
 
     @property
     def replica_count(self) -> int:
@@ -100,11 +108,20 @@ class LiftedNetwork(nn.Module):
 
         Returns:
             (N, outputs) for a lift; (R, N, outputs) for a union.
+
+        Raises:
+            DataError: samples of another shape.
         """
         base, replicas = self.lift.base, self.replica_count
-        own = x.dim() == len(base.input_shape) + 2
-        batch = x.to(self.dtype).reshape(replicas if own else 1, -1, math.prod(base.input_shape))
-        samples = batch.shape[1]
+        rank = x.dim() - len(base.input_shape)
+        if rank not in (1, 2) or x.shape[rank:] != base.input_shape or (rank == 2 and x.shape[0] != replicas):
+            shape = ", ".join(map(str, base.input_shape))
+            raise DataError(
+                f"a batch of shape {tuple(x.shape)}; this network takes (N, {shape}) or, {replicas} being the number "
+                f"of its replicas, ({replicas}, N, {shape})"
+            )
+        samples = x.shape[rank - 1]
+        batch = x.to(self.dtype).reshape(replicas if rank == 2 else 1, samples, math.prod(base.input_shape))
         # (1 or R, d, N): replicas that share their samples share one copy of them.
         values: dict[str, Tensor] = {base.input.name: batch.transpose(1, 2).contiguous()}
         for vertex in base.vertices:
@@ -119,7 +136,7 @@ class LiftedNetwork(nn.Module):
             z = COMBINES[vertex.combine](slots)
             if vertex.bias:
                 z = z.view(*self.bias(vertex.name).shape, samples) + self.bias(vertex.name).unsqueeze(-1)
-            values[vertex.name] = ACTIVATIONS[vertex.activation](z).view(-1, samples)
+            values[vertex.name] = ACTIVATIONS[vertex.activation](z).flatten(0, -2)
         out = values[base.output.name].view(replicas, base.output_size, samples).transpose(1, 2)
         return out if isinstance(self.lift, LiftUnion) else out[0]
 
@@ -153,7 +170,8 @@ class LiftedNetwork(nn.Module):
             Factors by parameter name. With n the lift degree and m the growth of an edge's in-degree since degree 1
             (1 for bounded in-degree, n if dense), a readout multiplied by n^-p asks for n^(2p - 1) / m of SGD and for
             n^(p - 1) / m of Adam, m only on edges between hidden vertices: Yang et al. (2022, Tensor Programs V,
-            table 8) restated for in-degrees. All factors are 1 for ``standard``.
+            table 8) restated for in-degrees. What acts on the output without a multiplier (its bias, an edge straight
+            from the input) keeps factor 1, and so does everything for ``standard``.
 
         Raises:
             ConfigError: a union of several degrees, which need factors of their own.
@@ -168,15 +186,16 @@ class LiftedNetwork(nn.Module):
         shape: tuple[int, ...],
         stds: Sequence[float],
         seeds: Sequence[int],
+        dtype: torch.dtype,
     ) -> None:
         parts = []
         for count, std, seed in zip(counts, stds, seeds, strict=True):
             draw = generator(seed, f"network/{name}")
             parts.append(_LAWS[init.kind](draw, (count, *shape)) * std)
-        values = torch.as_tensor(np.concatenate(parts), dtype=self.dtype)
+        values = torch.as_tensor(np.concatenate(parts), dtype=dtype)
         attribute = "".join(c if c.isalnum() else "_" for c in name.replace("->", "__to__"))
-        if attribute in self._segments:
-            attribute += f"_{len(self._segments)}"
+        while attribute in self._segments:
+            attribute += "_"
         self.register_parameter(attribute, nn.Parameter(values))
         self._names[name] = attribute
         self._segments[attribute] = list(counts)
@@ -196,13 +215,18 @@ def weight_std(edge: Edge, lift: Lift, parametrization: str) -> float:
     multiplier already shrinks with the degree keeps unit variance.
     """
     base = lift.base
-    if base.vertex(edge.target).kind == "output" and PARAMETRIZATIONS[parametrization] > 0:
+    if _is_multiplied(edge, base, parametrization):
         return edge.init.gain
-    in_degree = mean_in_degree(edge, base, lift.lifting, lift.fibres[edge.source])
-    own = (edge.lifting or lift.lifting).in_degree
-    if base.vertex(edge.source).kind != "input" and base.vertex(edge.target).kind != "output" and own is not None:
-        in_degree = own
+    in_degree = lifting_of(edge, base, lift.lifting).in_degree
+    # A small fibre is not compensated for: hidden weights have one law at every degree.
+    if in_degree is None or base.vertex(edge.source).kind == "input" or base.vertex(edge.target).kind == "output":
+        in_degree = mean_in_degree(edge, base, lift.lifting, lift.fibres[edge.source])
     return edge.init.gain / math.sqrt(in_degree * edge.map.fan_in(base.space(edge.source)))
+
+
+def _is_multiplied(edge: Edge, base: BaseGraph, parametrization: str) -> bool:
+    readout = base.vertex(edge.target).kind == "output" and base.vertex(edge.source).kind != "input"
+    return readout and PARAMETRIZATIONS[parametrization] > 0
 
 
 @dataclass(frozen=True)
@@ -217,23 +241,23 @@ class _Geometry:
 class _Step:
     """One base edge as a matrix product: complete edges by torch's, others by the sparse kernels."""
 
-    def __init__(self, lift: Lift | LiftUnion, index: int, parametrization: str, dtype: torch.dtype) -> None:
+    def __init__(self, lift: Lift | LiftUnion, index: int, parametrization: str) -> None:
         edge, base = lift.base.edges[index], lift.base
         self.block = base.block(edge)
         self.from_input = base.vertex(edge.source).kind == "input"
         self.multipliers = None
-        if base.vertex(edge.target).kind == "output" and PARAMETRIZATIONS[parametrization] > 0:
+        if _is_multiplied(edge, base, parametrization):
             power = PARAMETRIZATIONS[parametrization]
             self.multipliers = [float(replica.degree) ** -power for replica in lift.replicas]
         self.geometry = []
         for replica in lift.replicas:
             n_u, n_v = replica.fibres[edge.source], replica.fibres[edge.target]
             self.geometry.append(_Geometry(n_v, n_u, len(replica.lists[index][0]) == n_u * n_v))
+        self._height = sum(geometry.rows for geometry in self.geometry) * self.block.rows * self.block.width
         self.counts = [len(replica.lists[index][0]) for replica in lift.replicas]
         # Weightless edges copy; a matrix product with ones would cost more than it says.
         has_weight = base.weight_shape(edge) is not None
         self.dense = has_weight and all(geometry.complete for geometry in self.geometry)
-        self.ones = None if has_weight else torch.ones(sum(self.counts), dtype=dtype)
         if not self.dense:
             self.order, self.pattern = _pattern(lift, index, self.block.rows, self.block.columns)
 
@@ -246,15 +270,15 @@ class _Step:
         if self.dense:
             assert weight is not None
             return self._dense(weight, x, samples)
-        values = self.ones if weight is None else weight.reshape(-1)
-        assert values is not None
-        values = values.to(x.device) if self.order is None else values[torch.as_tensor(self.order, device=x.device)]
+        values = x.new_ones(self.pattern.size) if weight is None else weight.reshape(-1)
+        if self.order is not None:
+            values = values[torch.as_tensor(self.order, device=x.device)]
         if self.multipliers is not None:
             factors = torch.as_tensor(self.multipliers, dtype=x.dtype, device=x.device)
             counts = torch.as_tensor([count * block.rows * block.columns for count in self.counts], device=x.device)
             values = values * factors.repeat_interleave(counts)
         wide = x.reshape(self.pattern.columns, block.width * samples)
-        return sparse_product(values, wide, self.pattern, implementation).view(-1, samples)
+        return sparse_product(values, wide, self.pattern, implementation).view(self._height, samples)
 
     def _dense(self, weight: Tensor, x: Tensor, samples: int) -> Tensor:
         block, outs, row, edge = self.block, [], 0, 0
@@ -272,7 +296,7 @@ class _Step:
             outs.append(out if self.multipliers is None else out * self.multipliers[index])
             edge += count
         joined = outs[0] if len(outs) == 1 else torch.cat(outs)
-        return joined.view(-1, samples)
+        return joined.view(self._height, samples)
 
 
 def _pattern(lift: Lift | LiftUnion, index: int, rows: int, columns: int) -> tuple[np.ndarray | None, Pattern]:
@@ -298,8 +322,8 @@ def _pattern(lift: Lift | LiftUnion, index: int, rows: int, columns: int) -> tup
 def _seeds(seed: int | Sequence[int] | None, replicas: Sequence[Lift]) -> list[int]:
     if seed is None:
         return [replica.seed for replica in replicas]
-    if isinstance(seed, int):
-        return [seed] * len(replicas)
+    if isinstance(seed, int | np.integer):
+        return [int(seed)] * len(replicas)
     if len(seed) != len(replicas):
         raise ConfigError(f"{len(seed)} seeds for {len(replicas)} replicas; give one seed, or one each")
     return list(seed)
@@ -311,19 +335,22 @@ def _learning_rate_scales(network: LiftedNetwork, adaptive: bool) -> dict[str, f
     if len(degrees) > 1:
         raise ConfigError(f"a union of degrees {sorted(degrees)}; first-order trainers take replicas of one degree")
     degree, power = degrees.pop(), PARAMETRIZATIONS[network.parametrization]
-    common = 1.0
-    if power > 0:
-        common = degree ** (power - 1.0) if adaptive else degree ** (2 * power - 1.0)
-    scales = dict.fromkeys(network.segments(), common)
     if power == 0:
-        return scales
-    one = lift.replicas[0]
-    for edge in lift.base.edges:
+        return dict.fromkeys(network.segments(), 1.0)
+    scales: dict[str, float] = dict.fromkeys(
+        network.segments(), float(degree) ** ((power if adaptive else 2 * power) - 1.0)
+    )
+    base, one = lift.base, lift.replicas[0]
+    if base.output.bias:
+        scales[network._names[f"bias {base.output.name}"]] = 1.0
+    first = fibre_sizes(base, 1)
+    for edge in base.edges:
         name = network._names.get(f"weight {edge.name}")
-        source = lift.base.vertex(edge.source)
-        if name is not None and source.kind == "hidden" and lift.base.vertex(edge.target).kind == "hidden":
-            now = mean_in_degree(edge, lift.base, one.lifting, one.fibres[edge.source])
-            first = mean_in_degree(edge, lift.base, one.lifting, max(1, round(source.width)))
-            dense = mean_in_degree(edge, lift.base, one.lifting, 1 << 40) > 1 << 30
-            scales[name] /= now / first if dense else 1.0
+        ends = (base.vertex(edge.source).kind, base.vertex(edge.target).kind)
+        if name is None:
+            continue
+        if ends == ("input", "output"):
+            scales[name] = 1.0
+        elif ends == ("hidden", "hidden") and lifting_of(edge, base, one.lifting).kind == "dense":
+            scales[name] /= one.fibres[edge.source] / first[edge.source]
     return scales

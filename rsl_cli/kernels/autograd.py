@@ -104,7 +104,8 @@ class _Partial(torch.autograd.Function):
         return sum(terms[1:], start=terms[0]) if terms else None
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple[Any, ...], argument: _Argument, a: Tensor, b: Tensor, *rest: Any) -> Any:
+    def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> Any:
+        argument, a, b, *rest = args
         _, a_dim, b_dim, *_ = in_dims
         if argument is not _Argument.WEIGHT and a_dim is None:
             # A batch of right-hand sides is one wider right-hand side.

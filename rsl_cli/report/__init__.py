@@ -1,1 +1,88 @@
 """Tables, plots, verdict and page of a study, from its run files alone."""
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rsl_cli.errors import ConfigError, StoreError, one_of
+from rsl_cli.report import tables
+from rsl_cli.report.runs import StudyRuns, read_runs
+from rsl_cli.report.verdict import give_verdict, judge_views
+from rsl_cli.study.store import StudyStore, write_atomic, write_json
+
+__all__ = ["summary_text", "write_report"]
+
+FORMATS = ("png", "pdf", "svg")
+_WIDTH = 100
+
+
+def write_report(store: StudyStore, *, formats: Sequence[str] = ("png", "pdf"), delta: float = 0.1) -> dict[str, Any]:
+    """Write tables, figures, verdict and page of a study into its report folder; equal runs give equal files.
+
+    Args:
+        store: the study; runs that failed or are missing are reported as such.
+        formats: of the figures, among png, pdf and svg; the page shows png or svg.
+        delta: accepted probability that training misses a target loss, for the learning number.
+
+    Returns:
+        The content of ``verdict.json``.
+
+    Raises:
+        ConfigError: a format that is not known, or a delta outside (0, 1).
+        StoreError: no study is there, a file is damaged, or the folder cannot be written.
+    """
+    # Drawing takes a second to import, which the table on the terminal should not wait for.
+    from rsl_cli.report.page import render_page
+    from rsl_cli.report.plots import draw_all
+
+    for form in formats:
+        if form not in FORMATS:
+            raise ConfigError(one_of("figure format", form, FORMATS))
+    if not 0 < delta < 1:
+        raise ConfigError(f"delta is {delta!r}, expected a probability between 0 and 1, e.g. delta=0.1")
+    runs = read_runs(store)
+    views = judge_views(runs)
+    verdict = give_verdict(runs, views, delta)
+    summary = tables.summarise(runs)
+    figures = draw_all(runs, views.headline.fit, _trajectories(store, runs), delta, formats)
+    texts = {
+        "runs.csv": tables.runs_csv(runs.records),
+        "summary.csv": tables.summary_csv(summary),
+        "summary.md": tables.summary_markdown(summary),
+        "summary.tex": tables.summary_latex(summary),
+    }
+    for name, text in texts.items():
+        write_atomic(store.report_dir / name, text.encode())
+    for name, content in figures.items():
+        write_atomic(store.report_dir / name, content)
+    write_json(store.report_dir / "verdict.json", verdict)
+    page = render_page(runs, verdict, summary, [*figures, *texts, "verdict.json"])
+    write_atomic(store.report_dir / "index.html", page.encode())
+    return verdict
+
+
+def summary_text(store: StudyStore, verdict: Mapping[str, Any]) -> str:
+    """Return what a terminal shows of a report: a table by lift, the verdict and its reasons.
+
+    Args:
+        store: the study.
+        verdict: what `write_report` returned, or ``verdict.json``.
+
+    Returns:
+        Lines without a final newline.
+    """
+    lines = [tables.summary_terminal(tables.summarise(read_runs(store))), "", f"VERDICT: {verdict['verdict'].upper()}"]
+    for reason in verdict["reasons"]:
+        lines += textwrap.wrap(reason, _WIDTH, initial_indent="  - ", subsequent_indent="    ", break_on_hyphens=False)
+    return "\n".join(lines)
+
+
+def _trajectories(store: StudyStore, runs: StudyRuns) -> dict[str, Any]:
+    found = {}
+    for run in runs.done:
+        try:
+            found[run.name] = store.trajectory(run.key)
+        except StoreError:
+            # The verdict does not rest on curves, so one that is damaged or left out is only absent from its figure.
+            continue
+    return found

@@ -1,0 +1,69 @@
+"""What a dataset is to the rest of rsl: four arrays, a task and a width. It knows no file, no source and no network."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from rsl_cli.errors import DataError
+
+Task = Literal["regression", "classification"]
+"""Regression is scored by squared error on real targets, classification on the index of a class."""
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """A training part and a held-out part of the same law.
+
+    Attributes:
+        name: the dataset's name in the configuration.
+        task: ``"regression"`` or ``"classification"``.
+        x_train: float64, shape (N, *input_shape).
+        y_train: regression, float64 (N, outputs); classification, int64 (N,) in ``0..outputs - 1``.
+        x_test: float64, shape (M, *input_shape).
+        y_test: as ``y_train``, of length M.
+        outputs: regression, the width of the target; classification, the number of classes.
+        witness_degree: lift degree of a network known to fit the targets exactly, where there is one.
+
+    Raises:
+        DataError: the arrays contradict each other or the task.
+    """
+
+    name: str
+    task: Task
+    x_train: np.ndarray
+    y_train: np.ndarray
+    x_test: np.ndarray
+    y_test: np.ndarray
+    outputs: int
+    witness_degree: int | None = None
+
+    def __post_init__(self) -> None:
+        for part, x, y in (("training", self.x_train, self.y_train), ("held-out", self.x_test, self.y_test)):
+            wanted = (len(x), self.outputs) if self.task == "regression" else (len(x),)
+            dtype = np.float64 if self.task == "regression" else np.int64
+            if x.ndim < 2 or x.shape[1:] != self.input_shape or x.dtype != np.float64:
+                raise DataError(
+                    f"dataset '{self.name}': {part} inputs are {x.dtype} {x.shape}; "
+                    f"expected float64 (N, {', '.join(map(str, self.input_shape)) or '...'})"
+                )
+            if y.shape != wanted or y.dtype != dtype:
+                raise DataError(
+                    f"dataset '{self.name}': {part} targets are {y.dtype} {y.shape}; "
+                    f"{self.task} needs {np.dtype(dtype)} {wanted}"
+                )
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one input, without the axis of samples."""
+        return self.x_train.shape[1:]
+
+    @property
+    def samples(self) -> int:
+        """Number N of training samples."""
+        return len(self.x_train)
+
+    @property
+    def target_variance(self) -> float | None:
+        """Variance of ``y_train`` summed over outputs; None for classification."""
+        return float(self.y_train.var(axis=0).sum()) if self.task == "regression" else None

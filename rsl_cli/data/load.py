@@ -1,0 +1,84 @@
+"""From a dataset's configuration to its arrays and to its identity; the only place that knows every dataset."""
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+from rsl_cli.data import files, synthetic, tabular
+from rsl_cli.data.dataset import Dataset
+from rsl_cli.data.keys import Leaf, Settings, Teacher, resolve, shorten
+from rsl_cli.errors import ConfigError, DataError, one_of
+
+_LEAVES: dict[str, Leaf] = {**synthetic.LEAVES, **tabular.LEAVES, **files.LEAVES}
+
+
+def load_dataset(config: Mapping[str, Any], *, teacher: Teacher | None = None) -> Dataset:
+    """Draw, load or read the dataset that a configuration describes.
+
+    Args:
+        config: ``name`` and any keys of that dataset; keys that are left out take their defaults.
+        teacher: for dataset ``teacher`` only: from its settings to the planted function, which maps
+            (N, inputs) to (N, outputs).
+
+    Returns:
+        The training part and the held-out part; equal configurations give equal arrays.
+
+    Raises:
+        ConfigError: an unknown dataset or key, a value of a wrong type or out of range.
+        DataError: a file or a teacher that cannot be learnt from, or data that memory cannot hold.
+    """
+    leaf, settings = _resolved(config)
+    try:
+        dataset = leaf.build(settings, teacher)
+    except MemoryError:
+        raise DataError(
+            f"dataset '{settings['name']}' does not fit in memory; ask for fewer samples or inputs"
+        ) from None
+    _check_learnable(dataset)
+    return dataset
+
+
+def content_identity(config: Mapping[str, Any]) -> Settings:
+    """Return the part of a dataset's configuration that determines its numbers.
+
+    Args:
+        config: as for :func:`load_dataset`.
+
+    Returns:
+        ``name`` and every key, defaults filled in and of one canonical type, hence the same for all ways to write
+        one configuration; ``path`` is replaced by the SHA-256 of the file's bytes, in hexadecimal.
+
+    Raises:
+        ConfigError: as for :func:`load_dataset`.
+        DataError: the file is not there or cannot be read.
+    """
+    _, settings = _resolved(config)
+    if "path" in settings:
+        settings["path"] = hashlib.sha256(files.read_bytes(settings["path"])).hexdigest()
+    return settings
+
+
+def accepted_datasets() -> tuple[str, ...]:
+    """Return the names that ``dataset.name`` accepts: sampled functions, packaged sets, then files."""
+    return tuple(_LEAVES)
+
+
+def _resolved(config: Mapping[str, Any]) -> tuple[Leaf, Settings]:
+    if not isinstance(config, Mapping):
+        raise ConfigError(
+            f"dataset is {shorten(config)} ({type(config).__name__}); accepted: a mapping with a name, e.g. sine2d"
+        )
+    name = config.get("name")
+    if not isinstance(name, str) or name not in _LEAVES:
+        raise ConfigError(one_of("dataset.name", name, _LEAVES))
+    return _LEAVES[name], resolve(name, _LEAVES[name], config)
+
+
+def _check_learnable(dataset: Dataset) -> None:
+    if (dataset.y_train == dataset.y_train[0]).all():
+        problem = (
+            "the training part holds one class only"
+            if dataset.task == "classification"
+            else "the training target has the same value in every row, so its variance is 0"
+        )
+        raise DataError(f"dataset '{dataset.name}': {problem}; use more samples or another dataset.seed or target")

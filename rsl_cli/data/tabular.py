@@ -1,0 +1,57 @@
+"""Measured sets that scikit-learn ships inside its package, so that they are there offline and never change."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from rsl_cli.data.dataset import Dataset, Task
+from rsl_cli.data.holdout import KEYS, hold_out
+from rsl_cli.data.keys import Key, Leaf, Settings, Teacher, choice
+
+
+@dataclass(frozen=True)
+class _Packaged:
+    """A set of scikit-learn: its loader's name and arguments, and the shape of an input where it is not flat."""
+
+    loader: str
+    task: Task
+    arguments: Mapping[str, bool] = field(default_factory=dict)
+    keys: Mapping[str, Key] = field(default_factory=dict)
+    image: tuple[int, ...] = ()
+
+
+_PACKAGED: dict[str, _Packaged] = {
+    "digits": _Packaged(
+        "load_digits", "classification", keys={"shape": choice("flat", "flat", "image")}, image=(1, 8, 8)
+    ),
+    # The scaled form is standardised over all rows, which would let the held-out ones leak into training.
+    "diabetes": _Packaged("load_diabetes", "regression", {"scaled": False}),
+    "breast_cancer": _Packaged("load_breast_cancer", "classification"),
+}
+
+
+def _leaf(packaged: _Packaged) -> Leaf:
+    def build(settings: Settings, teacher: Teacher | None) -> Dataset:
+        from sklearn import datasets
+
+        loader: Callable[..., tuple[np.ndarray, np.ndarray]] = getattr(datasets, packaged.loader)
+        x, y = loader(return_X_y=True, **packaged.arguments)
+        x = np.ascontiguousarray(x, dtype=np.float64)
+        if settings.get("shape") == "image":
+            x = x.reshape(len(x), *packaged.image)
+        classes = packaged.task == "classification"
+        return hold_out(
+            x,
+            y.astype(np.int64) if classes else y.astype(np.float64)[:, None],
+            task=packaged.task,
+            outputs=int(y.max()) + 1 if classes else 1,
+            settings=settings,
+            feature=lambda j: f"dataset '{settings['name']}': column {j + 1}",
+            label=lambda j: f"dataset '{settings['name']}': {'class' if classes else 'target'} {j}",
+        )
+
+    return Leaf({**packaged.keys, **KEYS}, build)
+
+
+LEAVES: dict[str, Leaf] = {name: _leaf(packaged) for name, packaged in _PACKAGED.items()}

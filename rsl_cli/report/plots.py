@@ -1,0 +1,325 @@
+"""The figures of a study. Every run is shown: what diverged or reached zero is marked at the edge of the plot."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import BoundaryNorm, ListedColormap
+from matplotlib.figure import Figure
+
+from rsl_cli.report import canvas
+from rsl_cli.report.canvas import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILLION
+from rsl_cli.report.runs import LOSS_NAMES, Run, StudyRuns, Which
+from rsl_cli.report.verdict import learning_numbers, success_by_epsilon
+from rsl_cli.stats import PowerLawFit, quantile
+
+_LOSS_STYLES: dict[Which, tuple[str, str, str]] = {"test": (BLUE, "o", "-"), "train": (ORANGE, "s", "--")}
+_DODGE: dict[Which, float] = {"test": 0.98, "train": 1 / 0.98}
+_SERIES = ((BLUE, "o"), (VERMILLION, "s"), (GREEN, "^"), (PURPLE, "D"), (ORANGE, "v"), (SKY, "P"))
+_DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)))
+_WIDE = (8.4, 4.6)
+_MOST_POINTS = 400
+_FAR_LIMIT = 8.0
+
+
+def draw_all(
+    runs: StudyRuns,
+    fit: PowerLawFit | None,
+    trajectories: Mapping[str, pd.DataFrame],
+    delta: float,
+    formats: Sequence[str],
+) -> dict[str, bytes]:
+    """Draw every figure of a report.
+
+    Args:
+        runs: the study.
+        fit: the law behind the headline verdict, if one was fitted.
+        trajectories: run name -> columns step, time, loss, test_loss.
+        delta: accepted probability of missing a target.
+        formats: file endings that matplotlib can write.
+
+    Returns:
+        File name -> content.
+    """
+    drawings = {
+        "loss_vs_params": (lambda figure: _losses(figure, runs, fit, by_lift=False), _WIDE),
+        "loss_vs_lift": (lambda figure: _losses(figure, runs, fit, by_lift=True), _WIDE),
+        "trajectories": (lambda figure: _trajectories(figure, runs, trajectories), _WIDE),
+        "success": (lambda figure: _success(figure, runs, delta), _WIDE),
+        "learning_number": (lambda figure: _learning_number(figure, runs, delta), _WIDE),
+    }
+    files = {}
+    for name, (draw, size) in drawings.items():
+        files |= {f"{name}.{form}": content for form, content in canvas.render(draw, formats, size).items()}
+    return files
+
+
+def _losses(figure: Figure, runs: StudyRuns, fit: PowerLawFit | None, *, by_lift: bool) -> None:
+    axes = figure.add_subplot()
+    views: tuple[Which, ...] = ("test", "train") if runs.headline == "test" else ("train",)
+    all_losses = [run.loss(view) for view in views for run in runs.with_loss(view)]
+    extra = [fit.floor] if fit is not None and fit.floor_visible else []
+    bottom, top = canvas.loss_axis(axes, [*all_losses, *extra], f"loss ({runs.loss_unit})")
+    axes.set_title(f"{runs.name}: loss against {'lift degree' if by_lift else 'number of parameters'}")
+    if by_lift:
+        canvas.lift_axis(axes, runs.lifts)
+        _shade_lifts(axes, runs)
+    else:
+        _params_axis(axes, runs)
+    if not runs.done:
+        canvas.note(axes, "no run has finished")
+        return
+    for view in views:
+        _points(axes, runs, view, by_lift, bottom)
+    _mark_runs(axes, runs, by_lift, top)
+    if fit is not None:
+        _draw_fit(axes, runs, fit, by_lift)
+    canvas.legend(figure, axes)
+
+
+def _points(axes: Axes, runs: StudyRuns, view: Which, by_lift: bool, bottom: float) -> None:
+    colour, marker, line = _LOSS_STYLES[view]
+    found, name = runs.with_loss(view), LOSS_NAMES[view]
+    # Hollow and filled alone are lost where points pile up, so the losses stand a little apart as well.
+    dodge = _DODGE[view] if by_lift and runs.headline == "test" else 1.0
+    inside = [run for run in found if 0 < run.loss(view) < math.inf]
+    fill = colour if view == runs.headline else "none"
+    place = [_place(run, by_lift) * dodge for run in inside]
+    axes.scatter(
+        *(place, [run.loss(view) for run in inside]),
+        s=24,
+        marker=marker,
+        facecolors=fill,
+        edgecolors=colour,
+        alpha=0.75,
+        linewidths=1.0,
+        label=f"{name} loss, each seed",
+        zorder=3,
+    )
+    zero = [run for run in found if run.loss(view) <= 0]
+    if zero:
+        axes.scatter(
+            *([_place(run, by_lift) * dodge for run in zero], [bottom] * len(zero)),
+            s=34,
+            marker="v",
+            facecolors=fill,
+            edgecolors=colour,
+            label=f"{name} loss is zero ({len(zero)})",
+            zorder=4,
+        )
+    groups = [[run for run in found if run.key.lift == lift] for lift in sorted({run.key.lift for run in found})]
+    centre = [float(np.median([_place(run, by_lift) for run in group])) * dodge for group in groups]
+    middle, low, high = (
+        np.array([_drawable(quantile([run.loss(view) for run in group], q)) for group in groups])
+        for q in (0.5, 0.25, 0.75)
+    )
+    axes.plot(centre, middle, color=colour, linestyle=line, label=f"{name} loss, median", zorder=3)
+    if max((len(group) for group in groups), default=0) > 1:
+        axes.fill_between(centre, low, high, color=colour, alpha=0.15, linewidth=0, label=f"{name} loss, quartiles")
+
+
+def _mark_runs(axes: Axes, runs: StudyRuns, by_lift: bool, top: float) -> None:
+    under = [run for run in runs.done if run.under_trained and 0 < run.loss(runs.headline) < math.inf]
+    dodge = _DODGE["test"] if by_lift and runs.headline == "test" else 1.0
+    if under:
+        axes.scatter(
+            *([_place(run, by_lift) * dodge for run in under], [run.loss(runs.headline) for run in under]),
+            s=85,
+            marker="o",
+            facecolors="none",
+            edgecolors=VERMILLION,
+            linewidths=1.3,
+            label=f"under-trained: still falling ({len(under)})",
+            zorder=5,
+        )
+    beyond = [run for run in runs.done if not math.isfinite(run.loss(runs.headline))]
+    if beyond:
+        places = [_place(run, by_lift) for run in beyond]
+        label = f"diverged ({len(beyond)})"
+        axes.scatter(places, [top] * len(beyond), s=40, marker="x", color="black", label=label, zorder=5)
+
+
+def _draw_fit(axes: Axes, runs: StudyRuns, fit: PowerLawFit, by_lift: bool) -> None:
+    fitted = [run for run in runs.done if run.key.lift not in runs.overparametrised_lifts]
+    params = np.array([run.params for run in fitted])
+    grid = np.geomspace(params.min(), params.max(), 200)
+    place = grid
+    if by_lift:
+        lifts = np.array([run.key.lift for run in fitted])
+        degrees = np.unique(lifts)
+        medians = np.array([np.median(params[lifts == degree]) for degree in degrees])
+        order = np.argsort(medians)
+        place = np.exp(np.interp(np.log(grid), np.log(medians[order]), np.log(degrees[order])))
+    low, high = fit.exponent_ci
+    law = f"{'floor + ' if fit.floor_visible else ''}a P$^{{-b}}$"
+    label = f"fit: {law},\nb = {fit.exponent:.2f} [{low:.2f}, {high:.2f}]"
+    axes.plot(place, fit.predict(grid), color="black", linestyle=":", linewidth=1.8, label=label, zorder=4)
+    if fit.floor_visible:
+        axes.axhline(fit.floor, color=GREY, linestyle="-.", linewidth=1.2, label=f"fitted floor, {fit.floor:.2g}")
+
+
+def _params_axis(axes: Axes, runs: StudyRuns) -> None:
+    params, limit = [run.params for run in runs.done], runs.limit
+    near = limit is not None and bool(params) and min(params) / _FAR_LIMIT <= limit <= max(params) * _FAR_LIMIT
+    canvas.log_axis(axes, [*params, *([limit * 1.15] if near and limit is not None else [])], "parameters P")
+    if limit is None or not params:
+        return
+    if near:
+        right = axes.get_xlim()[1]
+        axes.axvline(limit, color=GREY, linestyle=(0, (6, 3)), linewidth=1.2, label=f"P = N k = {limit:,.0f}")
+        axes.axvspan(limit, right, color=GREY, alpha=0.12, linewidth=0, label="overparametrised")
+        axes.set_xlim(right=right)
+    else:
+        side = "all" if limit > max(params) else "none"
+        axes.set_xlabel(f"parameters P  ({side} below samples x outputs = {limit:,.0f})")
+
+
+def _shade_lifts(axes: Axes, runs: StudyRuns) -> None:
+    crowded = runs.overparametrised_lifts
+    if not crowded:
+        return
+    left, right = axes.get_xlim()
+    before = [lift for lift in runs.lifts if lift < crowded[0]]
+    start = math.sqrt(before[-1] * crowded[0]) if before else left
+    axes.axvspan(start, right, color=GREY, alpha=0.12, linewidth=0, label="overparametrised, P >= N k")
+    axes.set_xlim(left, right)
+
+
+def _trajectories(figure: Figure, runs: StudyRuns, trajectories: Mapping[str, pd.DataFrame]) -> None:
+    flow = any(math.isfinite(run.flow_time) for run in runs.done)
+    column, label = ("time", "flow time t") if flow else ("step", "training step")
+    views: tuple[Which, ...] = ("train", "test") if runs.headline == "test" else ("train",)
+    curves = {view: _curves(runs, trajectories, view, column) for view in views}
+    values = [value for found in curves.values() for _, _, y in found for value in y]
+    places = [value for found in curves.values() for _, x, _ in found for value in x]
+    panels = figure.subplots(1, len(views), sharey=True, squeeze=False)[0]
+    colours = matplotlib.colormaps["viridis"](np.linspace(0, 0.92, max(1, len(runs.lifts))))
+    figure.suptitle(f"{runs.name}: loss while training", fontsize=canvas.STYLE["axes.titlesize"])
+    for panel, view in zip(panels, views, strict=True):
+        canvas.log_axis(panel, places, label)
+        canvas.loss_axis(panel, values, f"loss ({runs.loss_unit})" if panel is panels[0] else "")
+        panel.set_title(f"{LOSS_NAMES[view]} loss")
+        if not curves[view]:
+            canvas.note(panel, "no trajectory")
+        for lift, x, y in curves[view]:
+            rank = runs.lifts.index(lift)
+            dash = _DASHES[rank % 4]
+            panel.plot(x, y, color=colours[rank], linestyle=dash, linewidth=1.0, alpha=0.8)
+    if runs.lifts:
+        norm = BoundaryNorm(np.arange(len(runs.lifts) + 1) - 0.5, len(runs.lifts))
+        ticks = range(0, len(runs.lifts), math.ceil(len(runs.lifts) / 14))
+        bar = figure.colorbar(ScalarMappable(norm, ListedColormap(colours)), ax=panels, ticks=list(ticks), pad=0.02)
+        bar.ax.set_yticklabels([str(runs.lifts[i]) for i in ticks])
+        bar.ax.minorticks_off()
+        bar.set_label("lift degree n")
+
+
+def _curves(
+    runs: StudyRuns, trajectories: Mapping[str, pd.DataFrame], view: Which, column: str
+) -> list[tuple[int, np.ndarray, np.ndarray]]:
+    """Positive points of every run's curve, thinned evenly in log place: a figure of a million points opens nowhere."""
+    curves = []
+    for run in runs.done:
+        frame = trajectories.get(run.name)
+        name = "loss" if view == "train" else "test_loss"
+        if frame is None or column not in frame or name not in frame:
+            continue
+        x, y = (np.asarray(frame[key], dtype=np.float64) for key in (column, name))
+        kept = np.isfinite(x) & np.isfinite(y) & (x > 0) & (y > 0)
+        x, y = x[kept], y[kept]
+        if x.size > _MOST_POINTS:
+            wanted = np.geomspace(x[0], x[-1], _MOST_POINTS)
+            chosen = np.unique(np.clip(np.searchsorted(x, wanted), 0, x.size - 1))
+            x, y = x[chosen], y[chosen]
+        if x.size:
+            curves.append((run.key.lift, x, y))
+    return curves
+
+
+def _success(figure: Figure, runs: StudyRuns, delta: float) -> None:
+    axes = figure.add_subplot()
+    axes.set_title(f"{runs.name}: share of seeds whose {LOSS_NAMES[runs.headline]} loss reaches a target")
+    canvas.lift_axis(axes, runs.lifts)
+    axes.set_ylim(-0.04, 1.04)
+    axes.set_ylabel("share of seeds with loss <= eps (95 % exact interval)")
+    table = success_by_epsilon(runs)
+    if not table:
+        canvas.note(axes, "no run has a finite loss")
+        return
+    chosen = _telling(list(table), [sum(share.successes for share in row.values()) for row in table.values()])
+    axes.axhline(1 - delta, color=GREY, linestyle=":", linewidth=1.2, label=f"1 - delta = {1 - delta:g}")
+    for i, key in enumerate(chosen):
+        (colour, marker), row = _SERIES[i], table[key]
+        shift = 2 ** (0.055 * (i - (len(chosen) - 1) / 2))
+        lifts = np.array(sorted(row))
+        share = np.array([row[lift].successes / row[lift].runs for lift in lifts])
+        below = share - np.array([row[lift].low for lift in lifts])
+        above = np.array([row[lift].high for lift in lifts]) - share
+        axes.errorbar(
+            *(lifts * shift, share),
+            yerr=np.clip([below, above], 0, 1),
+            color=colour,
+            marker=marker,
+            linestyle=_DASHES[i],
+            linewidth=1.3,
+            elinewidth=0.8,
+            capsize=2,
+            label=f"eps = {key}",
+        )
+    canvas.legend(figure, axes)
+
+
+def _telling(keys: list[str], successes: list[int]) -> list[str]:
+    """Up to six targets, evenly over those that some seeds reach and others miss; equal curves are shown once."""
+    best = max(successes)
+    distinct = [i for i, count in enumerate(successes) if count > 0 and (i == 0 or count != successes[i - 1])]
+    partial = [i for i in distinct if successes[i] < best] or distinct[:1] or [len(keys) - 1]
+    count = min(len(_SERIES), len(partial))
+    return [keys[partial[i]] for i in np.unique(np.linspace(0, len(partial) - 1, count).round().astype(int))]
+
+
+def _learning_number(figure: Figure, runs: StudyRuns, delta: float) -> None:
+    axes = figure.add_subplot()
+    axes.set_title(f"{runs.name}: least lift degree that reaches a target")
+    numbers = learning_numbers(runs, delta)
+    witness = runs.witness_degree
+    canvas.log_axis(axes, numbers, f"target {LOSS_NAMES[runs.headline]} loss eps ({runs.loss_unit})")
+    canvas.lift_axis(axes, [*runs.lifts, *([] if witness is None else [witness])], vertical=True)
+    if not numbers:
+        canvas.note(axes, "no run has a finite loss")
+        return
+    targets = np.array(list(numbers))
+    some = np.array([_degree(number) for number, _ in numbers.values()])
+    point, low, high = (
+        np.array([_degree(getattr(learnt, name)) for _, learnt in numbers.values()])
+        for name in ("point", "low", "high")
+    )
+    # Unknown upper ends lie beyond the sweep; the band runs off the plot there.
+    reach = np.where(np.isnan(high), axes.get_ylim()[1], high)
+    where = np.isfinite(low).tolist()
+    label = "interval of the learning number\n(open at the top: beyond the sweep)"
+    axes.fill_between(targets, low, reach, where=where, color=BLUE, alpha=0.15, linewidth=0, label=label)
+    axes.plot(targets, point, color=BLUE, marker="o", label=f"learning number, delta = {delta:g}")
+    label = "approximation number\n(upper bound: some seed reached it)"
+    axes.plot(targets, some, color=VERMILLION, marker="s", markerfacecolor="none", linestyle="--", label=label)
+    if witness is not None:
+        axes.axhline(witness, color=GREEN, linestyle="-.", label=f"planted witness, n = {witness}")
+    if not np.isfinite(some).any():
+        canvas.note(axes, "no target was reached")
+    canvas.legend(figure, axes)
+
+
+def _degree(value: int | None) -> float:
+    return math.nan if value is None else float(value)
+
+
+def _place(run: Run, by_lift: bool) -> float:
+    return float(run.key.lift) if by_lift else run.params
+
+
+def _drawable(value: float) -> float:
+    return value if 0 < value < math.inf else math.nan

@@ -1,0 +1,245 @@
+"""What a study is: its resolved configuration, and the identity that names each run by what it computes."""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from rsl_cli.data import Dataset, content_identity, load_dataset
+from rsl_cli.errors import ConfigError, StoreError, one_of
+from rsl_cli.graph import BaseGraph, EdgeLifting, edge_lifting
+from rsl_cli.lift import sample_lift
+from rsl_cli.network import PARAMETRIZATIONS, LiftedNetwork
+from rsl_cli.study.store import SCHEMA, RunKey, StudyStore
+from rsl_cli.study.sweep import lift_degrees, seed_list
+from rsl_cli.train.first_order import FirstOrder
+from rsl_cli.train.objective import LOSSES
+
+DEFAULTS: Mapping[str, Any] = {
+    "lift": "16..256",
+    "seeds": 5,
+    "loss": None,
+    "parametrization": "mup",
+    "device": "auto",
+    "results_dir": "results",
+    "study": None,
+    "executor": {"name": "local"},
+}
+KEYS = ("base", "lifting", "dataset", "trainer", *DEFAULTS)
+EXECUTORS: Mapping[str, Mapping[str, Any]] = {
+    "local": {"checkpoint_seconds": 30.0},
+    "process": {"checkpoint_seconds": 30.0, "workers": None},
+}
+
+
+@dataclass(frozen=True)
+class StudySpec:
+    """One study, fully resolved; make one with `StudySpec.from_config`.
+
+    Args:
+        config: the plain configuration it was made from, defaults filled in.
+        lifts: degrees, ascending.
+        seeds: ascending.
+        lifting: for edges that name none.
+        trainer: its settings.
+        loss: ``mse`` or ``cross_entropy``.
+        device: ``cpu`` or ``cuda``.
+        name: the study's folder below ``results_dir``.
+    """
+
+    config: Mapping[str, Any]
+    lifts: tuple[int, ...]
+    seeds: tuple[int, ...]
+    lifting: EdgeLifting
+    trainer: FirstOrder
+    loss: str
+    device: str
+    name: str
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> "StudySpec":
+        """Validate a configuration; reads the data, writes nothing.
+
+        Raises:
+            ConfigError, GraphError, DataError: the first thing that cannot be run, in one line.
+        """
+        for key in config:
+            if key not in KEYS:
+                raise ConfigError(one_of("key", key, KEYS))
+        for key in ("base", "lifting", "dataset", "trainer", "executor"):
+            if not isinstance(config.get(key, DEFAULTS.get(key)), Mapping):
+                raise ConfigError(f"{key}={config.get(key)!r}; a group is needed: {key}=NAME")
+        full = {**DEFAULTS, **config}
+        full["executor"] = _executor(full["executor"])
+        lifts, seeds = lift_degrees(full["lift"]), seed_list(full["seeds"])
+        trainer = FirstOrder.from_config(full["trainer"])
+        if full["parametrization"] not in PARAMETRIZATIONS:
+            raise ConfigError(one_of("parametrization", full["parametrization"], PARAMETRIZATIONS))
+        if full["loss"] is not None and full["loss"] not in LOSSES:
+            raise ConfigError(one_of("loss", full["loss"], LOSSES))
+        device = _device(full["device"])
+        name = _name(full)
+        draft = cls(full, lifts, seeds, edge_lifting(full["lifting"]), trainer, "", device, name)
+        loss = full["loss"] or ("cross_entropy" if draft.data.task == "classification" else "mse")
+        if loss == "cross_entropy" and draft.data.task != "classification":
+            raise ConfigError(
+                f"loss=cross_entropy needs classes, dataset '{draft.data.name}' has numbers; use loss=mse"
+            )
+        spec = cls(full, lifts, seeds, draft.lifting, trainer, loss, device, name)
+        # What was read to choose the loss need not be read again.
+        spec.__dict__["data"], spec.__dict__["base"] = draft.data, draft.base
+        for degree in (lifts[0], lifts[-1]):
+            _check_matchings(spec, degree)
+        return spec
+
+    @cached_property
+    def data(self) -> Dataset:
+        """The dataset, read or made."""
+        return load_dataset(self.config["dataset"], teacher=self._teacher)
+
+    @cached_property
+    def base(self) -> BaseGraph:
+        """The base graph, with the data's shapes."""
+        return BaseGraph.from_config(
+            self.config["base"], input_shape=self.data.input_shape, output_size=self.data.outputs
+        )
+
+    @property
+    def store(self) -> StudyStore:
+        """Where the study lies."""
+        return StudyStore(Path(str(self.config["results_dir"])) / self.name)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of parameters and data."""
+        return torch.float64 if self.trainer.dtype == "float64" else torch.float32
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """Everything that determines the numbers, but lift and seed: no names, paths, devices or executors."""
+        base = asdict(self.base)
+        del base["name"]
+        return {
+            "schema": SCHEMA,
+            "base": base,
+            "lifting": asdict(self.lifting),
+            "dataset": content_identity(self.config["dataset"]),
+            "loss": self.loss,
+            "parametrization": self.config["parametrization"],
+            "trainer": self.trainer.identity(),
+        }
+
+    def keys(self) -> list[RunKey]:
+        """Every run, by lift, then seed."""
+        return [RunKey(n, s, run_id(self.identity, n, s)) for n in self.lifts for s in self.seeds]
+
+    def _teacher(self, config: Mapping[str, Any]) -> Any:
+        """The planted witness: a lift of the base at degree n0, its readout drawn even where a study starts at zero."""
+        inputs, outputs = int(config["inputs"]), int(config["outputs"])
+        base_config = json.loads(json.dumps(self.config["base"]))
+        for edge in base_config.get("edges") or []:
+            if isinstance(edge, dict) and (edge.get("init") or {}).get("kind") == "zeros":
+                edge["init"] = {"kind": "normal"}
+        base = BaseGraph.from_config(base_config, input_shape=(inputs,), output_size=outputs)
+        seed = int(config["seed"])
+        lift = sample_lift(base, int(config["degree"]), seed, self.lifting)
+        network = LiftedNetwork(lift, seed, torch.float64)
+
+        def compute(x: np.ndarray) -> np.ndarray:
+            with torch.no_grad():
+                return network(torch.as_tensor(x, dtype=torch.float64)).numpy()
+
+        return compute
+
+
+def run_id(identity: Mapping[str, Any], lift: int, seed: int) -> str:
+    """16 hex digits of the SHA-256 of everything that determines a run's numbers."""
+    text = json.dumps({**identity, "lift": lift, "seed": seed}, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def refuse_other(store: StudyStore, identity: Mapping[str, Any]) -> None:
+    """Refuse to add to a study that computes something else.
+
+    Raises:
+        StoreError: with the keys that differ.
+    """
+    old, new = _flat(store.read_study()["identity"]), _flat(json.loads(json.dumps(identity)))
+    differ = sorted(key for key in {*old, *new} if old.get(key) != new.get(key))
+    if differ:
+        shown = ", ".join(f"{key} ({_short(old.get(key))} there, {_short(new.get(key))} now)" for key in differ[:4])
+        more = f" and {len(differ) - 4} more" if len(differ) > 4 else ""
+        raise StoreError(
+            f"study '{store.name}' at {store.root} computes something else: {shown}{more}; choose another study=NAME, "
+            "or set these keys as they were"
+        )
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    if isinstance(value, Mapping):
+        items = value.items()
+    elif isinstance(value, list):
+        items = ((str(i), item) for i, item in enumerate(value))
+    else:
+        return {prefix: value}
+    return {k: v for key, item in items for k, v in _flat(item, f"{prefix}.{key}" if prefix else str(key)).items()}
+
+
+def _short(value: Any) -> str:
+    text = "absent" if value is None else str(value)
+    return text if len(text) <= 24 else text[:21] + "..."
+
+
+def _name(config: Mapping[str, Any]) -> str:
+    if config["study"] is None:
+        return "_".join(str(config[group].get("name", "unnamed")) for group in ("base", "dataset", "trainer"))
+    name = str(config["study"])
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]*", name):
+        raise ConfigError(f"study={name!r}; accepted: letters, digits and . _ + -, starting with a letter or digit")
+    return name
+
+
+def _executor(config: Mapping[str, Any]) -> dict[str, Any]:
+    name = config.get("name")
+    if name not in EXECUTORS:
+        raise ConfigError(one_of("executor", name, EXECUTORS))
+    accepted = EXECUTORS[name]
+    for key in config:
+        if key != "name" and key not in accepted:
+            raise ConfigError(one_of("executor key", key, accepted))
+    full = {**accepted, **config}
+    seconds, workers = full["checkpoint_seconds"], full.get("workers")
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not seconds > 0:
+        raise ConfigError(f"executor.checkpoint_seconds={seconds!r}; accepted: a number above 0")
+    if workers is not None and (isinstance(workers, bool) or not isinstance(workers, int) or workers < 1):
+        raise ConfigError(f"executor.workers={workers!r}; accepted: null (one per core) or a whole number from 1")
+    return full
+
+
+def _device(value: Any) -> str:
+    if value not in ("auto", "cpu", "cuda"):
+        raise ConfigError(one_of("device", value, ("auto", "cpu", "cuda")))
+    found = torch.cuda.is_available()
+    if value == "cuda" and not found:
+        raise ConfigError("device=cuda, but torch finds no CUDA device here; use device=cpu or device=auto")
+    return "cuda" if found and value != "cpu" else "cpu"
+
+
+def _check_matchings(spec: StudySpec, degree: int) -> None:
+    """Draw the smallest and the largest lift's fibres before anything is written: a bad matching shows here."""
+    from rsl_cli.lift import fibre_sizes, lifting_of
+
+    fibres = fibre_sizes(spec.base, degree)
+    for edge in spec.base.edges:
+        if lifting_of(edge, spec.base, spec.lifting).kind == "matching" and fibres[edge.source] != fibres[edge.target]:
+            raise ConfigError(
+                f"edge {edge.name}: lifting 'matching' needs fibres of equal size, got {fibres[edge.source]} and "
+                f"{fibres[edge.target]} at lift {degree}; use 'random' or 'regular' there"
+            )

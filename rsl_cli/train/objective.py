@@ -1,0 +1,146 @@
+"""The loss of a network on a dataset, replica by replica, in chunks that fit memory."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from rsl_cli.data import Dataset
+from rsl_cli.errors import ConfigError, one_of
+from rsl_cli.network import LiftedNetwork
+
+LOSSES = ("mse", "cross_entropy")
+_CHUNK_NUMBERS = 1 << 22
+"""Activations of one vertex that one chunk of samples may hold, for one replica."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Full-batch figures of every replica.
+
+    Args:
+        loss: training loss, float64 (R,).
+        grad_norm: norm of its gradient, float64 (R,).
+        test_loss: held-out loss, float64 (R,).
+        accuracy: held-out share classified rightly, float64 (R,); NaN for regression.
+    """
+
+    loss: Tensor
+    grad_norm: Tensor
+    test_loss: Tensor
+    accuracy: Tensor
+
+
+class Objective:
+    """A dataset and a loss, on a device, ready to be evaluated.
+
+    ``mse`` is half the mean over samples of the squared norm of the residual; class labels become one-hot targets.
+    ``cross_entropy`` is the mean negative log-likelihood under a softmax, in nats.
+
+    Raises:
+        ConfigError: unknown loss, or cross-entropy on regression targets.
+    """
+
+    def __init__(self, data: Dataset, loss: str, *, dtype: torch.dtype, device: str | torch.device = "cpu") -> None:
+        if loss not in LOSSES:
+            raise ConfigError(one_of("loss", loss, LOSSES))
+        if loss == "cross_entropy" and data.task != "classification":
+            raise ConfigError(f"loss=cross_entropy needs classes, dataset '{data.name}' has numbers; use loss=mse")
+        self.kind = loss
+        self.classify = data.task == "classification"
+        self.x = torch.as_tensor(data.x_train, dtype=dtype, device=device)
+        self.x_test = torch.as_tensor(data.x_test, dtype=dtype, device=device)
+        self.y = self._targets(data, data.y_train, dtype, device)
+        self.y_test = self._targets(data, data.y_test, dtype, device)
+
+    @property
+    def samples(self) -> int:
+        """N, the number of training samples."""
+        return len(self.x)
+
+    def losses(self, out: Tensor, y: Tensor) -> Tensor:
+        """Loss of each sample: (R, N) from outputs (R, N, k) and targets (N, ...) or (R, N, ...)."""
+        if self.kind == "mse":
+            return 0.5 * (out - y).square().sum(-1)
+        labels = y.expand(out.shape[:2])
+        return functional.cross_entropy(out.flatten(0, 1), labels.flatten(), reduction="none").view(out.shape[:2])
+
+    def backward(self, network: LiftedNetwork, batch: Tensor | None) -> Tensor:
+        """Accumulate gradients of the sum over replicas of their mean losses.
+
+        Args:
+            network: whose parameters get them.
+            batch: int64 (R, B), samples of each replica; None for all samples, in chunks.
+
+        Returns:
+            (R,) losses, detached.
+        """
+        if batch is None:
+            return self._backward_all(network)
+        losses = self.losses(_outputs(network, self.x[batch]), self.y[batch]).sum(1) / batch.shape[1]
+        losses.sum().backward()
+        return losses.detach()
+
+    def evaluate(self, network: LiftedNetwork) -> Evaluation:
+        """Full training loss and gradient norm, held-out loss and accuracy; the gradients are cleared again."""
+        network.zero_grad(set_to_none=True)
+        loss = self._backward_all(network)
+        gradients = {name: p.grad for name, p in network.named_parameters() if p.grad is not None}
+        grad_norm = network.squared_norms(gradients).sqrt()
+        network.zero_grad(set_to_none=True)
+        test_loss = torch.zeros(network.replica_count, dtype=torch.float64)
+        right = torch.zeros(network.replica_count, dtype=torch.float64)
+        total = len(self.x_test)
+        with torch.no_grad():
+            for part in self._chunks(network, total):
+                out, y = _outputs(network, self.x_test[part]), self.y_test[part]
+                test_loss += _sums(self.losses(out, y)) / total
+                if self.classify:
+                    labels = y.argmax(-1) if self.kind == "mse" else y
+                    right += (out.argmax(-1) == labels).double().sum(1).cpu() / total
+        return Evaluation(loss, grad_norm, test_loss, right if self.classify else torch.full_like(right, math.nan))
+
+    def resolution(self) -> float:
+        """The smallest loss that rounding of the outputs lets one tell from zero."""
+        epsilon = torch.finfo(self.x.dtype).eps
+        if self.kind == "cross_entropy":
+            return epsilon
+        return 0.5 * epsilon**2 * max(float(self.y.double().square().sum(-1).mean()), 1e-300)
+
+    def _backward_all(self, network: LiftedNetwork) -> Tensor:
+        loss = torch.zeros(network.replica_count, dtype=torch.float64)
+        for part in self._chunks(network, self.samples):
+            losses = self.losses(_outputs(network, self.x[part]), self.y[part])
+            (losses.sum() / self.samples).backward()
+            loss += _sums(losses.detach()) / self.samples
+        return loss
+
+    def _chunks(self, network: LiftedNetwork, total: int) -> list[slice]:
+        # Sized by one replica, so that what is beside it in a union cannot change its rounding.
+        largest = max(max(replica.fibres.values()) for replica in network.lift.replicas)
+        size = min(max(_CHUNK_NUMBERS // largest, 64), 4096)
+        return [slice(start, min(start + size, total)) for start in range(0, total, size)]
+
+    def _targets(self, data: Dataset, y: object, dtype: torch.dtype, device: str | torch.device) -> Tensor:
+        if not self.classify:
+            return torch.as_tensor(y, dtype=dtype, device=device)
+        labels = torch.as_tensor(y, dtype=torch.int64, device=device)
+        return labels if self.kind == "cross_entropy" else functional.one_hot(labels, data.outputs).to(dtype)
+
+
+def distances(network: LiftedNetwork, start: Mapping[str, Tensor]) -> Tensor:
+    """|theta - theta_0| of every replica, float64 (R,)."""
+    moved = {name: parameter.detach() - start[name] for name, parameter in network.named_parameters()}
+    return network.squared_norms(moved).sqrt()
+
+
+def _outputs(network: LiftedNetwork, x: Tensor) -> Tensor:
+    out = network(x)
+    return out if out.dim() == 3 else out[None]
+
+
+def _sums(losses: Tensor) -> Tensor:
+    return torch.stack([row.double().sum() for row in losses]).cpu()

@@ -1,0 +1,80 @@
+"""What every trainer returns: a trajectory sampled at log-spaced steps, and why it ended."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+COLUMNS = ("step", "time", "loss", "test_loss", "grad_norm", "distance")
+"""Columns of a trajectory: step number, flow time (NaN if the trainer is no flow), loss on the training set and on the
+held-out set, norm of the training loss's full gradient, distance |theta - theta_0|."""
+
+STOP_REASONS = ("stationary", "time", "budget", "diverged")
+
+Row = tuple[int, float, float, float, float, float]
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """Samples of one replica's training, by increasing step."""
+
+    rows: tuple[Row, ...]
+
+    def to_frame(self) -> "pd.DataFrame":
+        """The samples as a table with the columns of `COLUMNS`."""
+        import pandas as pd
+
+        return pd.DataFrame(list(self.rows), columns=pd.Index(COLUMNS))
+
+    @property
+    def last(self) -> dict[str, float]:
+        """The final sample by column."""
+        return dict(zip(COLUMNS, self.rows[-1], strict=True))
+
+    def log_slope(self) -> float:
+        """Slope d log loss / d log step over the last halving of steps; NaN if there is none."""
+        end = self.rows[-1]
+        before = [row for row in self.rows if 0 < row[0] <= end[0] / 2]
+        if not before or not (end[2] > 0 and before[-1][2] > 0 and math.isfinite(end[2])):
+            return math.nan
+        return math.log(end[2] / before[-1][2]) / math.log(end[0] / before[-1][0])
+
+    def relative_gradient(self) -> float:
+        """The gradient's norm against its scale, |grad L| * distance / L.
+
+        The share of the loss that moving as far again along -grad would remove, to first order: small at a true
+        stationary point, of order one where the optimiser only stopped.
+        """
+        end = self.last
+        return end["grad_norm"] * end["distance"] / end["loss"] if end["loss"] > 0 else 0.0
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """How the training of one replica ended.
+
+    Args:
+        trajectory: its samples.
+        stop_reason: ``stationary``, ``time``, ``budget`` or ``diverged``.
+        accuracy: share of held-out samples classified rightly; NaN for regression.
+        state: final parameters by name, without the other replicas'.
+    """
+
+    trajectory: Trajectory
+    stop_reason: str
+    accuracy: float
+    state: dict[str, Tensor] = field(repr=False)
+
+
+def log_spaced_steps(total: int, per_decade: int) -> list[int]:
+    """0, then whole numbers about evenly spaced in the logarithm, then ``total``."""
+    if total <= 0:
+        return [0]
+    count = max(2, round(per_decade * math.log10(total)) + 1)
+    spaced: Iterable[float] = (total ** (i / (count - 1)) for i in range(count))
+    return sorted({0, total, *(round(step) for step in spaced)})

@@ -1,0 +1,175 @@
+"""Keys, defaults and identities of every dataset, and the configuration files that ship with them."""
+
+import hashlib
+from collections import UserDict
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from rsl_cli.data import Dataset, accepted_datasets, content_identity, load_dataset
+from rsl_cli.data.load import _LEAVES
+from rsl_cli.errors import ConfigError, DataError
+
+CONF = Path(__file__).parents[2] / "conf" / "dataset"
+CSV = {"name": "csv", "path": "a.csv", "target": "y"}
+TABLES = ("csv", "parquet", "npz")
+
+
+def test_every_dataset_has_its_file_and_every_file_its_dataset():
+    assert sorted(accepted_datasets()) == sorted(file.stem for file in CONF.glob("*.yaml"))
+    assert len(set(accepted_datasets())) == len(accepted_datasets())
+
+
+@pytest.mark.parametrize("name", accepted_datasets())
+def test_files_spell_out_the_defaults_in_order_under_a_header(name: str):
+    text = (CONF / f"{name}.yaml").read_text(encoding="utf-8")
+    written = yaml.safe_load(text)
+    declared = {"name": name, **{key: spec.default for key, spec in _LEAVES[name].keys.items()}}
+    assert written == declared
+    assert {key: type(value) for key, value in written.items()} == {key: type(value) for key, value in declared.items()}
+    assert sorted(written) == sorted(declared)
+    assert text.startswith("# ")
+
+
+@pytest.mark.parametrize("name", [name for name in accepted_datasets() if name not in TABLES])
+def test_files_load_as_they_stand(name: str):
+    config = yaml.safe_load((CONF / f"{name}.yaml").read_text(encoding="utf-8"))
+    data = load_dataset(config, teacher=lambda settings: lambda x: x[:, :1])
+    assert data.name == name
+    assert content_identity(config) == config == content_identity({"name": name})
+    assert data.outputs > 0 and data.samples > 300
+
+
+@pytest.mark.parametrize("name", accepted_datasets())
+def test_examples_in_messages_are_accepted(name: str):
+    for spec in _LEAVES[name].keys.values():
+        spec.read(yaml.safe_load(spec.example))
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ("sine2d", r"dataset is 'sine2d' \(str\); accepted: a mapping with a name"),
+        ({}, r"dataset\.name None is not known; accepted: sine2d, "),
+        ({"name": "sine2"}, r"dataset\.name 'sine2' is not known; accepted: .*; did you mean 'sine2d'\?"),
+        ({"name": ["sine2d"]}, r"dataset\.name \['sine2d'\] is not known"),
+        (
+            {"name": "sine2d", "sampels": 5},
+            r"dataset\.sampels is not a key of dataset 'sine2d'; accepted: name, samples, test_samples, seed; "
+            r"did you mean 'samples'\?",
+        ),
+        ({"name": "sine2d", "noise": 0.1}, r"dataset\.noise is not a key of dataset 'sine2d'"),
+        (
+            {"name": "sine2d", "samples": "many"},
+            r"dataset\.samples is 'many' \(str\); accepted: an integer from 2 to 1000000000; "
+            r"e\.g\. dataset\.samples=16384",
+        ),
+        ({"name": "sine2d", "samples": 1}, r"dataset\.samples is 1 \(int\)"),
+        ({"name": "sine2d", "samples": 10**12}, r"dataset\.samples is 1000000000000 \(int\)"),
+        ({"name": "sine2d", "samples": 100.0}, r"dataset\.samples is 100\.0 \(float\)"),
+        ({"name": "sine2d", "samples": True}, r"dataset\.samples is True \(bool\)"),
+        ({"name": "sine2d", "samples": None}, r"dataset\.samples is not set; accepted: an integer"),
+        ({"name": "sine2d", "test_samples": 0}, r"dataset\.test_samples is 0 \(int\); accepted: an integer from 1"),
+        ({"name": "sine2d", "seed": -1}, r"dataset\.seed is -1 \(int\); accepted: an integer >= 0; e\.g\. .*seed=0"),
+        ({"name": "sine2d", "seed": "0"}, r"dataset\.seed is '0' \(str\)"),
+        ({"name": "teacher", "degree": 0}, r"dataset\.degree is 0 "),
+        ({"name": "teacher", "inputs": 0}, r"dataset\.inputs is 0 "),
+        ({"name": "teacher", "outputs": 0}, r"dataset\.outputs is 0 "),
+        ({"name": "spirals", "noise": -0.1}, r"dataset\.noise is -0\.1 \(float\); accepted: a number >= 0\.0;"),
+        ({"name": "spirals", "noise": float("nan")}, r"dataset\.noise is nan \(float\)"),
+        ({"name": "spirals", "noise": float("inf")}, r"dataset\.noise is inf \(float\)"),
+        ({"name": "spirals", "noise": 10**400}, r"dataset\.noise is 1\d*\.\.\.\d* \(int\)"),
+        ({"name": "spirals", "noise": False}, r"dataset\.noise is False \(bool\)"),
+        ({"name": "spirals", "turns": 101}, r"dataset\.turns is 101 \(int\); accepted: a number from 0\.0 to 100\.0"),
+        ({"name": "parity", "bits": 3, "k": 4}, r"dataset\.k is 4"),
+        ({"name": "digits", "shape": "imge"}, r"dataset\.shape is 'imge' .*flat or image;.*did you mean 'image'\?"),
+        ({"name": "digits", "shape": (8, 8)}, r"dataset\.shape is \(8, 8\) \(tuple\)"),
+        ({"name": "digits", "standardize": "yes"}, r"dataset\.standardize is 'yes' \(str\); accepted: true or false"),
+        ({"name": "digits", "standardize": 1}, r"dataset\.standardize is 1 \(int\)"),
+        ({"name": "diabetes", "test_fraction": 0}, r"dataset\.test_fraction is 0 .*above 0\.0 and below 1\.0"),
+        ({"name": "diabetes", "test_fraction": 1.0}, r"dataset\.test_fraction is 1\.0 "),
+        ({"name": "diabetes", "test_fraction": np.ones(3)}, r"dataset\.test_fraction is array\(\[1\., 1\., 1\.\]\)"),
+        ({"name": "csv"}, r"dataset\.path is not set; accepted: the path of a file; .*path=data/houses\.csv"),
+        ({"name": "npz"}, r"dataset\.path is not set; .*images\.npz"),
+        ({"name": "csv", "path": ""}, r"dataset\.path is '' \(str\)"),
+        ({"name": "csv", "path": 3}, r"dataset\.path is 3 \(int\)"),
+        ({"name": "csv", "path": "a.csv"}, r"dataset\.target is not set; .* name of a column; .*target=price"),
+        ({**CSV, "target": True}, r"dataset\.target is True \(bool\)"),
+        ({**CSV, "features": "x"}, r"dataset\.features is 'x' \(str\).*\[rooms,age\]"),
+        ({**CSV, "features": []}, r"dataset\.features is \[\] \(list\)"),
+        ({**CSV, "features": ["x", None]}, r"dataset\.features is \['x', None\]"),
+        ({**CSV, "features": ["x", "y"]}, r"dataset\.features holds the target 'y'"),
+        ({**CSV, "target": 1, "features": ["0", 1]}, r"dataset\.features holds the target '1'"),
+        ({**CSV, "features": ["x", "x"]}, r"dataset\.features names 'x' twice"),
+        ({**CSV, "task": "regresion"}, r"dataset\.task is .*did you mean 'regression'\?"),
+        ({"name": "npz", "path": "a.npz", "features": None}, r"dataset\.features is not a key of dataset 'npz'"),
+    ],
+)  # fmt: skip
+def test_a_wrong_configuration_is_one_line_that_names_the_key(config, message: str):
+    for refuse in (load_dataset, content_identity):
+        with pytest.raises(ConfigError, match=message) as caught:
+            refuse(config)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_long_value_is_cut():
+    with pytest.raises(ConfigError) as caught:
+        load_dataset({"name": "sine2d", "samples": "line\n" * 1000})
+    assert len(str(caught.value)) < 300
+    assert "\n" not in str(caught.value)
+
+
+def test_any_mapping_and_numpy_numbers_will_do():
+    config = UserDict(name="spirals", samples=np.int32(40), noise=np.float32(0.25), seed=np.uint8(0))
+    identity = content_identity(config)
+    assert identity == {"name": "spirals", "noise": 0.25, "turns": 1.5, "samples": 40, "test_samples": 4096, "seed": 0}
+    assert all(type(value) in (str, int, float) for value in identity.values())
+    assert load_dataset(config).samples == 40
+
+
+def test_identity_is_the_same_for_all_ways_to_write_one_configuration():
+    assert repr(content_identity({"name": "spirals", "noise": 0})) == repr(
+        content_identity({"seed": 0, "noise": 0.0, "name": "spirals"})
+    )
+    assert content_identity({"name": "spirals", "seed": 1}) != content_identity({"name": "spirals"})
+
+
+def test_identity_of_a_file_is_its_content_and_not_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "deep").mkdir()
+    first, moved = tmp_path / "a.csv", tmp_path / "deep" / "b.csv"
+    first.write_bytes(b"x,y\n1,2\n")
+    moved.write_bytes(b"x,y\n1,2\n")
+    config = {"name": "csv", "target": "y"}
+    identity = content_identity({**config, "path": str(first)})
+    assert identity["path"] == hashlib.sha256(b"x,y\n1,2\n").hexdigest()
+    assert identity == content_identity({**config, "path": moved})
+    monkeypatch.chdir(tmp_path)
+    assert identity == content_identity({**config, "path": "a.csv"})
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert identity == content_identity({**config, "path": "~/a.csv"})
+    moved.write_bytes(b"x,y\n1,3\n")
+    assert identity != content_identity({**config, "path": moved})
+    assert str(tmp_path) not in repr(identity)
+    with pytest.raises(DataError, match=r"'c\.csv' is not there"):
+        content_identity({**config, "path": "c.csv"})
+
+
+X, Y = np.zeros((4, 2)), np.zeros((4, 1))
+
+
+@pytest.mark.parametrize(
+    ("task", "arrays", "outputs", "message"),
+    [
+        ("regression", (X[:, 0], Y, X, Y), 1, r"training inputs are float64 \(4,\)"),
+        ("regression", (X, Y, X[:, :1], Y), 1, r"held-out inputs are float64 \(4, 1\); expected float64 \(N, 2\)"),
+        ("regression", (X.astype("f4"), Y, X, Y), 1, r"training inputs are float32"),
+        ("regression", (X, Y[:3], X, Y), 1, r"targets are float64 \(3, 1\); regression needs float64 \(4, 1\)"),
+        ("regression", (X, Y, X, Y), 2, r"needs float64 \(4, 2\)"),
+        ("classification", (X, Y, X, Y), 2, r"classification needs int64 \(4,\)"),
+    ],
+)  # fmt: skip
+def test_arrays_that_contradict_each_other_are_refused(task, arrays, outputs: int, message: str):
+    with pytest.raises(DataError, match=message):
+        Dataset("mine", task, *arrays, outputs=outputs)
