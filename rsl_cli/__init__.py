@@ -1,1 +1,63 @@
-"""rsl: convergence studies of random sparse lifts."""
+"""rsl: convergence studies of random sparse lifts.
+
+The names below are the promised surface; each is imported when it is first used, so that ``import rsl_cli`` is quick.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rsl_cli.errors import RslError
+    from rsl_cli.graph import BaseGraph
+    from rsl_cli.kernels.autograd import Implementation, sparse_product
+    from rsl_cli.lift import Lift, LiftUnion, disjoint_union, sample_lift
+    from rsl_cli.network import LiftedNetwork
+    from rsl_cli.report import write_report as report
+    from rsl_cli.study.session import load_study, run_study
+    from rsl_cli.train.trajectory import Trajectory
+
+_HOMES = {
+    # graphs and lifts
+    "BaseGraph": "graph",
+    "Lift": "lift",
+    "LiftUnion": "lift",
+    "sample_lift": "lift",
+    "disjoint_union": "lift",
+    # networks
+    "LiftedNetwork": "network",
+    "sparse_product": "kernels.autograd",
+    "Implementation": "kernels.autograd",
+    # studies
+    "Trajectory": "train.trajectory",
+    "run_study": "study.session",
+    "load_study": "study.session",
+    "report": "report",
+    # errors
+    "RslError": "errors",
+}
+
+__all__ = [
+    "BaseGraph",
+    "Implementation",
+    "Lift",
+    "LiftUnion",
+    "LiftedNetwork",
+    "RslError",
+    "Trajectory",
+    "disjoint_union",
+    "load_study",
+    "report",
+    "run_study",
+    "sample_lift",
+    "sparse_product",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name on first use."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'rsl_cli' has no attribute {name!r}")
+    module = importlib.import_module(f"rsl_cli.{_HOMES[name]}")
+    value = getattr(module, "write_report" if name == "report" else name)
+    globals()[name] = value
+    return value

@@ -46,7 +46,7 @@ class LiftedNetwork(nn.Module):
     def __init__(
         self,
         lift: Lift | LiftUnion,
-        seed: int | Sequence[int] | None = None,
+        seed: int | np.integer | Sequence[int] | None = None,
         dtype: torch.dtype = torch.float32,
         parametrization: str = "standard",
         implementation: Implementation = Implementation.AUTO,
@@ -319,7 +319,7 @@ def _pattern(lift: Lift | LiftUnion, index: int, rows: int, columns: int) -> tup
     return order, Pattern.from_edges(row_of, column_of, *shape, blocks)
 
 
-def _seeds(seed: int | Sequence[int] | None, replicas: Sequence[Lift]) -> list[int]:
+def _seeds(seed: int | np.integer | Sequence[int] | None, replicas: Sequence[Lift]) -> list[int]:
     if seed is None:
         return [replica.seed for replica in replicas]
     if isinstance(seed, int | np.integer):
@@ -337,9 +337,8 @@ def _learning_rate_scales(network: LiftedNetwork, adaptive: bool) -> dict[str, f
     degree, power = degrees.pop(), PARAMETRIZATIONS[network.parametrization]
     if power == 0:
         return dict.fromkeys(network.segments(), 1.0)
-    scales: dict[str, float] = dict.fromkeys(
-        network.segments(), float(degree) ** ((power if adaptive else 2 * power) - 1.0)
-    )
+    common: float = float(degree) ** ((power if adaptive else 2 * power) - 1.0)
+    scales = dict.fromkeys(network.segments(), common)
     base, one = lift.base, lift.replicas[0]
     if base.output.bias:
         scales[network._names[f"bias {base.output.name}"]] = 1.0

@@ -7,7 +7,6 @@ results do not depend on the number of threads, nor on what else is in the same 
 """
 
 import numba
-import numpy as np
 import torch
 from numba import njit, prange
 from torch import Tensor
@@ -17,6 +16,10 @@ from rsl_cli.kernels.pattern import Pattern
 _FAST = {"contract", "reassoc", "nsz", "arcp"}
 _TILE_BYTES = 1 << 19
 """Share of a core's L2 cache that the gathered operand of one tile may fill."""
+_LEAST_TILE = 512
+"""Samples below which starting on the next row costs more than reading from beyond L2."""
+_DOT_TILE = 512
+"""Samples summed at a time, alike for every pattern: where a sum is cut decides how it is rounded."""
 _SERIAL_WORK = 1 << 15
 """Multiply-adds below which waking a second thread costs more than it saves."""
 
@@ -30,7 +33,7 @@ def product(weight: Tensor, x: Tensor, pattern: Pattern) -> Tensor:
     if work < _SERIAL_WORK:
         _rows(0, pattern.rows, *arguments)
     else:
-        _rows_parallel(_chunks(pattern.rows), *arguments)
+        _rows_parallel(pattern.chunks(_chunk_count()), *arguments)
     return out
 
 
@@ -39,37 +42,37 @@ def transposed_product(weight: Tensor, g: Tensor, pattern: Pattern) -> Tensor:
     out = torch.empty(pattern.columns, g.shape[1], dtype=g.dtype)
     indptr, rows, positions = pattern.transposed
     tile = _tile(pattern.rows // pattern.blocks, g)
-    arguments = (indptr, rows, weight.numpy()[positions], g.numpy(), out.numpy(), tile)
+    arguments = (indptr, rows, weight.numpy().take(positions), g.numpy(), out.numpy(), tile)
     if pattern.size * g.shape[1] < _SERIAL_WORK:
         _rows(0, pattern.columns, *arguments)
     else:
-        _rows_parallel(_chunks(pattern.columns), *arguments)
+        _rows_parallel(pattern.chunks(_chunk_count(), transposed=True), *arguments)
     return out
 
 
 def sampled_product(x: Tensor, g: Tensor, pattern: Pattern) -> Tensor:
     """The dense product g x^T at the pattern's entries only, (E,)."""
     out = torch.empty(pattern.size, dtype=x.dtype)
-    tile = _tile(pattern.columns // pattern.blocks, x)
-    arguments = (pattern.indptr, pattern.indices, x.numpy(), g.numpy(), out.numpy(), tile)
+    arguments = (pattern.indptr, pattern.indices, x.numpy(), g.numpy(), out.numpy(), _DOT_TILE)
     if pattern.size * x.shape[1] < _SERIAL_WORK:
         _dots(0, pattern.rows, *arguments)
     else:
-        _dots_parallel(_chunks(pattern.rows), *arguments)
+        _dots_parallel(pattern.chunks(_chunk_count()), *arguments)
     return out
 
 
 def _tile(gathered_rows: int, operand: Tensor) -> int:
     columns = _TILE_BYTES // (operand.element_size() * max(gathered_rows, 1))
-    return max(64, columns // 64 * 64)
+    return max(_LEAST_TILE, columns // 64 * 64)
 
 
-def _chunks(rows: int) -> np.ndarray:
-    threads = min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS)
-    count = 1 if threads == 1 else min(rows, 4 * threads)
+def _chunk_count() -> int:
+    most = numba.config.NUMBA_NUM_THREADS  # pyright: ignore[reportPrivateImportUsage, reportAttributeAccessIssue]
+    threads = min(torch.get_num_threads(), most)
     if numba.get_num_threads() != threads:
         numba.set_num_threads(threads)
-    return np.linspace(0, rows, count + 1).astype(np.int64)
+    # Some more than threads, for a thread that another program slows down.
+    return 1 if threads == 1 else 4 * threads
 
 
 @njit(cache=True, fastmath=_FAST, nogil=True)

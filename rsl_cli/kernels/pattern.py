@@ -49,11 +49,25 @@ class Pattern:
 
     @cached_property
     def transposed(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """By columns (CSC): indptr int64 (columns + 1,), row int32 (E,) and position int32 (E,) of each entry."""
-        order = np.argsort(self.indices, kind="stable").astype(np.int32)
+        """By columns (CSC): indptr int64 (columns + 1,), row int32 (E,) and position int64 (E,) of each entry."""
+        order = np.argsort(self.indices, kind="stable")
         indptr = np.zeros(self.columns + 1, dtype=np.int64)
         np.cumsum(np.bincount(self.indices, minlength=self.columns), out=indptr[1:])
         return indptr, self.row_of[order], order
+
+    def chunks(self, count: int, *, transposed: bool = False) -> np.ndarray:
+        """Cut the rows (or columns) into ``count`` runs of about as many entries each, kept for the next call.
+
+        Returns:
+            int64 (count + 1,), where each run starts.
+        """
+        if (count, transposed) not in self._chunks:
+            indptr = self.transposed[0] if transposed else self.indptr
+            # An empty row is written as well, so it counts as one entry does.
+            load = indptr + np.arange(len(indptr))
+            starts = np.searchsorted(load, np.linspace(0, load[-1], count + 1)[:-1])
+            self._chunks[count, transposed] = np.append(starts, len(indptr) - 1)
+        return self._chunks[count, transposed]
 
     def on(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """Row and column of each entry as int64 tensors on a device, kept for the next call."""
@@ -62,6 +76,10 @@ class Pattern:
                 torch.as_tensor(index, dtype=torch.int64, device=device) for index in (self.row_of, self.indices)
             )
         return self._tensors[device]
+
+    @cached_property
+    def _chunks(self) -> dict[tuple[int, bool], np.ndarray]:
+        return {}
 
     @cached_property
     def _tensors(self) -> dict[torch.device, Any]:

@@ -122,4 +122,6 @@ def _encode(figure: Figure, form: str) -> bytes:
     # A creation date would make equal reports differ.
     metadata = {"CreationDate": None} if form == "pdf" else {"Date": None} if form == "svg" else None
     figure.savefig(buffer, format=form, metadata=metadata)
+    # The layout found for the first format serves the others; finding it takes as long as drawing.
+    figure.set_layout_engine("none")
     return buffer.getvalue()

@@ -26,10 +26,12 @@ ALPHA = 0.05
 """Level of every test."""
 FLAT_EXPONENT = 0.15
 """An exponent interval within +- this is flat: a hundredfold P would not even halve the loss."""
-SLIGHT_RISE = 1.1
-"""A significant rise at the largest lift counts from this ratio of medians on."""
+SLIGHT_CHANGE = 1.1
+"""A significant change of the loss over the sweep, or at its largest lift, counts from this ratio on."""
 DOUBTFUL_RISE = 1.5
 """A rise at the largest lift by this ratio of medians forbids `falls`, significant or not."""
+LEVEL_SPREAD = 2.0
+"""A flat curve keeps the medians of all its lifts within this ratio: a hump has a flat fit, too."""
 
 
 @dataclass(frozen=True)
@@ -68,14 +70,21 @@ def judge(table: Table) -> Judgement:
             (f"No trend test is possible, since {rows}: complete at least {MIN_SEEDS} seeds at {MIN_LIFTS} lifts.",),
             fit=fit,
         )
-    evidence = [_trend_sentence(trend), *([] if fit is None else [_fit_sentence(fit), _floor_sentence(fit)])]
+    evidence = [_trend_sentence(trend, table), *([] if fit is None else [_fit_sentence(fit), _floor_sentence(fit)])]
+    small = [lift for i, lift in enumerate(table.lifts) if _at_resolution(table, losses, i)]
+    if small:
+        evidence.append(
+            f"At lifts {', '.join(map(str, small))} the median loss is as small as the arithmetic resolves."
+        )
     verdict, why, rests_on = _decide(table, losses, trend, fit, tail)
     return Judgement(verdict, (why, *evidence), trend, fit, rests_on)
 
 
 def _too_little(table: Table, losses: NDArray[np.float64]) -> str | None:
     lifts, seeds = len(table.lifts), len(table.seeds)
-    if lifts == 0 or not np.isfinite(losses).any():
+    if lifts == 0:
+        return "There is no run to judge."
+    if not np.isfinite(losses).any():
         return "No run has a finite loss: nothing can be said; lower the step size or repair the runs that failed."
     if lifts < MIN_LIFTS:
         count = _plural(lifts, "lift")
@@ -94,24 +103,28 @@ def _decide(
     table: Table, losses: NDArray[np.float64], trend: Trend, fit: PowerLawFit | None, tail: TailRise | None
 ) -> tuple[Verdict, str, tuple[int, ...]]:
     lifts, last = table.lifts, table.lifts[-1]
-    if trend.p_rising < ALPHA:
-        return "rises", f"The loss rises with the lift, from lift {lifts[0]} to {last}.", lifts
+    diverged = np.isinf(losses)
     after = () if tail is None else lifts[tail.lowest + 1 :]
     turn = "" if tail is None else _turn_sentence(table, losses, tail)
-    if tail is not None and tail.p_value < ALPHA and tail.ratio >= SLIGHT_RISE:
+    significant = tail is not None and tail.p_value < ALPHA and tail.ratio >= SLIGHT_CHANGE
+    if tail is not None and significant and tail.lowest > 0:
         return "rises", f"The loss falls up to lift {lifts[tail.lowest]}, then rises: {turn}.", after
+    if fit is not None and _is_flat(table, losses, fit):
+        level = quantile(losses[table.present], 0.5)
+        return "plateaus", f"The loss hardly changes with the lift: it stays at a floor of {level:.2g}.", lifts
+    if trend.p_rising < ALPHA or significant:
+        return "rises", f"The loss rises with the lift, from lift {lifts[0]} to {last}.", lifts
     if fit is not None and fit.floor_visible:
         median = np.nanmedian(table.params, axis=0)
         low = tuple(lift for lift, p in zip(lifts, median, strict=True) if fit.predict(p) <= 2 * fit.floor)
         return "plateaus", f"The loss falls, then levels off at a floor of {fit.floor:.2g}.", low or (last,)
-    if fit is not None and max(map(abs, fit.exponent_ci)) <= FLAT_EXPONENT and trend.p_value >= ALPHA:
-        level = quantile(losses[table.present], 0.5)
-        return "plateaus", f"The loss does not change with the lift: it stays at a floor of {level:.2g}.", lifts
+    if trend.p_value >= ALPHA and diverged.any():
+        count = f"{diverged.sum()} of {table.present.sum()} runs"
+        return "inconclusive", f"No trend is significant while {count} diverge: lower the step size.", ()
     if trend.p_value >= ALPHA:
         return (
             "inconclusive",
-            "No trend is significant, and the exponent is too uncertain to call the curve flat: "
-            "add seeds or widen the range of lifts.",
+            "No trend is significant, nor is the curve flat for certain: add seeds or widen the range of lifts.",
             after,
         )
     if fit is None or fit.exponent_ci[0] <= 0:
@@ -130,12 +143,33 @@ def _decide(
     return "falls", f"The loss falls with the lift, from lift {lifts[0]} to {last}{slow}.", ()
 
 
-def _trend_sentence(trend: Trend) -> str:
+def _is_flat(table: Table, losses: NDArray[np.float64], fit: PowerLawFit) -> bool:
+    """Whether the exponent is surely small, and even its certain part changes the loss little over the sweep."""
+    low, high = fit.exponent_ci
+    nearest = 0.0 if low <= 0 <= high else min(abs(low), abs(high))
+    medians = [quantile(losses[table.present[:, i], i], 0.5) for i in range(len(table.lifts))]
+    params = table.params[table.present]
+    return (
+        not np.isinf(losses).any()
+        and max(-low, high) <= FLAT_EXPONENT
+        and (params.max() / params.min()) ** nearest < SLIGHT_CHANGE
+        and max(medians) < LEVEL_SPREAD * min(medians)
+    )
+
+
+def _at_resolution(table: Table, losses: NDArray[np.float64], i: int) -> bool:
+    rows = table.present[:, i]
+    return quantile(losses[rows, i] / table.resolution[rows, i], 0.5) <= 1
+
+
+def _trend_sentence(trend: Trend, table: Table) -> str:
     p_value = trend.p_value if trend.direction == "falling" else trend.p_rising
     strength = "significant" if p_value < ALPHA else "not significant"
+    whole = (trend.seeds, trend.lifts) == table.losses.shape
+    blocks = "" if whole else " without gaps"
     return (
-        f"Page's trend test over {trend.seeds} seeds and {trend.lifts} lifts: {trend.direction}, p = {p_value:.2g} "
-        f"({trend.method}), {strength} at {ALPHA:g}."
+        f"Page's trend test over {trend.seeds} seeds and {trend.lifts} lifts{blocks}: {trend.direction}, "
+        f"p = {p_value:.2g} ({trend.method}), {strength} at {ALPHA:g}."
     )
 
 
@@ -154,7 +188,7 @@ def _floor_sentence(fit: PowerLawFit) -> str:
     if fit.floor_visible:
         return f"A floor is visible at {fit.floor:.2g}, {interval}; {test}."
     if fit.floor_p_value < ALPHA:
-        return f"The curve bends ({test}), yet shows no floor: {interval}, or it goes on falling after the bend."
+        return f"The curve bends ({test}), yet shows no floor: {interval}, or not level after the bend."
     return f"No floor is visible: {interval}; {test}."
 
 

@@ -75,7 +75,8 @@ a lift with P &gt;= N k is overparametrised and left out of the verdict.</p>
 </tbody>
 </table></div>
 <p>Learning number: the least lift from which on at least {{ "%g" % (100 * (1 - verdict.delta)) }} % of the seeds \
-reach the target, by their observed share and by the ends of its 95 % interval; a dash where no lift of the sweep does.</p>
+reach the target, by their observed share and by the ends of its 95 % interval; \
+a dash where no lift of the sweep does.</p>
 {% else %}<p>No run has a finite loss.</p>
 {% endif %}
 <h2>What was run</h2>

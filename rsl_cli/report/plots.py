@@ -252,14 +252,15 @@ def _success(figure: Figure, runs: StudyRuns, delta: float) -> None:
         return
     chosen = _telling(list(table), [sum(share.successes for share in row.values()) for row in table.values()])
     axes.axhline(1 - delta, color=GREY, linestyle=":", linewidth=1.2, label=f"1 - delta = {1 - delta:g}")
+    gap = float(np.diff(np.log2(runs.lifts)).min()) if len(runs.lifts) > 1 else 1.0
     for i, key in enumerate(chosen):
         (colour, marker), row = _SERIES[i], table[key]
-        shift = 2 ** (0.055 * (i - (len(chosen) - 1) / 2))
+        shift = 2 ** (0.1 * gap * (i - (len(chosen) - 1) / 2))
         lifts = np.array(sorted(row))
         share = np.array([row[lift].successes / row[lift].runs for lift in lifts])
         below = share - np.array([row[lift].low for lift in lifts])
         above = np.array([row[lift].high for lift in lifts]) - share
-        axes.errorbar(
+        drawn = axes.errorbar(
             *(lifts * shift, share),
             yerr=np.clip([below, above], 0, 1),
             color=colour,
@@ -270,6 +271,8 @@ def _success(figure: Figure, runs: StudyRuns, delta: float) -> None:
             capsize=2,
             label=f"eps = {key}",
         )
+        for part in (*drawn.lines[1], *drawn.lines[2]):
+            part.set_alpha(0.5)
     canvas.legend(figure, axes)
 
 
@@ -305,7 +308,7 @@ def _learning_number(figure: Figure, runs: StudyRuns, delta: float) -> None:
     axes.fill_between(targets, low, reach, where=where, color=BLUE, alpha=0.15, linewidth=0, label=label)
     axes.plot(targets, point, color=BLUE, marker="o", label=f"learning number, delta = {delta:g}")
     label = "approximation number\n(upper bound: some seed reached it)"
-    axes.plot(targets, some, color=VERMILLION, marker="s", markerfacecolor="none", linestyle="--", label=label)
+    axes.plot(targets, some, color=VERMILLION, marker="s", markersize=8, mfc="none", linestyle="--", label=label)
     if witness is not None:
         axes.axhline(witness, color=GREEN, linestyle="-.", label=f"planted witness, n = {witness}")
     if not np.isfinite(some).any():

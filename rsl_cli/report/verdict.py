@@ -97,8 +97,11 @@ def _reasons(runs: StudyRuns, views: Views) -> list[str]:
     used = [lift for lift in runs.lifts if lift not in crowded]
     name = LOSS_NAMES[runs.headline]
     if crowded:
-        left = f"lifts {_listed(used)}" if used else "no lift"
-        scope = f"Judged on {name} loss over {left}, where P < samples x outputs."
+        scope = (
+            f"Judged on {name} loss over {_lifts(used)}, where P < samples x outputs."
+            if used
+            else "Every lift is overparametrised, P >= samples x outputs, so none is left for the verdict."
+        )
     else:
         scope = f"Judged on {name} loss over all lifts; P < samples x outputs at each of them."
     reasons = [*chosen.reasons[:1], *([scope] if runs.done else []), *chosen.reasons[1:]]
@@ -117,7 +120,7 @@ def _reasons(runs: StudyRuns, views: Views) -> list[str]:
             else f"the verdict would be '{everything.verdict}'"
         )
         reasons.append(
-            f"Left out as overparametrised, P >= samples x outputs: {_listed(crowded)}; with them {with_all}."
+            f"Left out as overparametrised, P >= samples x outputs: {_lifts(crowded)}; with them {with_all}."
         )
         if len(used) < 3:
             reasons.append("Raise the number of samples or sweep smaller lifts, so that at least 3 lifts have P < N.")
@@ -131,8 +134,8 @@ def _training_reasons(runs: StudyRuns, chosen: Judgement, *, blame: bool) -> lis
         what = {"plateaus": "plateau", "rises": "rise"}.get(chosen.verdict, "possible rise")
         extent = "rests on" if 2 * len(falling) >= len(concerned) else "rests in part on"
         return [
-            f"The {what} {extent} under-trained runs: {len(falling)} of {len(concerned)} runs at lifts "
-            f"{_listed(chosen.rests_on)} stopped while their loss was still falling. It is not evidence against the "
+            f"The {what} {extent} under-trained runs: {len(falling)} of {len(concerned)} runs at "
+            f"{_lifts(chosen.rests_on)} stopped while their loss was still falling. It is not evidence against the "
             "theorem. Train with more steps or for longer, or with a trainer that integrates the gradient flow to "
             "stationarity."
         ]
@@ -170,8 +173,10 @@ def _named(runs: Sequence[Run]) -> str:
     return shown if len(runs) <= _NAMES_SHOWN else f"{shown} and {len(runs) - _NAMES_SHOWN} more"
 
 
-def _listed(lifts: Sequence[int]) -> str:
-    return ", ".join(map(str, lifts)) if len(lifts) <= 4 else f"{lifts[0]} to {lifts[-1]}"
+def _lifts(lifts: Sequence[int]) -> str:
+    if len(lifts) == 1:
+        return f"lift {lifts[0]}"
+    return f"lifts {', '.join(map(str, lifts))}" if len(lifts) <= 4 else f"lifts {lifts[0]} to {lifts[-1]}"
 
 
 def _trend(trend: Trend | None) -> dict[str, Any]:

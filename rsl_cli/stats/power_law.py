@@ -58,7 +58,7 @@ def fit_power_law(
     A loss at or below its resolution is censored: it only says that the law must not lie above it. Intervals are
     percentiles over resampled seeds, at levels widened for few seeds (Hesterberg, American Statistician 69, 2015). A
     floor is visible if the F test prefers it to the pure power law, the interval of the floor starts at a material
-    share of the smallest median loss, and the residuals of the last lifts do not go on falling.
+    share of the smallest median loss, and the residuals of the last lifts have no slope.
 
     Args:
         params: (seeds, lifts) or (lifts,), numbers of parameters P.
@@ -103,7 +103,7 @@ def fit_power_law(
         p_value < 1 - confidence
         and full[0, 1] > 0
         and floor_ci[0] >= MATERIAL_FLOOR * math.exp(smallest)
-        and not _goes_on_falling(points, full[0], 1 - confidence)
+        and _levels_off(points, full[0], 1 - confidence)
     )
     best, errors, slopes = (
         (full[0], full_sse[0], full_draws[:, 1]) if visible else (pure[0], pure_sse[0], pure_draws[:, 1])
@@ -210,17 +210,17 @@ def _floor_p_value(pure: float, full: float, points: int) -> float:
     return float(stats.f.sf((pure - full) / max(full, 1e-300) * (points - 3), 1, points - 3))
 
 
-def _goes_on_falling(points: _Points, theta: Array, alpha: float) -> bool:
-    """A bend is not a floor: where the floor dominates, do losses still fall against the fitted law?"""
+def _levels_off(points: _Points, theta: Array, alpha: float) -> bool:
+    """A bend is not a floor: where the floor dominates, do losses keep no slope against the fitted law?"""
     power = theta[0] - theta[1] * points.x
     start = min((lift for lift in set(points.lift) if np.all(power[points.lift == lift] <= theta[2])), default=None)
     third = sorted(set(points.lift))[-3]
     tail = points.lift >= (third if start is None else min(start, third))
     x, residual = points.x[tail], points.y[tail] - np.logaddexp(power[tail], theta[2])
     if tail.sum() < 4 or np.ptp(residual) < 1e-9:
-        return False
-    p_value = np.asarray(stats.linregress(x, residual, alternative="less"), dtype=np.float64)[3]
-    return bool(p_value < alpha)
+        return True
+    p_value = np.asarray(stats.linregress(x, residual), dtype=np.float64)[3]
+    return bool(p_value >= alpha)
 
 
 def _interval(draws: Array, seeds: int, confidence: float) -> tuple[float, float]:

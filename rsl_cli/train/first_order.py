@@ -171,13 +171,9 @@ class _Run:
                 self._sample()
             if self.step >= self.settings.steps or len(self.ended) == self.count:
                 break
-            try:
-                self._advance()
-                if self.keeper is not None and self.keeper.due():
-                    self._save()
-            except KeyboardInterrupt:
-                # The step in hand may be half taken: what is kept is the last whole checkpoint.
-                raise
+            self._advance()
+            if self.keeper is not None and self.keeper.due():
+                self._save()
             if self.progress and time.monotonic() - reported > 0.5:
                 reported = time.monotonic()
                 self._report()

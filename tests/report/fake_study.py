@@ -47,7 +47,7 @@ def make_study(
         factor = math.exp(noise * random.standard_normal())
         params = params_of(key.lift)
         train = law(params, key.lift)
-        held = (test_law or (lambda p, n: None if train is None else 1.1 * train))(params, key.lift)
+        held = test_law(params, key.lift) if test_law else None if train is None else 1.1 * train
         losses = [None if loss is None else loss * factor for loss in (train, held if held_out else None)]
         record = record_of(key, params, samples, *losses, classification=classification, flow=flow)
         record |= change(key.lift, key.seed)

@@ -1,0 +1,319 @@
+"""The command line: the one place that knows argv and Hydra. Heavy imports wait until a command needs them."""
+
+import argparse
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from rsl_cli.errors import ConfigError, RslError, StoreError, nearest
+
+_DESCRIPTION = "Convergence studies of random sparse lifts: does the loss fall as the lift grows?"
+_QUOTED = {"lift", "seeds", "study", "results_dir", "dataset.path", "dataset.target"}
+"""Keys whose values Hydra's grammar would take apart: ranges, paths, names with spaces."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; the console script's entry.
+
+    Args:
+        argv: without the program's name; None takes the process's.
+
+    Returns:
+        Exit status: 0 done; 1 a run failed, or ``report --check`` found no falling loss; 2 usage or configuration.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in arguments or os.environ.get("HYDRA_FULL_ERROR") == "1"
+    arguments = [argument for argument in arguments if argument != "--debug"]
+    if debug:
+        os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        return _dispatch(arguments)
+    except RslError as error:
+        if debug:
+            raise
+        print(f"rsl: {error}", file=sys.stderr)
+        return error.exit_status
+    except KeyboardInterrupt:
+        print("rsl: stopped; finished runs are kept, run the same line again to go on", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader of a pipe has gone (`rsl list | head`); Python would complain again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def config_directory() -> Path:
+    """Where the shipped configuration lies: in the wheel inside the package, in a checkout beside it."""
+    package = Path(__file__).resolve().parent
+    inside = package / "conf"
+    return inside if inside.is_dir() else package.parent / "conf"
+
+
+def _dispatch(arguments: list[str]) -> int:
+    # Hydra reads the rest of a `run` line itself, --help and --cfg included.
+    if arguments[:1] == ["run"]:
+        return _run(arguments[1:])
+    parser = _parser()
+    if "_ARGCOMPLETE" in os.environ:
+        import argcomplete
+
+        argcomplete.autocomplete(parser)
+    parsed = parser.parse_args(arguments)
+    return parsed.action(parsed)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="rsl",
+        description=_DESCRIPTION,
+        epilog="Exit status: 0 done; 1 a run failed, or `report --check` found no falling loss; 2 usage or configuration. "
+        'Shell completion: eval "$(register-python-argcomplete rsl)".',
+    )
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version and leave")
+    parser.add_argument("--debug", action="store_true", help="show tracebacks")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    run = commands.add_parser(
+        "run", help="train every lift of a study, then report; resumes what is there", add_help=False
+    )
+    _completing(run.add_argument("overrides", nargs="*"), _override_words)
+    run.set_defaults(action=lambda parsed: _run(parsed.overrides))
+    report = commands.add_parser(
+        "report", help="tables, plots and verdict of studies", description="Report on studies."
+    )
+    _completing(report.add_argument("study", nargs="*", help="name or folder; none: the latest"), _study_words)
+    report.add_argument("--check", action="store_true", help="exit 1 unless every verdict is 'falls'")
+    report.add_argument("--format", default="png,pdf", help="of the figures: png, pdf, svg, joined by commas")
+    report.add_argument("--delta", type=float, default=0.1, help="accepted failure probability of the learning number")
+    report.add_argument("--results-dir", default="results", type=Path)
+    report.set_defaults(action=_report)
+    show = commands.add_parser("show", help="base graph, fibres, parameters and memory per degree; nothing is trained")
+    _completing(show.add_argument("overrides", nargs="*", help="as for `rsl run`"), _override_words)
+    show.add_argument("--save", type=Path, metavar="FILE", help="draw base and smallest lift to .png, .pdf or .svg")
+    show.add_argument("--config-dir", type=Path, help="folder with configuration of your own")
+    show.set_defaults(action=_show)
+    listing = commands.add_parser("list", help="studies, runs done / failed / missing, verdict")
+    listing.add_argument("--results-dir", default="results", type=Path)
+    listing.set_defaults(action=_list)
+    return parser
+
+
+class _Version(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        from importlib import metadata
+
+        print(f"rsl {metadata.version('rsl-cli')}")
+        parser.exit()
+
+
+def _run(arguments: list[str]) -> int:
+    import hydra
+    from omegaconf import OmegaConf
+
+    status = 0
+    full = os.environ.get("HYDRA_FULL_ERROR") == "1"
+
+    def task(config: Any) -> None:
+        # Hydra adds a line of its own to an exception that leaves the task, so one line is written here.
+        nonlocal status
+        try:
+            status = max(status, _study(_plain(OmegaConf.to_container(config, resolve=True))))
+        except RslError as error:
+            if full:
+                raise
+            print(f"rsl: {error}", file=sys.stderr)
+            status = max(status, error.exit_status)
+
+    with _arguments(["rsl run", *map(_quote, arguments)]):
+        application = hydra.main(version_base="1.3", config_path=str(config_directory()), config_name="config")
+        try:
+            application(task)()
+        except (KeyboardInterrupt, RslError):
+            raise
+        except Exception as error:
+            if full:
+                raise
+            raise ConfigError(_hydra_line(error)) from error
+    return status
+
+
+def _study(config: dict[str, Any]) -> int:
+    from rsl_cli.progress import Display
+    from rsl_cli.report import summary_text, write_report
+    from rsl_cli.study.session import run_study
+
+    with Display() as display:
+        outcome = run_study(config, planned=display.plan, progress=display.progress, finished=display.finished)
+    verdict = write_report(outcome.store)
+    print(summary_text(outcome.store, verdict))
+    print(f"report: {outcome.store.report_dir / 'index.html'}")
+    for name in outcome.failed:
+        print(f"rsl: run {name} failed; see {outcome.store.root / 'runs' / name / 'error.txt'}", file=sys.stderr)
+    return 1 if outcome.failed else 0
+
+
+def _report(parsed: argparse.Namespace) -> int:
+    from rsl_cli.report import summary_text, write_report
+    from rsl_cli.study.store import StudyStore, find_studies
+
+    stores = [_find(name, parsed.results_dir) for name in parsed.study]
+    if not stores:
+        found: list[StudyStore] = find_studies(parsed.results_dir)
+        if not found:
+            raise StoreError(f"no study in {parsed.results_dir}; make one with `rsl run`, or name its folder")
+        stores = found[:1]
+    status = 0
+    for store in stores:
+        verdict = write_report(store, formats=tuple(parsed.format.split(",")), delta=parsed.delta)
+        print(f"study {store.name}\n{summary_text(store, verdict)}\nreport: {store.report_dir / 'index.html'}")
+        if parsed.check and verdict["verdict"] != "falls":
+            print(f"rsl: study {store.name}: the verdict is '{verdict['verdict']}', not 'falls'", file=sys.stderr)
+            status = 1
+    return status
+
+
+def _find(name: str, results_dir: Path) -> Any:
+    from rsl_cli.study.store import StudyStore, find_studies
+
+    known = {store.name: store for store in find_studies(results_dir)}
+    if (Path(name) / "study.json").is_file():
+        return StudyStore(Path(name))
+    if name in known:
+        return known[name]
+    there = ", ".join(known) or "none"
+    raise StoreError(f"no study '{name}' in {results_dir}; there are: {there}{nearest(name, known)}")
+
+
+def _show(parsed: argparse.Namespace) -> int:
+    from rsl_cli.show import describe, draw
+    from rsl_cli.study.spec import StudySpec
+
+    spec = StudySpec.from_config(compose(parsed.overrides, parsed.config_dir))
+    print(describe(spec))
+    if parsed.save:
+        draw(spec, parsed.save)
+        print(f"drawn: {parsed.save}")
+    return 0
+
+
+def _list(parsed: argparse.Namespace) -> int:
+    from rsl_cli.study.store import find_studies, read_json
+
+    studies = find_studies(parsed.results_dir)
+    if not studies:
+        print(f"no study in {parsed.results_dir}; make one with `rsl run`")
+        return 0
+    width = max(5, *(len(store.name) for store in studies))
+    print(f"{'study':<{width}} {'done':>6} {'failed':>6} {'missing':>7}  verdict")
+    for store in studies:
+        records, planned = store.records(), store.planned()
+        done = sum(record["status"] == "done" for record in records)
+        file = store.report_dir / "verdict.json"
+        verdict = read_json(file)["verdict"] if file.is_file() else "no report yet"
+        missing = len(planned) - len(records)
+        print(f"{store.name:<{width}} {done:>6} {len(records) - done:>6} {missing:>7}  {verdict}")
+    return 0
+
+
+def compose(overrides: Sequence[str], config_dir: Path | None = None) -> dict[str, Any]:
+    """Compose a study's configuration without running it.
+
+    Args:
+        overrides: as on the command line, ``["base=mlp", "lift=16..64"]``.
+        config_dir: a folder of configuration groups to search as well.
+
+    Raises:
+        ConfigError: what Hydra could not compose, in one line.
+    """
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+    from omegaconf import OmegaConf
+
+    extra = [] if config_dir is None else [f"hydra.searchpath=['file://{config_dir.resolve()}']"]
+    try:
+        with initialize_config_dir(str(config_directory()), version_base="1.3"):
+            config = hydra_compose("config", [*map(_quote, overrides), *extra])
+            return _plain(OmegaConf.to_container(config, resolve=True))
+    except RslError:
+        raise
+    except Exception as error:
+        raise ConfigError(_hydra_line(error)) from error
+
+
+def _plain(config: Any) -> dict[str, Any]:
+    return {key: value for key, value in config.items() if key != "experiment"}
+
+
+def _quote(argument: str) -> str:
+    key, equals, value = argument.partition("=")
+    if not equals or key.lstrip("+") not in _QUOTED or re.fullmatch(r"[\w./-]+|[\[(\"'].*|null", value):
+        return argument if value or key not in _QUOTED else f"{key}=''"
+    if key in ("lift", "seeds") and "," in value:
+        return f"{key}=[{','.join(repr(part) for part in value.split(','))}]"
+    return f"{key}='{value}'"
+
+
+class _arguments:  # noqa: N801 (a context manager reads as a verb)
+    """Give Hydra, which reads sys.argv, the arguments of this call, and its exceptions to us."""
+
+    def __init__(self, argv: list[str]) -> None:
+        self.argv = argv
+
+    def __enter__(self) -> None:
+        self.before = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
+        sys.argv = self.argv
+        os.environ["HYDRA_FULL_ERROR"] = "1"
+
+    def __exit__(self, *_: object) -> None:
+        sys.argv, flag = self.before
+        if flag is None:
+            os.environ.pop("HYDRA_FULL_ERROR", None)
+        else:
+            os.environ["HYDRA_FULL_ERROR"] = flag
+
+
+def _hydra_line(error: Exception) -> str:
+    """Hydra's message as one line, with the nearest name that would have been accepted."""
+    text = re.sub(r"\s*\n\s*", "; ", str(error).strip())
+    text = re.sub(r";? ?(See https\S+.*|Config search path:.*|Set the environment variable.*)", "", text)
+    options = getattr(error, "options", None)
+    missing = getattr(error, "missing_cfg_file", None)
+    if missing:
+        name = str(missing).rpartition("/")[2]
+        listed = f"; available: {', '.join(options)}" if options else ""
+        return f"there is no {str(missing).replace('/', '=')}{listed}{nearest(name, options or [])}"
+    key = re.search(r"Could not (?:override|append|delete)[^']*'([^']+)'", text)
+    return text + (nearest(key[1], _known_keys()) if key else "")
+
+
+def _known_keys() -> Iterator[str]:
+    import yaml
+
+    root = config_directory()
+    for path in sorted(root.rglob("*.yaml")):
+        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        prefix = "" if path.parent == root else f"{path.parent.name}."
+        yield from (f"{prefix}{key}" for key in content if key not in ("defaults", "hydra"))
+    yield from ("base", "lifting", "dataset", "trainer", "executor", "experiment")
+
+
+def _completing(action: argparse.Action, words: Callable[..., Any]) -> None:
+    action.completer = words  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _override_words(**_: Any) -> list[str]:
+    root = config_directory()
+    groups = [f"{path.parent.name}={path.stem}" for path in root.glob("*/*.yaml")]
+    return sorted({*groups, *(f"{key}=" for key in _known_keys() if "." in key or not (root / key).is_dir())})
+
+
+def _study_words(**_: Any) -> list[str]:
+    from rsl_cli.study.store import find_studies
+
+    return [store.name for store in find_studies(Path("results"))]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

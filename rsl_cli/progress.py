@@ -1,0 +1,86 @@
+"""What a running study shows: the plan, then two bars on a terminal, or one line per finished item in a file."""
+
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from tqdm import tqdm
+
+from rsl_cli.study.runner import Item, Plan
+from rsl_cli.study.spec import StudySpec
+
+
+class Display:
+    """Shows a study's progress on standard error, its plan on standard output; use as a context manager."""
+
+    def __init__(self) -> None:
+        self._live = sys.stderr.isatty()
+        self._study: tqdm[Any] | None = None
+        self._item: tqdm[Any] | None = None
+        self._total = self._done = 0
+        self._started = self._said = time.monotonic()
+
+    def __enter__(self) -> "Display":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for bar in (self._item, self._study):
+            if bar is not None:
+                bar.close()
+
+    def plan(self, spec: StudySpec, plan: Plan) -> None:
+        """Print what will be done and what is done already."""
+        data, base = spec.data, spec.base
+        limit = data.samples * data.outputs
+        done = {
+            lift: sum(k.lift == lift for k in plan.keys) - sum(k.lift == lift for k in plan.missing)
+            for lift in spec.lifts
+        }
+        degree = f", in-degree {spec.lifting.in_degree:g}" if spec.lifting.in_degree is not None else ""
+        print(f"study {spec.name} in {spec.store.root}")
+        print(
+            f"  base {base.name} ({', '.join(edge.name for edge in base.edges)}), lifting {spec.lifting.kind}{degree}"
+        )
+        print(f"  data {data.name}: {data.samples} training samples, {len(data.x_test)} held out; loss {spec.loss}")
+        print(f"  trainer {spec.trainer.name}, parametrization {spec.config['parametrization']}, device {spec.device}")
+        print(f"  {'lift':>8} {'P':>10} {'P/(N outputs)':>14} {'seeds':>6} {'done':>6}")
+        for lift in spec.lifts:
+            parameters = plan.parameters[lift]
+            mark = "  overparametrised" if parameters >= limit else ""
+            share = parameters / limit
+            print(f"  {lift:>8} {parameters:>10} {share:>14.4f} {len(spec.seeds):>6} {done[lift]:>6}{mark}")
+        if not plan.missing:
+            print(f"nothing to do: all {len(plan.keys)} runs are done", flush=True)
+            return
+        print(f"{len(plan.missing)} of {len(plan.keys)} runs to do", flush=True)
+        self._total = len(plan.missing)
+        if self._live:
+            self._study = tqdm(total=self._total, desc="study", unit="run", position=0)
+            self._item = tqdm(total=1, desc="lift", unit="step", position=1, leave=False)
+
+    def progress(self, item: Item, step: int, steps: int, loss: float) -> None:
+        """Move the running item's bar; in a file, say once in ten seconds where it is."""
+        label = f"lift {item.lift} x {len(item.keys)}"
+        if self._item is not None:
+            self._item.set_description(label, refresh=False)
+            self._item.total = steps
+            self._item.set_postfix_str(f"loss {loss:.2e}", refresh=False)
+            self._item.n = step
+            self._item.refresh()
+        elif time.monotonic() - self._said > 10:
+            self._said = time.monotonic()
+            self._say(f"{label}: step {step} of {steps}, loss {loss:.2e}")
+
+    def finished(self, item: Item, outcome: Mapping[str, str]) -> None:
+        """Count an item's runs."""
+        self._done += len(outcome)
+        if self._study is not None:
+            self._study.update(len(outcome))
+        else:
+            failed = sum(state == "failed" for state in outcome.values())
+            self._say(f"lift {item.lift}: {len(outcome) - failed} done" + (f", {failed} failed" if failed else ""))
+
+    def _say(self, text: str) -> None:
+        seconds = time.monotonic() - self._started
+        print(f"[{self._done}/{self._total} runs, {seconds:.0f} s] {text}", file=sys.stderr, flush=True)

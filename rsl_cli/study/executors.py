@@ -1,0 +1,114 @@
+"""Where the items of a study are trained: in this process, or in a pool of processes. Results do not depend on it."""
+
+import json
+import multiprocessing
+import os
+import queue
+import signal
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import wait as wait_for
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any
+
+from rsl_cli.errors import TrainingError
+from rsl_cli.study.runner import Item, Progress, set_threads, work
+from rsl_cli.study.spec import StudySpec
+from rsl_cli.study.store import RunKey
+
+Finished = Callable[[Item, Mapping[str, str]], None]
+"""Called with (item, outcome by run folder) when an item has ended."""
+
+
+def execute(spec: StudySpec, items: Sequence[Item], progress: Progress, finished: Finished) -> None:
+    """Train items by the study's executor; first all that are free, then those other processes held.
+
+    Args:
+        spec: the study.
+        items: what to train.
+        progress: see `Progress`.
+        finished: see `Finished`.
+    """
+    cores = len(os.sched_getaffinity(0))
+    workers = (
+        int(spec.config["executor"].get("workers") or cores) if spec.config["executor"]["name"] == "process" else 1
+    )
+    busy: list[Item] = []
+
+    def sort(item: Item, outcome: Mapping[str, str]) -> None:
+        held = tuple(key for key in item.keys if outcome[key.directory] == "busy")
+        if held:
+            busy.append(Item(held))
+        finished(item, {name: state for name, state in outcome.items() if state != "busy"})
+
+    if workers > 1 and len(items) > 1:
+        _in_processes(spec, items, min(workers, len(items)), max(1, cores // workers), progress, sort)
+    else:
+        for item in items:
+            sort(item, work(spec, item, progress))
+    for item in busy:
+        finished(item, work(spec, item, progress, wait=True))
+
+
+def _in_processes(
+    spec: StudySpec, items: Sequence[Item], workers: int, threads: int, progress: Progress, finished: Finished
+) -> None:
+    context = multiprocessing.get_context("spawn")
+    config = json.dumps(spec.config)
+    with context.Manager() as manager:
+        reports = manager.Queue()
+        pool = ProcessPoolExecutor(workers, context, _start_worker, (config, threads, reports))
+        try:
+            # The largest first, so that no long item is left for the end.
+            order = sorted(items, key=lambda item: -item.lift)
+            pending: dict[Future[dict[str, str]], Item] = {
+                pool.submit(_work_there, [(k.lift, k.seed, k.run_id) for k in item.keys]): item for item in order
+            }
+            while pending:
+                done, _ = wait_for(pending, timeout=0.25, return_when="FIRST_COMPLETED")
+                _pass_on(reports, progress)
+                for future in done:
+                    finished(pending.pop(future), future.result())
+            pool.shutdown()
+        except BrokenProcessPool as error:
+            raise TrainingError(
+                "a worker process died (out of memory?); finished runs are kept, run the same line again with "
+                "fewer executor.workers"
+            ) from error
+        except BaseException:
+            # Workers take SIGTERM as the order to stop.
+            for process in list((getattr(pool, "_processes", None) or {}).values()):
+                if process.pid is not None and process.is_alive():
+                    os.kill(process.pid, signal.SIGTERM)
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
+
+
+def _pass_on(reports: Any, progress: Progress) -> None:
+    while True:
+        try:
+            keys, step, steps, loss = reports.get_nowait()
+        except queue.Empty:
+            return
+        progress(Item(tuple(RunKey(*key) for key in keys)), step, steps, loss)
+
+
+_worker: dict[str, Any] = {}
+"""What a worker process keeps between items; empty in every other process."""
+
+
+def _start_worker(config: str, threads: int, reports: Any) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, stop)
+    set_threads(threads)
+    _worker.update(spec=StudySpec.from_config(json.loads(config)), reports=reports)
+
+
+def _work_there(keys: Sequence[tuple[int, int, str]]) -> dict[str, str]:
+    def progress(item: Item, step: int, steps: int, loss: float) -> None:
+        _worker["reports"].put(([(k.lift, k.seed, k.run_id) for k in item.keys], step, steps, loss))
+
+    return work(_worker["spec"], Item(tuple(RunKey(*key) for key in keys)), progress)

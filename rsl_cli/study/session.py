@@ -1,0 +1,120 @@
+"""A study from start to end, as the command line and a Python session call it."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from rsl_cli.errors import StoreError
+from rsl_cli.study.executors import execute
+from rsl_cli.study.runner import Item, Plan, Progress, make_plan, pack, register
+from rsl_cli.study.spec import StudySpec
+from rsl_cli.study.store import RunKey, StudyStore
+
+
+@dataclass
+class Outcome:
+    """What one call of `run_study` did.
+
+    Args:
+        store: where the study lies.
+        done: runs finished now.
+        failed: folders of the runs that failed now.
+    """
+
+    store: StudyStore
+    done: int = 0
+    failed: list[str] = field(default_factory=list)
+
+
+def run_study(
+    config: Mapping[str, Any],
+    *,
+    planned: Callable[[StudySpec, Plan], None] | None = None,
+    progress: Progress | None = None,
+    finished: Callable[[Item, Mapping[str, str]], None] | None = None,
+) -> Outcome:
+    """Do what a study lacks; a run that is done is never touched.
+
+    Args:
+        config: base, lifting, dataset, trainer as mappings; lift, seeds, loss, ... as in ``conf/config.yaml``.
+        planned: called once with the plan, before anything is written.
+        progress: called while an item trains, see `rsl_cli.study.runner.Progress`.
+        finished: called with each item's outcome.
+
+    Returns:
+        What was done. Failed runs are recorded and do not raise.
+
+    Raises:
+        RslError: a configuration, data or folder that cannot be used.
+    """
+    spec = StudySpec.from_config(config)
+    plan = make_plan(spec)
+    if planned:
+        planned(spec, plan)
+    outcome = Outcome(spec.store)
+    register(spec)
+    if not plan.missing:
+        return outcome
+
+    def end(item: Item, states: Mapping[str, str]) -> None:
+        outcome.done += sum(state == "done" for state in states.values())
+        outcome.failed += [name for name, state in states.items() if state == "failed"]
+        if finished:
+            finished(item, states)
+
+    execute(spec, pack(spec.store, plan.missing), progress or (lambda *_: None), end)
+    return outcome
+
+
+@dataclass(frozen=True)
+class Study:
+    """A stored study, for analysis in Python.
+
+    Args:
+        store: where it lies.
+    """
+
+    store: StudyStore
+
+    @property
+    def runs(self) -> pd.DataFrame:
+        """One row per run that has a record."""
+        return pd.DataFrame(self.store.records())
+
+    def trajectory(self, lift: int, seed: int) -> pd.DataFrame:
+        """One run's trajectory.
+
+        Raises:
+            StoreError: no such run was planned, or it is not done.
+        """
+        return self.store.trajectory(self._key(lift, seed))
+
+    def state(self, lift: int, seed: int) -> dict[str, Any]:
+        """One run's final parameters by name, NumPy arrays."""
+        return self.store.state(self._key(lift, seed))
+
+    def _key(self, lift: int, seed: int) -> RunKey:
+        for key in self.store.planned():
+            if (key.lift, key.seed) == (lift, seed):
+                return key
+        raise StoreError(f"study '{self.store.name}' has no run of lift {lift}, seed {seed}; Study.runs lists them")
+
+
+def load_study(path: str | Path) -> Study:
+    """Open a stored study.
+
+    Args:
+        path: its folder, or its name below ``results``.
+
+    Raises:
+        StoreError: there is none.
+    """
+    folder = Path(path)
+    if not (folder / "study.json").is_file() and len(folder.parts) == 1:
+        folder = Path("results") / folder
+    study = Study(StudyStore(folder))
+    study.store.read_study()
+    return study

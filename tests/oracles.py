@@ -1,0 +1,86 @@
+"""Slow, obvious truths in float64: what the fast code is compared with."""
+
+import torch
+from torch import Tensor
+
+from rsl_cli.graph import Edge
+from rsl_cli.lift import Lift
+from rsl_cli.network import LiftedNetwork
+
+ACTIVATIONS = {
+    "identity": lambda z: z,
+    "tanh": lambda z: (z.exp() - (-z).exp()) / (z.exp() + (-z).exp()),
+    "relu": lambda z: torch.where(z > 0, z, torch.zeros_like(z)),
+    "leaky_relu": lambda z: torch.where(z > 0, z, 0.01 * z),
+    "gelu": lambda z: z * (1 + torch.erf(z / 2**0.5)) / 2,
+    "silu": lambda z: z / (1 + (-z).exp()),
+    "softplus": lambda z: (1 + z.exp()).log(),
+    "sin": lambda z: z.sin(),
+}
+
+
+def forward(network: LiftedNetwork, x: Tensor) -> Tensor:
+    """The outputs (R, N, outputs) by a loop over replicas, copies and kept edges."""
+    base, lift = network.lift.base, network.lift
+    own = x.dim() == len(base.input_shape) + 2
+    edge_start, copy_start = dict.fromkeys(base.edges, 0), {vertex.name: 0 for vertex in base.vertices}
+    outputs = []
+    for r, replica in enumerate(lift.replicas):
+        values = _replica(network, replica, x[r] if own else x, edge_start, copy_start)
+        outputs.append(torch.stack([values[base.output.name, o] for o in range(base.output_size)], dim=1))
+        for edge, (sources, _) in zip(base.edges, replica.lists, strict=True):
+            edge_start[edge] += len(sources)
+        for vertex in base.vertices:
+            copy_start[vertex.name] += replica.fibres[vertex.name]
+    return torch.stack(outputs)
+
+
+def _replica(network, replica: Lift, x: Tensor, edge_start, copy_start) -> dict[tuple[str, int], Tensor]:
+    base, power = replica.base, {"standard": 0, "ntk": 0.5, "mup": 1}[network.parametrization]
+    values = {(base.input.name, 0): x}
+    for vertex in base.vertices:
+        if vertex.kind == "input":
+            continue
+        for copy in range(replica.fibres[vertex.name]):
+            slots = []
+            for edge, (sources, targets) in zip(base.edges, replica.lists, strict=True):
+                if edge.target != vertex.name:
+                    continue
+                total = torch.zeros(len(x), *base.space(vertex.name), dtype=torch.float64)
+                for k in range(len(sources)):
+                    if targets[k] == copy:
+                        weight = None
+                        if edge.map_name != "identity":
+                            weight = network.weight(edge.source, edge.target, edge.slot)[edge_start[edge] + k]
+                        total = total + _act(edge, weight, values[edge.source, int(sources[k])])
+                if vertex.kind == "output" and edge.source != base.input.name:
+                    total = total * replica.degree**-power
+                slots.append(total)
+            z = slots[0]
+            for slot in slots[1:]:
+                z = z * slot if vertex.combine == "product" else z + slot
+            if vertex.bias:
+                z = z + network.bias(vertex.name)[copy_start[vertex.name] + copy]
+            values[vertex.name, copy] = ACTIVATIONS[vertex.activation](z)
+    return values
+
+
+def _act(edge: Edge, weight: Tensor | None, y: Tensor) -> Tensor:
+    if weight is None:
+        return y
+    if edge.map_name == "scale" or y.dim() == 1:
+        return y.reshape(len(y), *[1] * (weight.dim()), *y.shape[1:]) * weight.reshape(
+            *weight.shape, *[1] * (y.dim() - 1)
+        )
+    return (y[:, None, :] * weight).sum(-1) if weight.dim() == 2 else (y * weight).sum(-1)
+
+
+def sparse_matrix(weight: Tensor, pattern) -> Tensor:
+    """The dense matrix of a pattern, one entry at a time; entries at one place add up."""
+    rows = []
+    for row in range(pattern.rows):
+        entries = [torch.zeros((), dtype=weight.dtype) for _ in range(pattern.columns)]
+        for k in range(pattern.indptr[row], pattern.indptr[row + 1]):
+            entries[pattern.indices[k]] = entries[pattern.indices[k]] + weight[k]
+        rows.append(torch.stack(entries))
+    return torch.stack(rows)
