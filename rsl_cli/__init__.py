@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from rsl_cli.kernels.autograd import Implementation, sparse_product
     from rsl_cli.lift import Lift, LiftUnion, disjoint_union, sample_lift
     from rsl_cli.network import LiftedNetwork
-    from rsl_cli.report import write_report as report
+    from rsl_cli import report
     from rsl_cli.study.session import load_study, run_study
     from rsl_cli.train.trajectory import Trajectory
 
@@ -31,7 +31,6 @@ _HOMES = {
     "Trajectory": "train.trajectory",
     "run_study": "study.session",
     "load_study": "study.session",
-    "report": "report",
     # errors
     "RslError": "errors",
 }
@@ -55,9 +54,10 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """Import a public name on first use."""
+    if name == "report":
+        return importlib.import_module("rsl_cli.report")
     if name not in _HOMES:
         raise AttributeError(f"module 'rsl_cli' has no attribute {name!r}")
     module = importlib.import_module(f"rsl_cli.{_HOMES[name]}")
-    value = getattr(module, "write_report" if name == "report" else name)
-    globals()[name] = value
+    globals()[name] = value = getattr(module, name)
     return value

@@ -4,7 +4,7 @@ import argparse
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="rsl",
         description=_DESCRIPTION,
-        epilog="Exit status: 0 done; 1 a run failed, or `report --check` found no falling loss; 2 usage or configuration. "
+        epilog="Exit status: 0 done; 1 a run failed, or `report --check` found no falling loss; 2 usage or config. "
         'Shell completion: eval "$(register-python-argcomplete rsl)".',
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version and leave")
@@ -285,18 +285,23 @@ def _hydra_line(error: Exception) -> str:
         listed = f"; available: {', '.join(options)}" if options else ""
         return f"there is no {str(missing).replace('/', '=')}{listed}{nearest(name, options or [])}"
     key = re.search(r"Could not (?:override|append|delete)[^']*'([^']+)'", text)
-    return text + (nearest(key[1], _known_keys()) if key else "")
+    if not key:
+        return text
+    prefix = key[1].rpartition(".")[0]
+    known = [name for name in _known_keys() if name.rpartition(".")[0] == prefix]
+    return f"key '{key[1]}' is not known; accepted: {', '.join(known)}{nearest(key[1], known)}"
 
 
-def _known_keys() -> Iterator[str]:
+def _known_keys() -> list[str]:
     import yaml
 
     root = config_directory()
-    for path in sorted(root.rglob("*.yaml")):
+    known = {"base", "lifting", "dataset", "trainer", "executor", "experiment"}
+    for path in root.rglob("*.yaml"):
         content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
         prefix = "" if path.parent == root else f"{path.parent.name}."
-        yield from (f"{prefix}{key}" for key in content if key not in ("defaults", "hydra"))
-    yield from ("base", "lifting", "dataset", "trainer", "executor", "experiment")
+        known |= {f"{prefix}{key}" for key in content if key not in ("defaults", "hydra")}
+    return sorted(known)
 
 
 def _completing(action: argparse.Action, words: Callable[..., Any]) -> None:

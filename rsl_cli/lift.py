@@ -170,9 +170,9 @@ class Lift(_Queries):
             key = targets * n_u + sources
             if not (np.diff(key) > 0).all():
                 raise LiftError(f"edge {edge.name}: a pair of copies is joined twice, or the pairs are not sorted")
-            self._check_in_degrees(edge, targets, n_u, n_v)
+            self._check_degrees(edge, sources, targets, n_u, n_v)
 
-    def _check_in_degrees(self, edge: Edge, targets: np.ndarray, n_u: int, n_v: int) -> None:
+    def _check_degrees(self, edge: Edge, sources: np.ndarray, targets: np.ndarray, n_u: int, n_v: int) -> None:
         lifting = lifting_of(edge, self.base, self.lifting)
         if lifting.kind == "random":
             return
@@ -181,6 +181,8 @@ class Lift(_Queries):
             raise LiftError(
                 f"edge {edge.name}: lifting '{lifting.kind}' gives every copy in-degree {exact}; some differ"
             )
+        if lifting.kind == "matching" and not (np.bincount(sources, minlength=n_u) == 1).all():
+            raise LiftError(f"edge {edge.name}: lifting 'matching' gives every copy out-degree 1; some differ")
 
 
 @dataclass(frozen=True, eq=False)
@@ -236,7 +238,7 @@ def sample_lift(
         degree: the lift degree n >= 1; vertex v gets ``round(width_v * n ** growth_v)`` copies.
         seed: every edge draws from a stream of its own under this seed.
         lifting: ``{"kind", "in_degree"}`` for edges that name none themselves; by default random with in-degree 8.
-            Edges into the output are dense unless they say otherwise.
+            Edges from the input and into the output are dense unless they say otherwise.
 
     Returns:
         A lift; `Lift.check` holds for it.
@@ -294,10 +296,11 @@ def fibre_sizes(base: BaseGraph, degree: int) -> dict[str, int]:
 
 
 def lifting_of(edge: Edge, base: BaseGraph, default: EdgeLifting) -> EdgeLifting:
-    """The lifting of one edge: its own, else dense into the output, else the default."""
+    """The lifting of one edge: its own, else dense from the input and into the output, else the default."""
     if edge.lifting is not None:
         return edge.lifting
-    return EdgeLifting("dense", None) if base.vertex(edge.target).kind == "output" else default
+    ends = (base.vertex(edge.source).kind, base.vertex(edge.target).kind)
+    return default if ends == ("hidden", "hidden") else EdgeLifting("dense", None)
 
 
 def mean_in_degree(edge: Edge, base: BaseGraph, default: EdgeLifting, n_u: int) -> float:
@@ -338,7 +341,7 @@ def _random(draw: np.random.Generator, edge: Edge, lifting: EdgeLifting, n_u: in
     parts, last = [], -1
     while last < pairs:
         mean = (pairs - 1 - last) * probability
-        gaps = np.minimum(draw.geometric(probability, size=int(mean + 4 * mean**0.5 + 16)), pairs)
+        gaps = np.minimum(draw.geometric(probability, size=int(mean + 4 * mean**0.5 + 16)), pairs + 1)
         parts.append(last + np.cumsum(gaps))
         last = int(parts[-1][-1])
     kept = np.concatenate(parts)

@@ -8,6 +8,7 @@ a sparse product. Each replica of a union is computed exactly as it would be alo
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -130,14 +131,15 @@ class LiftedNetwork(nn.Module):
             slots = {}
             for edge, step in zip(base.edges, self._steps, strict=True):
                 if edge.target == vertex.name:
-                    name = self._names.get(f"weight {edge.name}")
-                    weight = None if name is None else self.get_parameter(name)
+                    weight = self._tensor(f"weight {edge.name}")
                     slots[edge.name] = step(weight, values[edge.source], self._implementation)
             z = COMBINES[vertex.combine](slots)
-            if vertex.bias:
-                z = z.view(*self.bias(vertex.name).shape, samples) + self.bias(vertex.name).unsqueeze(-1)
+            bias = self._tensor(f"bias {vertex.name}")
+            if bias is not None:
+                z = z.view(*bias.shape, samples) + bias.unsqueeze(-1)
             values[vertex.name] = ACTIVATIONS[vertex.activation](z).flatten(0, -2)
-        out = values[base.output.name].view(replicas, base.output_size, samples).transpose(1, 2)
+        # Losses see samples first; what comes back from them must be laid out alike, whoever is beside a replica.
+        out = _contiguous_backward(values[base.output.name]).view(replicas, base.output_size, samples).transpose(1, 2)
         return out if isinstance(self.lift, LiftUnion) else out[0]
 
     def segments(self) -> dict[str, list[int]]:
@@ -178,6 +180,10 @@ class LiftedNetwork(nn.Module):
         """
         return _learning_rate_scales(self, adaptive)
 
+    def _tensor(self, name: str) -> Tensor | None:
+        # torch.func.functional_call puts plain tensors where the parameters were.
+        return getattr(self, self._names[name]) if name in self._names else None
+
     def _add(
         self,
         name: str,
@@ -192,7 +198,8 @@ class LiftedNetwork(nn.Module):
         for count, std, seed in zip(counts, stds, seeds, strict=True):
             draw = generator(seed, f"network/{name}")
             parts.append(_LAWS[init.kind](draw, (count, *shape)) * std)
-        values = torch.as_tensor(np.concatenate(parts), dtype=dtype)
+        # A copy in torch's memory, which is aligned; NumPy's may not be.
+        values = torch.tensor(np.concatenate(parts), dtype=dtype)
         attribute = "".join(c if c.isalnum() else "_" for c in name.replace("->", "__to__"))
         while attribute in self._segments:
             attribute += "_"
@@ -249,7 +256,7 @@ class _Step:
         if _is_multiplied(edge, base, parametrization):
             power = PARAMETRIZATIONS[parametrization]
             self.multipliers = [float(replica.degree) ** -power for replica in lift.replicas]
-        self.geometry = []
+        self.geometry: list[_Geometry] = []
         for replica in lift.replicas:
             n_u, n_v = replica.fibres[edge.source], replica.fibres[edge.target]
             self.geometry.append(_Geometry(n_v, n_u, len(replica.lists[index][0]) == n_u * n_v))
@@ -257,7 +264,10 @@ class _Step:
         self.counts = [len(replica.lists[index][0]) for replica in lift.replicas]
         # Weightless edges copy; a matrix product with ones would cost more than it says.
         has_weight = base.weight_shape(edge) is not None
-        self.dense = has_weight and all(geometry.complete for geometry in self.geometry)
+        # By kind: were it by the edges drawn, a small replica would round otherwise alone than beside a large one.
+        kinds = [lifting_of(edge, base, replica.lifting) for replica in lift.replicas]
+        always = all(kind.kind == "dense" or (self.from_input and (kind.in_degree or 0) >= 1) for kind in kinds)
+        self.dense = has_weight and always and all(geometry.complete for geometry in self.geometry)
         if not self.dense:
             self.order, self.pattern = _pattern(lift, index, self.block.rows, self.block.columns)
 
@@ -282,21 +292,60 @@ class _Step:
 
     def _dense(self, weight: Tensor, x: Tensor, samples: int) -> Tensor:
         block, outs, row, edge = self.block, [], 0, 0
+        # Only then do the gradients of later replicas start at odd places.
+        unaligned = len(self.counts) > 1 and block.width * samples * x.element_size() % _ALIGNMENT > 0
         for index, (geometry, count) in enumerate(zip(self.geometry, self.counts, strict=True)):
             columns = geometry.columns * block.columns
             part = weight[edge : edge + count].reshape(geometry.rows, geometry.columns, block.rows, block.columns)
             matrix = part.transpose(1, 2).reshape(geometry.rows * block.rows, columns)
-            if self.from_input:
-                operand = x[index if x.shape[0] > 1 else 0].reshape(columns, block.width * samples)
-            else:
-                height = columns * block.width
-                operand = x[row : row + height].reshape(columns, block.width * samples)
-                row += height
-            out = matrix @ operand
-            outs.append(out if self.multipliers is None else out * self.multipliers[index])
+            height = columns * block.width
+            flat = x.flatten(0, -2)
+            shared = self.from_input and x.shape[0] == 1
+            operand = flat if shared else flat[row : row + height]
+            out = _aligned(matrix) @ _aligned(operand).reshape(columns, block.width * samples)
+            out = out if self.multipliers is None else out * self.multipliers[index]
+            outs.append(_contiguous_backward(out) if unaligned else out)
+            row += height
             edge += count
         joined = outs[0] if len(outs) == 1 else torch.cat(outs)
         return joined.view(self._height, samples)
+
+
+_ALIGNMENT = 64
+"""Bytes. A dense product may round differently where an operand starts elsewhere than at a multiple of them."""
+
+
+def _aligned(part: Tensor) -> Tensor:
+    offset = part.storage_offset() * part.element_size()
+    return part.clone() if offset % _ALIGNMENT else part
+
+
+class _Contiguous(torch.autograd.Function):
+    """The identity, whose gradient is contiguous and aligned."""
+
+    @staticmethod
+    def forward(x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, cotangent: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return cotangent.clone(memory_format=torch.contiguous_format)
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return tangent.clone()
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> Any:
+        return _Contiguous.apply(args[0]), in_dims[0]
+
+
+def _contiguous_backward(x: Tensor) -> Tensor:
+    return cast(Tensor, _Contiguous.apply(x))
 
 
 def _pattern(lift: Lift | LiftUnion, index: int, rows: int, columns: int) -> tuple[np.ndarray | None, Pattern]:

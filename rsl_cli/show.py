@@ -32,8 +32,8 @@ def describe(spec: StudySpec) -> str:
         lines.append(f"  {edge.name:<12} {edge.map_name}, {shape}, {lifting.kind}{degree}, init {edge.init.kind}")
     lines += [
         "",
-        f"data {data.name}: {data.samples} training samples, {len(data.x_test)} held out, input {_space(data.input_shape)},"
-        f" {data.outputs} outputs; loss {spec.loss}",
+        f"data {data.name}: {data.samples} training samples, {len(data.x_test)} held out, "
+        f"input {_space(data.input_shape)}, {data.outputs} outputs; loss {spec.loss}",
         "",
         f"{'lift':>8} {'copies':>10} {'edges':>12} {'P (mean)':>12} {'P/(N outputs)':>14} {'memory/seed':>12}",
     ]

@@ -7,6 +7,7 @@ so that a noisy machine disturbs all alike. Run by hand: ``python scripts/bench_
 import argparse
 import statistics
 import time
+import warnings
 from collections.abc import Callable
 
 import numpy as np
@@ -31,8 +32,13 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=256)
     parser.add_argument("--dtype", choices=["float32", "float64"], default="float32")
     parser.add_argument("--repeats", type=int, default=101, help="rounds; every rival runs once in each")
+    parser.add_argument("--threads", type=int, help="torch's default if left out")
     parser.add_argument("--dense-limit", type=int, default=8192, help="largest n at which the masked dense rival runs")
     arguments = parser.parse_args()
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    # torch calls its own CSR tensors unfinished, once for each kind of warning.
+    warnings.filterwarnings("ignore", message="Sparse")
     dtype = getattr(torch, arguments.dtype)
     steps = rivals(arguments.n, arguments.in_degree, arguments.samples, dtype, arguments.dense_limit)
     agree(steps, 1e-4 if dtype is torch.float32 else 1e-11)

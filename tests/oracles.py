@@ -9,12 +9,12 @@ from rsl_cli.network import LiftedNetwork
 
 ACTIVATIONS = {
     "identity": lambda z: z,
-    "tanh": lambda z: (z.exp() - (-z).exp()) / (z.exp() + (-z).exp()),
+    "tanh": lambda z: 2 / (1 + (-2 * z).exp()) - 1,
     "relu": lambda z: torch.where(z > 0, z, torch.zeros_like(z)),
     "leaky_relu": lambda z: torch.where(z > 0, z, 0.01 * z),
     "gelu": lambda z: z * (1 + torch.erf(z / 2**0.5)) / 2,
     "silu": lambda z: z / (1 + (-z).exp()),
-    "softplus": lambda z: (1 + z.exp()).log(),
+    "softplus": lambda z: torch.logaddexp(z, torch.zeros_like(z)),
     "sin": lambda z: z.sin(),
 }
 
@@ -51,7 +51,7 @@ def _replica(network, replica: Lift, x: Tensor, edge_start, copy_start) -> dict[
                     if targets[k] == copy:
                         weight = None
                         if edge.map_name != "identity":
-                            weight = network.weight(edge.source, edge.target, edge.slot)[edge_start[edge] + k]
+                            weight = network._tensor(f"weight {edge.name}")[edge_start[edge] + k]
                         total = total + _act(edge, weight, values[edge.source, int(sources[k])])
                 if vertex.kind == "output" and edge.source != base.input.name:
                     total = total * replica.degree**-power
@@ -60,7 +60,7 @@ def _replica(network, replica: Lift, x: Tensor, edge_start, copy_start) -> dict[
             for slot in slots[1:]:
                 z = z * slot if vertex.combine == "product" else z + slot
             if vertex.bias:
-                z = z + network.bias(vertex.name)[copy_start[vertex.name] + copy]
+                z = z + network._tensor(f"bias {vertex.name}")[copy_start[vertex.name] + copy]
             values[vertex.name, copy] = ACTIVATIONS[vertex.activation](z)
     return values
 
@@ -68,10 +68,10 @@ def _replica(network, replica: Lift, x: Tensor, edge_start, copy_start) -> dict[
 def _act(edge: Edge, weight: Tensor | None, y: Tensor) -> Tensor:
     if weight is None:
         return y
-    if edge.map_name == "scale" or y.dim() == 1:
-        return y.reshape(len(y), *[1] * (weight.dim()), *y.shape[1:]) * weight.reshape(
-            *weight.shape, *[1] * (y.dim() - 1)
-        )
+    if weight.dim() == 0:
+        return y * weight
+    if y.dim() == 1:
+        return y[:, None] * weight
     return (y[:, None, :] * weight).sum(-1) if weight.dim() == 2 else (y * weight).sum(-1)
 
 

@@ -13,13 +13,13 @@ _LIFTINGS = st.one_of(
     st.builds(lambda k: {"kind": "regular", "in_degree": k}, st.integers(1, 4)),
     st.builds(lambda k: {"kind": "random", "in_degree": k}, st.sampled_from([0.5, 1, 2.5, 4])),
 )
-degrees = st.integers(1, 6)
+degrees = st.integers(1, 5)
 default_liftings = st.sampled_from([{"kind": "random", "in_degree": 2}, {"kind": "regular", "in_degree": 2}])
 
 
 @st.composite
 def base_graphs(draw: st.DrawFn) -> BaseGraph:
-    """A base graph of one to four hidden vertices, every one of them reached and read."""
+    """A base graph of one to three hidden vertices, every one of them reached and read."""
     shape = draw(st.sampled_from([(1,), (2,), (3,)]))
     spaces, fibres = {"x": shape}, {"x": (1, 0)}
     vertices: dict[str, dict] = {"x": {"kind": "input"}}
@@ -54,7 +54,7 @@ def base_graphs(draw: st.DrawFn) -> BaseGraph:
         for number, source in enumerate(chosen):
             join(source, target, f"slot{number}" if named else None)
 
-    for number in range(draw(st.integers(1, 4))):
+    for number in range(draw(st.integers(1, 3))):
         name = f"h{number}"
         spaces[name], fibres[name] = draw(_SPACES), draw(_FIBRES)
         vertices[name] = {

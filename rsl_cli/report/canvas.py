@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import matplotlib.style
-import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
 
 BLUE, ORANGE, GREEN, VERMILLION, PURPLE, SKY, GREY = (
     *("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9"),
@@ -39,6 +39,7 @@ STYLE: dict[str, Any] = {
 }
 _DPI = 160
 _MOST_TICKS = 11
+_LONGEST_NAME = 36
 
 
 def render(draw: Callable[[Figure], None], formats: Sequence[str], size: tuple[float, float]) -> dict[str, bytes]:
@@ -61,7 +62,7 @@ def loss_axis(axes: Axes, losses: Iterable[float], label: str) -> tuple[float, f
     axes.set_yscale("log")
     axes.set_ylim(10 ** (low - pad), 10 ** (high + pad))
     axes.set_ylabel(label)
-    _plain_decades(axes, high - low + 2 * pad)
+    _label_apart(axes.yaxis, low - pad, high + pad)
     return 10 ** (low - 0.65 * pad), 10 ** (high + 0.65 * pad)
 
 
@@ -90,12 +91,13 @@ def log_axis(axes: Axes, values: Iterable[float], label: str) -> None:
     axes.set_xscale("log")
     axes.set_xlim(10 ** (low - pad), 10 ** (high + pad))
     axes.set_xlabel(label)
-    if high - low + 2 * pad < 1:
-        # Within one decade only minor ticks would be left, whose labels run into each other.
-        ticks = np.unique([float(f"{value:.1g}") for value in np.geomspace(10**low, 10**high, 4)])
-        axes.xaxis.set_major_locator(FixedLocator(list(ticks)))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axes.xaxis.set_minor_locator(NullLocator())
+    _label_apart(axes.xaxis, low - pad, high + pad)
+
+
+def plain(text: str) -> str:
+    """Return a name as a title may hold it: dollar signs are no mathematics, and a long name is shortened."""
+    short = text if len(text) <= _LONGEST_NAME else f"{text[: _LONGEST_NAME - 3]}..."
+    return short.replace("$", r"\$")
 
 
 def legend(figure: Figure, axes: Axes) -> None:
@@ -110,11 +112,18 @@ def note(axes: Axes, text: str) -> None:
     axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", color=GREY)
 
 
-def _plain_decades(axes: Axes, decades: float) -> None:
-    if decades < 1.2:
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.2g}"))
-        axes.yaxis.set_minor_locator(NullLocator())
+def _label_apart(axis: Axis, low: float, high: float) -> None:
+    """Label a logarithmic axis: short ranges hold too few powers of ten, and the labels between them collide."""
+    axis.set_minor_formatter(NullFormatter())
+    if high - low >= 2:
+        return
+    decades = range(math.floor(low), math.ceil(high) + 1)
+    ticks = [float(f"{digit}e{decade}") for decade in decades for digit in (1, 2, 5)]
+    ticks = [tick for tick in ticks if low <= math.log10(tick) <= high]
+    if len(ticks) < 2:
+        ticks = sorted({float(f"{10 ** (low + share * (high - low)):.2g}") for share in (0.2, 0.5, 0.8)})
+    axis.set_major_locator(FixedLocator(ticks))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
 def _encode(figure: Figure, form: str) -> bytes:

@@ -133,6 +133,12 @@ def _decide(
             "The ranks of the losses fall, but the exponent of the fall may be zero: add seeds or larger lifts.",
             after,
         )
+    if fit.floor_suspected:
+        return (
+            "inconclusive",
+            f"The loss falls, but bends at its end as if towards a floor of {fit.floor:.2g}: add larger lifts.",
+            (last,),
+        )
     if tail is not None and tail.ratio >= DOUBTFUL_RISE:
         return (
             "inconclusive",
@@ -187,6 +193,8 @@ def _floor_sentence(fit: PowerLawFit) -> str:
     test = f"F test against no floor: p = {fit.floor_p_value:.2g}"
     if fit.floor_visible:
         return f"A floor is visible at {fit.floor:.2g}, {interval}; {test}."
+    if fit.floor_suspected:
+        return f"A floor at {fit.floor:.2g}, {interval}, would rest on a single lift; {test}."
     if fit.floor_p_value < ALPHA:
         return f"The curve bends ({test}), yet shows no floor: {interval}, or not level after the bend."
     return f"No floor is visible: {interval}; {test}."

@@ -107,7 +107,7 @@ def render_page(
     Returns:
         HTML in which every text of the study is escaped.
     """
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
     headers, lines = summary_cells(summary)
     return environment.from_string(_TEMPLATE).render(
         name=runs.name,

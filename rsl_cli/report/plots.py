@@ -63,8 +63,8 @@ def _losses(figure: Figure, runs: StudyRuns, fit: PowerLawFit | None, *, by_lift
     views: tuple[Which, ...] = ("test", "train") if runs.headline == "test" else ("train",)
     all_losses = [run.loss(view) for view in views for run in runs.with_loss(view)]
     extra = [fit.floor] if fit is not None and fit.floor_visible else []
-    bottom, top = canvas.loss_axis(axes, [*all_losses, *extra], f"loss ({runs.loss_unit})")
-    axes.set_title(f"{runs.name}: loss against {'lift degree' if by_lift else 'number of parameters'}")
+    bottom, top = canvas.loss_axis(axes, [*all_losses, *extra], f"loss ({canvas.plain(runs.loss_unit)})")
+    axes.set_title(f"{canvas.plain(runs.name)}: loss against {'lift degree' if by_lift else 'number of parameters'}")
     if by_lift:
         canvas.lift_axis(axes, runs.lifts)
         _shade_lifts(axes, runs)
@@ -86,20 +86,7 @@ def _points(axes: Axes, runs: StudyRuns, view: Which, by_lift: bool, bottom: flo
     found, name = runs.with_loss(view), LOSS_NAMES[view]
     # Hollow and filled alone are lost where points pile up, so the losses stand a little apart as well.
     dodge = _DODGE[view] if by_lift and runs.headline == "test" else 1.0
-    inside = [run for run in found if 0 < run.loss(view) < math.inf]
     fill = colour if view == runs.headline else "none"
-    place = [_place(run, by_lift) * dodge for run in inside]
-    axes.scatter(
-        *(place, [run.loss(view) for run in inside]),
-        s=24,
-        marker=marker,
-        facecolors=fill,
-        edgecolors=colour,
-        alpha=0.75,
-        linewidths=1.0,
-        label=f"{name} loss, each seed",
-        zorder=3,
-    )
     zero = [run for run in found if run.loss(view) <= 0]
     if zero:
         axes.scatter(
@@ -111,6 +98,20 @@ def _points(axes: Axes, runs: StudyRuns, view: Which, by_lift: bool, bottom: flo
             label=f"{name} loss is zero ({len(zero)})",
             zorder=4,
         )
+    inside = [run for run in found if 0 < run.loss(view) < math.inf]
+    if not inside:
+        return
+    axes.scatter(
+        *([_place(run, by_lift) * dodge for run in inside], [run.loss(view) for run in inside]),
+        s=24,
+        marker=marker,
+        facecolors=fill,
+        edgecolors=colour,
+        alpha=0.75,
+        linewidths=1.0,
+        label=f"{name} loss, each seed",
+        zorder=3,
+    )
     groups = [[run for run in found if run.key.lift == lift] for lift in sorted({run.key.lift for run in found})]
     centre = [float(np.median([_place(run, by_lift) for run in group])) * dodge for group in groups]
     middle, low, high = (
@@ -119,7 +120,7 @@ def _points(axes: Axes, runs: StudyRuns, view: Which, by_lift: bool, bottom: flo
     )
     axes.plot(centre, middle, color=colour, linestyle=line, label=f"{name} loss, median", zorder=3)
     if max((len(group) for group in groups), default=0) > 1:
-        axes.fill_between(centre, low, high, color=colour, alpha=0.15, linewidth=0, label=f"{name} loss, quartiles")
+        axes.fill_between(centre, low, high, color=colour, alpha=0.2, linewidth=0, label=f"{name} loss, quartiles")
 
 
 def _mark_runs(axes: Axes, runs: StudyRuns, by_lift: bool, top: float) -> None:
@@ -165,7 +166,7 @@ def _draw_fit(axes: Axes, runs: StudyRuns, fit: PowerLawFit, by_lift: bool) -> N
 def _params_axis(axes: Axes, runs: StudyRuns) -> None:
     params, limit = [run.params for run in runs.done], runs.limit
     near = limit is not None and bool(params) and min(params) / _FAR_LIMIT <= limit <= max(params) * _FAR_LIMIT
-    canvas.log_axis(axes, [*params, *([limit * 1.15] if near and limit is not None else [])], "parameters P")
+    canvas.log_axis(axes, [*params, *([limit, limit * 1.15] if near and limit is not None else [])], "parameters P")
     if limit is None or not params:
         return
     if near:
@@ -198,10 +199,10 @@ def _trajectories(figure: Figure, runs: StudyRuns, trajectories: Mapping[str, pd
     places = [value for found in curves.values() for _, x, _ in found for value in x]
     panels = figure.subplots(1, len(views), sharey=True, squeeze=False)[0]
     colours = matplotlib.colormaps["viridis"](np.linspace(0, 0.92, max(1, len(runs.lifts))))
-    figure.suptitle(f"{runs.name}: loss while training", fontsize=canvas.STYLE["axes.titlesize"])
+    figure.suptitle(f"{canvas.plain(runs.name)}: loss while training", fontsize=canvas.STYLE["axes.titlesize"])
     for panel, view in zip(panels, views, strict=True):
         canvas.log_axis(panel, places, label)
-        canvas.loss_axis(panel, values, f"loss ({runs.loss_unit})" if panel is panels[0] else "")
+        canvas.loss_axis(panel, values, f"loss ({canvas.plain(runs.loss_unit)})" if panel is panels[0] else "")
         panel.set_title(f"{LOSS_NAMES[view]} loss")
         if not curves[view]:
             canvas.note(panel, "no trajectory")
@@ -242,7 +243,7 @@ def _curves(
 
 def _success(figure: Figure, runs: StudyRuns, delta: float) -> None:
     axes = figure.add_subplot()
-    axes.set_title(f"{runs.name}: share of seeds whose {LOSS_NAMES[runs.headline]} loss reaches a target")
+    axes.set_title(f"{canvas.plain(runs.name)}: share of seeds whose {LOSS_NAMES[runs.headline]} loss reaches a target")
     canvas.lift_axis(axes, runs.lifts)
     axes.set_ylim(-0.04, 1.04)
     axes.set_ylabel("share of seeds with loss <= eps (95 % exact interval)")
@@ -287,10 +288,10 @@ def _telling(keys: list[str], successes: list[int]) -> list[str]:
 
 def _learning_number(figure: Figure, runs: StudyRuns, delta: float) -> None:
     axes = figure.add_subplot()
-    axes.set_title(f"{runs.name}: least lift degree that reaches a target")
+    axes.set_title(f"{canvas.plain(runs.name)}: least lift degree that reaches a target")
     numbers = learning_numbers(runs, delta)
     witness = runs.witness_degree
-    canvas.log_axis(axes, numbers, f"target {LOSS_NAMES[runs.headline]} loss eps ({runs.loss_unit})")
+    canvas.log_axis(axes, numbers, f"target {LOSS_NAMES[runs.headline]} loss eps ({canvas.plain(runs.loss_unit)})")
     canvas.lift_axis(axes, [*runs.lifts, *([] if witness is None else [witness])], vertical=True)
     if not numbers:
         canvas.note(axes, "no run has a finite loss")

@@ -131,7 +131,7 @@ def _training_reasons(runs: StudyRuns, chosen: Judgement, *, blame: bool) -> lis
     concerned = [run for run in runs.done if run.key.lift in chosen.rests_on]
     falling = [run for run in concerned if run.under_trained]
     if chosen.verdict != "falls" and falling and blame:
-        what = {"plateaus": "plateau", "rises": "rise"}.get(chosen.verdict, "possible rise")
+        what = {"plateaus": "plateau", "rises": "rise"}.get(chosen.verdict, "doubt about the end of the curve")
         extent = "rests on" if 2 * len(falling) >= len(concerned) else "rests in part on"
         return [
             f"The {what} {extent} under-trained runs: {len(falling)} of {len(concerned)} runs at "

@@ -15,6 +15,8 @@ Array = NDArray[np.float64]
 
 MATERIAL_FLOOR = 0.2
 """A floor is visible only if its interval starts above this share of the smallest median loss."""
+LEVEL_CHANGE = 1.5
+"""Where a floor dominates, losses that change by less than this ratio against the fitted law still count as level."""
 ZERO_LOSS = float(np.finfo(np.float64).eps) ** 2
 """Where a loss of zero is censored if its run recorded no resolution: the square of a rounding error."""
 _STEEPEST = 50.0
@@ -26,7 +28,8 @@ class PowerLawFit:
 
     ``floor`` and ``floor_ci`` always come from the law with a floor. ``exponent``, its interval, ``amplitude`` and
     ``sigma`` (residual standard deviation of log loss) come from that law only if the floor is visible,
-    otherwise from the pure power law, since a floor that is not there leaves the exponent undetermined.
+    otherwise from the pure power law, since a floor that is not there leaves the exponent undetermined. A floor that
+    rests on a single lift is suspected, not visible: any bend would give one.
     """
 
     exponent: float
@@ -37,6 +40,7 @@ class PowerLawFit:
     floor_ci: tuple[float, float]
     floor_p_value: float
     floor_visible: bool
+    floor_suspected: bool
     sigma: float
 
     def predict(self, params: ArrayLike) -> Array:
@@ -58,7 +62,8 @@ def fit_power_law(
     A loss at or below its resolution is censored: it only says that the law must not lie above it. Intervals are
     percentiles over resampled seeds, at levels widened for few seeds (Hesterberg, American Statistician 69, 2015). A
     floor is visible if the F test prefers it to the pure power law, the interval of the floor starts at a material
-    share of the smallest median loss, and the residuals of the last lifts have no slope.
+    share of the smallest median loss, the last lifts have no material slope against the law, and the floor is the
+    larger part of the law at two lifts or more.
 
     Args:
         params: (seeds, lifts) or (lifts,), numbers of parameters P.
@@ -99,12 +104,13 @@ def fit_power_law(
     floor = float(_floors(full[:, 2], full_sse, pure_sse, smallest)[0])
     floor_ci = _interval(floors, count, confidence)
     p_value = _floor_p_value(float(pure_sse[0]), float(full_sse[0]), points.x.size)
-    visible = (
+    suspected = (
         p_value < 1 - confidence
         and full[0, 1] > 0
         and floor_ci[0] >= MATERIAL_FLOOR * math.exp(smallest)
         and _levels_off(points, full[0], 1 - confidence)
     )
+    visible = suspected and len(_on_floor(points, full[0])) > 1
     best, errors, slopes = (
         (full[0], full_sse[0], full_draws[:, 1]) if visible else (pure[0], pure_sse[0], pure_draws[:, 1])
     )
@@ -118,6 +124,7 @@ def fit_power_law(
         floor_ci=floor_ci,
         floor_p_value=p_value,
         floor_visible=visible,
+        floor_suspected=suspected and not visible,
         sigma=math.sqrt(errors / freedom),
     )
 
@@ -212,15 +219,21 @@ def _floor_p_value(pure: float, full: float, points: int) -> float:
 
 def _levels_off(points: _Points, theta: Array, alpha: float) -> bool:
     """A bend is not a floor: where the floor dominates, do losses keep no slope against the fitted law?"""
-    power = theta[0] - theta[1] * points.x
-    start = min((lift for lift in set(points.lift) if np.all(power[points.lift == lift] <= theta[2])), default=None)
     third = sorted(set(points.lift))[-3]
-    tail = points.lift >= (third if start is None else min(start, third))
+    tail = points.lift >= min(_on_floor(points, theta), default=third)
+    tail |= points.lift >= third
+    power = theta[0] - theta[1] * points.x
     x, residual = points.x[tail], points.y[tail] - np.logaddexp(power[tail], theta[2])
     if tail.sum() < 4 or np.ptp(residual) < 1e-9:
         return True
-    p_value = np.asarray(stats.linregress(x, residual), dtype=np.float64)[3]
-    return bool(p_value >= alpha)
+    slope, _, _, p_value, _ = np.asarray(stats.linregress(x, residual), dtype=np.float64)
+    return bool(p_value >= alpha or abs(slope) * np.ptp(x) < math.log(LEVEL_CHANGE))
+
+
+def _on_floor(points: _Points, theta: Array) -> list[int]:
+    """The lifts at which the floor is the larger part of the law."""
+    below = theta[0] - theta[1] * points.x <= theta[2]
+    return [int(lift) for lift in set(points.lift) if below[points.lift == lift].all()]
 
 
 def _interval(draws: Array, seeds: int, confidence: float) -> tuple[float, float]:

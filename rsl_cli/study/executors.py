@@ -12,7 +12,8 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 from rsl_cli.errors import TrainingError
-from rsl_cli.study.runner import Item, Progress, set_threads, work
+from rsl_cli.study.machine import prepare
+from rsl_cli.study.runner import Item, Progress, work
 from rsl_cli.study.spec import StudySpec
 from rsl_cli.study.store import RunKey
 
@@ -41,8 +42,11 @@ def execute(spec: StudySpec, items: Sequence[Item], progress: Progress, finished
             busy.append(Item(held))
         finished(item, {name: state for name, state in outcome.items() if state != "busy"})
 
-    if workers > 1 and len(items) > 1:
-        _in_processes(spec, items, min(workers, len(items)), max(1, cores // workers), progress, sort)
+    workers = min(spec.workers, len(items))
+    prepare()
+    if workers > 1:
+        threads = max(1, len(os.sched_getaffinity(0)) // workers)
+        _in_processes(spec, items, workers, threads, progress, sort)
     else:
         for item in items:
             sort(item, work(spec, item, progress))
@@ -98,17 +102,17 @@ _worker: dict[str, Any] = {}
 
 
 def _start_worker(config: str, threads: int, reports: Any) -> None:
-    def stop(*_: object) -> None:
-        raise KeyboardInterrupt
-
+    # A pool hands exceptions back and goes on, so that only leaving at once is stopping. Writes are atomic.
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(143))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, stop)
-    set_threads(threads)
-    _worker.update(spec=StudySpec.from_config(json.loads(config)), reports=reports)
+    prepare(threads)
+    _worker.update(spec=StudySpec.from_config(json.loads(config)), reports=reports, parent=os.getppid())
 
 
 def _work_there(keys: Sequence[tuple[int, int, str]]) -> dict[str, str]:
     def progress(item: Item, step: int, steps: int, loss: float) -> None:
+        if os.getppid() != _worker["parent"]:
+            os._exit(143)  # The parent was killed: training on would hold its locks.
         _worker["reports"].put(([(k.lift, k.seed, k.run_id) for k in item.keys], step, steps, loss))
 
     return work(_worker["spec"], Item(tuple(RunKey(*key) for key in keys)), progress)

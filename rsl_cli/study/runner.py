@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from rsl_cli.errors import RslError, StoreError
 from rsl_cli.lift import disjoint_union, expected_parameters, sample_lift
@@ -65,7 +64,7 @@ def make_plan(spec: StudySpec) -> Plan:
     Raises:
         StoreError: the study's folder computes something else.
     """
-    keys = tuple(spec.keys())
+    keys = tuple(spec.run_keys())
     if spec.store.exists():
         refuse_other(spec.store, spec.identity)
     missing = tuple(key for key in keys if not spec.store.is_done(key))
@@ -76,7 +75,7 @@ def make_plan(spec: StudySpec) -> Plan:
 def register(spec: StudySpec) -> None:
     """Write ``study.json``, or add the runs asked for to the one there."""
     with spec.store.study_lock():
-        planned = {key.directory: key for key in spec.keys()}
+        planned = {key.directory: key for key in spec.run_keys()}
         if spec.store.exists():
             refuse_other(spec.store, spec.identity)
             known = {key.directory: key for key in spec.store.planned()}
@@ -106,8 +105,14 @@ def register(spec: StudySpec) -> None:
         )
 
 
-def pack(store: StudyStore, missing: Sequence[RunKey]) -> list[Item]:
-    """Group missing runs into unions: first what checkpoints hold, then the rest of each degree together."""
+def pack(store: StudyStore, missing: Sequence[RunKey], workers: int = 1) -> list[Item]:
+    """Group missing runs into unions: first what checkpoints hold, then the rest of each degree, shared out.
+
+    Args:
+        store: the study.
+        missing: what is to be done.
+        workers: into how many unions to part the seeds of one degree.
+    """
     items, left = [], {key.directory: key for key in missing}
     planned = {key.directory: key for key in store.planned()}
     for path in sorted((store.root / "checkpoints").glob("*.safetensors")):
@@ -121,7 +126,9 @@ def pack(store: StudyStore, missing: Sequence[RunKey]) -> list[Item]:
             for name in members:
                 left.pop(name, None)
     for lift in sorted({key.lift for key in left.values()}):
-        items.append(Item(tuple(key for key in left.values() if key.lift == lift)))
+        keys = [key for key in left.values() if key.lift == lift]
+        size = -(-len(keys) // workers)
+        items += [Item(tuple(keys[start : start + size])) for start in range(0, len(keys), size)]
     return sorted(items, key=lambda item: item.lift)
 
 
@@ -223,9 +230,28 @@ class _Checkpoints:
 
 
 _RESULT_FIELDS = (
-    "params samples outputs train_loss test_loss loss_std accuracy flow_time steps grad_norm distance stop_reason "
-    "wall_seconds status loss parametrization initial_loss log_slope relative_gradient resolution witness_degree"
-).split()
+    "params",
+    "samples",
+    "outputs",
+    "train_loss",
+    "test_loss",
+    "loss_std",
+    "accuracy",
+    "flow_time",
+    "steps",
+    "grad_norm",
+    "distance",
+    "stop_reason",
+    "wall_seconds",
+    "status",
+    "loss",
+    "parametrization",
+    "initial_loss",
+    "log_slope",
+    "relative_gradient",
+    "resolution",
+    "witness_degree",
+)
 
 
 def _identity_fields(spec: StudySpec, key: RunKey) -> dict[str, Any]:
@@ -300,8 +326,3 @@ def _revision() -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() or None
-
-
-def set_threads(count: int) -> None:
-    """Let torch and the sparse kernels use that many cores in this process."""
-    torch.set_num_threads(max(1, count))

@@ -65,7 +65,7 @@ def run_study(
         if finished:
             finished(item, states)
 
-    execute(spec, pack(spec.store, plan.missing), progress or (lambda *_: None), end)
+    execute(spec, pack(spec.store, plan.missing, spec.workers), progress or (lambda *_: None), end)
     return outcome
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -30,7 +31,7 @@ DEFAULTS: Mapping[str, Any] = {
     "device": "auto",
     "results_dir": "results",
     "study": None,
-    "executor": {"name": "local"},
+    "executor": {"name": "process"},
 }
 KEYS = ("base", "lifting", "dataset", "trainer", *DEFAULTS)
 EXECUTORS: Mapping[str, Mapping[str, Any]] = {
@@ -117,6 +118,14 @@ class StudySpec:
         return StudyStore(Path(str(self.config["results_dir"])) / self.name)
 
     @property
+    def workers(self) -> int:
+        """How many processes train at once."""
+        executor = self.config["executor"]
+        if executor["name"] == "local":
+            return 1
+        return int(executor["workers"] or len(os.sched_getaffinity(0)))
+
+    @property
     def dtype(self) -> torch.dtype:
         """Of parameters and data."""
         return torch.float64 if self.trainer.dtype == "float64" else torch.float32
@@ -136,7 +145,7 @@ class StudySpec:
             "trainer": self.trainer.identity(),
         }
 
-    def keys(self) -> list[RunKey]:
+    def run_keys(self) -> list[RunKey]:
         """Every run, by lift, then seed."""
         return [RunKey(n, s, run_id(self.identity, n, s)) for n in self.lifts for s in self.seeds]
 

@@ -58,7 +58,7 @@ def make_study(
             record = {name: value if name in kept else None for name, value in record.items()}
             store.write_failure(key, record | {"status": "failed", "error": "out of memory"}, "out of memory\n")
             continue
-        frame = _trajectory(record, random) if trajectories else pd.DataFrame({"step": [0]})
+        frame = _trajectory(record) if trajectories else pd.DataFrame({"step": [0]})
         store.write_run(key, record, frame, {"w": np.zeros(1)})
     return store
 
@@ -127,8 +127,9 @@ def record_of(
     }
 
 
-def _trajectory(record: dict[str, Any], random: np.random.Generator) -> pd.DataFrame:
+def _trajectory(record: dict[str, Any]) -> pd.DataFrame:
     step = np.unique(np.concatenate([[0], np.geomspace(1, 1000, 40).round()]))
+    random = np.random.default_rng(record["seed"])
     last = record["train_loss"] or 1e-12
     loss = last + (0.5 - min(last, 0.4)) / (1 + step) ** 1.2 * np.exp(0.05 * random.standard_normal(step.size))
     held = loss * 1.1 if record["test_loss"] is not None else np.full(step.size, math.nan)

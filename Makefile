@@ -1,0 +1,46 @@
+# Everything a newcomer or CI needs; `make help` lists it. Each target makes the environment if it is missing.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run report test lint types bench reproduce clean
+
+help: ## list the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: $(READY) ## make the environment in .venv
+
+$(READY): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --disable-pip-version-check -q -c constraints.txt -e '.[dev]'
+	touch $(READY)
+
+run: $(READY) ## train lifts of a two-layer network on the packaged digits, then report
+	$(BIN)/rsl run experiment=digits
+
+report: $(READY) ## report on the latest study again
+	$(BIN)/rsl report
+
+test: $(READY) ## the whole test suite
+	$(BIN)/python -m pytest -q
+
+lint: $(READY) ## style, import order, docstrings, format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(READY) ## static types
+	$(BIN)/pyright
+
+bench: $(READY) ## kernels against their rivals, in one run
+	$(BIN)/python scripts/bench_layer.py
+
+reproduce: $(READY) ## the committed experiments, then check that the loss falls
+	$(BIN)/rsl run experiment=sine2d
+	$(BIN)/rsl run experiment=digits
+	$(BIN)/rsl report sine2d --check
+
+clean: ## remove the environment and caches; results stay
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,49 @@
+"""Small problems with known answers, for every trainer."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from rsl_cli.data import Dataset
+from rsl_cli.graph import BaseGraph
+
+CONF = Path(__file__).resolve().parents[1] / "conf"
+
+
+def group(name: str, option: str, **changes: Any) -> dict[str, Any]:
+    """One file of conf/, with keys changed."""
+    return yaml.safe_load((CONF / name / f"{option}.yaml").read_text()) | changes
+
+
+def study(**changes: Any) -> dict[str, Any]:
+    """A configuration that trains in about a second."""
+    return {
+        "base": group("base", "mlp"),
+        "lifting": {"kind": "random", "in_degree": 4},
+        "dataset": group("dataset", "sine2d", samples=256, test_samples=64),
+        "trainer": group("trainer", "adam", steps=40, batch_size=64),
+        "executor": {"name": "local"},
+        "lift": [2, 4, 8],
+        "seeds": 3,
+    } | changes
+
+
+def linear_base(inputs: int, outputs: int = 1) -> BaseGraph:
+    """A base graph that computes y = W x."""
+    config = {
+        "vertices": {"x": {"kind": "input"}, "y": {"kind": "output"}},
+        "edges": [{"source": "x", "target": "y", "map": "linear"}],
+    }
+    return BaseGraph.from_config(config, input_shape=(inputs,), output_size=outputs)
+
+
+def least_squares(inputs: int = 3, samples: int = 40, noise: float = 0.1) -> tuple[Dataset, float]:
+    """A linear regression with noise, and the least half mean squared error any linear map has on it."""
+    draw = np.random.default_rng(7)
+    x = draw.standard_normal((samples, inputs))
+    y = x @ np.arange(1.0, inputs + 1)[:, None] + noise * draw.standard_normal((samples, 1))
+    residual = y - x @ np.linalg.lstsq(x, y, rcond=None)[0]
+    data = Dataset("least_squares", "regression", x, y, x[:5], y[:5], 1)
+    return data, 0.5 * float(np.mean(residual**2))

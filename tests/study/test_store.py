@@ -1,0 +1,130 @@
+import json
+import math
+import os
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from rsl_cli.errors import StoreError
+from rsl_cli.study import store as module
+from rsl_cli.study.store import RunKey, StudyStore, find_studies, read_json, read_tensors, write_atomic, write_json
+
+KEY = RunKey(64, 3, "0123456789abcdef")
+
+
+def test_folder_names():
+    assert KEY.directory == "n00064-s003-0123456789abcdef"
+    assert StudyStore(module.Path("a/b")).run_dir(KEY) == module.Path("a/b/runs/n00064-s003-0123456789abcdef")
+
+
+def test_a_run_comes_back_as_it_was_written(tmp_path):
+    store = StudyStore(tmp_path / "s")
+    frame = pd.DataFrame({"step": [0, 1], "loss": [0.5, math.nan]})
+    state = {"w": np.arange(6.0).reshape(2, 3)[:, ::2]}
+    store.write_run(KEY, {"status": "done", "loss": np.float64(0.5), "bad": math.inf}, frame, state)
+    assert store.is_done(KEY) and store.record(KEY) == {"status": "done", "loss": 0.5, "bad": None}
+    pd.testing.assert_frame_equal(store.trajectory(KEY), frame)
+    np.testing.assert_array_equal(store.state(KEY)["w"], state["w"])
+
+
+def test_a_failed_run_is_not_done_and_success_removes_its_error(tmp_path):
+    store = StudyStore(tmp_path / "s")
+    store.write_failure(KEY, {"status": "failed"}, "why")
+    assert not store.is_done(KEY) and (store.run_dir(KEY) / "error.txt").read_text() == "why"
+    store.write_run(KEY, {"status": "done"}, pd.DataFrame({"step": [0]}), {})
+    assert store.is_done(KEY) and not (store.run_dir(KEY) / "error.txt").exists()
+
+
+@pytest.mark.parametrize("victim", ["fdopen", "fsync"])
+def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path, monkeypatch, victim):
+    path = tmp_path / "record.json"
+    write_json(path, {"a": 1})
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(module.os, victim, full)
+    with pytest.raises(StoreError, match="No space left on device; free space") as caught:
+        write_json(path, {"a": 2})
+    monkeypatch.undo()
+    assert "\n" not in str(caught.value)
+    assert read_json(path) == {"a": 1} and [p.name for p in tmp_path.iterdir()] == ["record.json"]
+
+
+def test_a_kill_while_writing_leaves_old_or_new(tmp_path):
+    path = tmp_path / "big.json"
+    script = textwrap.dedent(f"""
+        from pathlib import Path
+        from rsl_cli.study.store import write_json
+        i = 0
+        while True:
+            i += 1
+            write_json(Path({str(path)!r}), {{"i": i, "pad": [i] * 20000}})
+            print(i, flush=True)
+    """)
+    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    for _ in range(5):
+        process.stdout.readline()
+    process.kill()
+    process.communicate()
+    content = json.loads(path.read_text())
+    assert content["pad"] == [content["i"]] * 20000
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match="cannot write .*results_dir=PATH"):
+        write_atomic(tmp_path / "file" / "below" / "x", b"")
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[1, 2"])
+def test_damaged_files_are_one_line(tmp_path, content):
+    path = tmp_path / "study.json"
+    path.write_bytes(content)
+    with pytest.raises(StoreError, match="cannot read") as caught:
+        read_json(path)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(StoreError, match="cannot read"):
+        read_tensors(path)
+
+
+def test_two_holders_of_one_run(tmp_path):
+    store = StudyStore(tmp_path / "s")
+    with store.run_lock(KEY, blocking=False) as first, store.run_lock(KEY, blocking=False) as second:
+        assert first and not second
+    with store.run_lock(KEY, blocking=False) as again:
+        assert again
+
+
+def test_a_killed_holder_frees_its_lock(tmp_path):
+    script = textwrap.dedent(f"""
+        import time
+        from pathlib import Path
+        from rsl_cli.study.store import RunKey, StudyStore
+        with StudyStore(Path({str(tmp_path)!r})).run_lock(RunKey(64, 3, "0123456789abcdef"), blocking=True):
+            print("held", flush=True)
+            time.sleep(60)
+    """)
+    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None and process.stdout.readline() == "held\n"
+    store = StudyStore(tmp_path)
+    with store.run_lock(KEY, blocking=False) as held:
+        assert not held
+    process.kill()
+    process.communicate()
+    with store.run_lock(KEY, blocking=False) as held:
+        assert held
+
+
+def test_studies_are_found_latest_first_with_the_reference_ones(tmp_path):
+    for i, name in enumerate(["a", "b", "reference/c"]):
+        write_json(tmp_path / name / "study.json", {})
+        os.utime(tmp_path / name / "study.json", (i, i))
+    assert [store.name for store in find_studies(tmp_path)] == ["c", "b", "a"]
+    with pytest.raises(StoreError, match="no study at"):
+        StudyStore(tmp_path / "d").read_study()

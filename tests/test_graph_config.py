@@ -1,0 +1,131 @@
+"""Repetition written out, and the base graphs and liftings that ship."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from rsl_cli.errors import GraphError
+from rsl_cli.graph import BaseGraph, edge_lifting
+from rsl_cli.graph_config import LIFTINGS, expand
+from rsl_cli.lift import sample_lift
+
+CONF = Path(__file__).parents[1] / "conf"
+BASES = sorted(path.stem for path in (CONF / "base").glob("*.yaml"))
+
+
+def composed(group: str, name: str, *overrides: str) -> dict:
+    """What Hydra makes of one file of a group, as plain containers."""
+    with initialize_config_dir(config_dir=str(CONF), version_base=None):
+        config = compose(overrides=[f"+{group}={name}", *overrides])
+    plain = OmegaConf.to_container(config[group], resolve=True)
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
+
+
+def graph(config: dict, **sizes) -> BaseGraph:
+    return BaseGraph.from_config(config, **({"input_shape": (2,), "output_size": 1} | sizes))
+
+
+@pytest.mark.parametrize("name", BASES)
+def test_shipped_bases_compose_and_lift(name):
+    path = CONF / "base" / f"{name}.yaml"
+    config = composed("base", name)
+    assert config == yaml.safe_load(path.read_text(encoding="utf-8"))
+    assert config["name"] == name and path.read_text(encoding="utf-8").startswith("# ")
+    for sizes in ({}, {"input_shape": (64,), "output_size": 10}):
+        base = graph(config, **sizes)
+        sample_lift(base, 16).check()
+        for edge in base.in_edges(base.output.name):
+            assert edge.map_name == "scale" and edge.init.kind == "zeros"
+            assert edge.lifting is not None and edge.lifting.kind == "dense"
+
+
+def test_every_lifting_ships():
+    files = sorted(path.stem for path in (CONF / "lifting").glob("*.yaml"))
+    assert files == sorted(LIFTINGS)
+    for name in files:
+        config = composed("lifting", name)
+        assert config["kind"] == name and set(config) <= {"kind", "in_degree"}
+        assert edge_lifting(config).in_degree == (8.0 if name in ("random", "regular") else None)
+        assert (CONF / "lifting" / f"{name}.yaml").read_text(encoding="utf-8").startswith("# ")
+
+
+@pytest.mark.parametrize("depth", [1, 2, 6])
+def test_depth_of_deep(depth):
+    base = graph(composed("base", "deep", f"base.depth={depth}"))
+    hidden = [f"h{i}" for i in range(1, depth + 1)]
+    assert [vertex.name for vertex in base.vertices] == ["x", *hidden, "y"]
+    assert [(edge.source, edge.target) for edge in base.edges] == list(zip(["x", *hidden], [*hidden, "y"], strict=True))
+    assert len(graph(composed("base", "deep")).vertices) == 6
+
+
+def test_a_dict_config_is_read_as_it_is():
+    config = OmegaConf.load(CONF / "base" / "gated.yaml")
+    assert graph(config) == graph(composed("base", "gated"))  # pyright: ignore[reportArgumentType]
+
+
+def test_later_indices_use_earlier_ones():
+    every = {"source": "h{i}", "target": "h{j}", "map": "scale", "for": {"j": "2..depth", "i": "1..j-1"}}
+    _, vertices, edges = expand(
+        {"depth": 4, "vertices": {"h{i}": {"for": {"i": "1..depth"}}}, "edges": [every | {"slot": "s{i}"}]}
+    )
+    assert list(vertices) == ["h1", "h2", "h3", "h4"] and vertices["h1"] == {}
+    assert [(edge["source"], edge["target"], edge["slot"]) for edge in edges] == [
+        (f"h{i}", f"h{j}", f"s{i}") for j in range(2, 5) for i in range(1, j)
+    ]
+    assert all("for" not in edge for edge in edges)
+
+
+def test_sums_of_constants():
+    _, vertices, _ = expand({"k": 3, "vertices": {"a{k - 1 + 10}": {}, "b{-k+5}": {}}, "edges": [{}]})
+    assert list(vertices) == ["a12", "b2"]
+
+
+def one(ranges: object, name: str = "h{i}") -> dict:
+    return {"depth": 2, "vertices": {name: {"for": ranges}}, "edges": [{}]}
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ([], "base graph: got list; write a mapping with name, vertices and edges"),
+        ({"edges": [{}]}, "base graph: no vertices; write vertices: {x: {kind: input}, ...}"),
+        (
+            {"vertices": {"x": {}}, "edges": "x->y"},
+            "base graph: no edges; write edges: [{source: x, target: y, map: linear}, ...]",
+        ),
+        (
+            {"vertices": {"x": {}}, "edges": [{}], "depth": "4"},
+            "base.depth='4': accepted beside name, vertices and edges: whole numbers from 1",
+        ),
+        (
+            {"vertices": {"x": {}}, "edges": [{}], "depth": True},
+            "base.depth=True: accepted beside name, vertices and edges: whole numbers from 1",
+        ),
+        (one("1..2"), "vertex h{i}: for='1..2'; write for: {i: \"1..depth\"}"),
+        (one({}), 'vertex h{i}: for={}; write for: {i: "1..depth"}'),
+        (one({"i": "1-2"}), "vertex h{i}: for i='1-2'; write a range such as \"1..depth-1\""),
+        (one({"1": "1..2"}), "vertex h{i}: for 1='1..2'; write a range such as \"1..depth-1\""),
+        (one({"i": "1..n"}), "vertex h{i}: unknown name 'n' in 'n'; there are depth"),
+        (
+            one({"i": "1..2*depth"}),
+            "vertex h{i}: cannot read '2*depth'; write whole numbers and names joined by + and -",
+        ),
+        (one({"i": "1..1 2"}), "vertex h{i}: cannot read '1 2'; write whole numbers and names joined by + and -"),
+        (one({"i": "1..²"}), "vertex h{i}: cannot read '²'; write whole numbers and names joined by + and -"),
+        (one({"i": "1..2"}, "h"), "vertex h: written twice; rename one of them or narrow its for"),
+        (one({"i": "1..2"}, "h{j}"), "vertex h{j}: unknown name 'j' in 'j'; there are depth, i"),
+        (one({"i": "1..10001"}), "vertex h{i}: for i='1..10001' stands for more than 10000; narrow it"),
+        (
+            one({"i": "1..200", "j": "1..200"}, "h{i}_{j}"),
+            "vertex h{i}_{j}: for={'i': '1..200', 'j': '1..200'} stands for more than 10000; narrow it",
+        ),
+    ],
+)
+def test_mistakes_are_told_in_one_line(config, message):
+    with pytest.raises(GraphError) as caught:
+        expand(config)
+    assert str(caught.value) == message

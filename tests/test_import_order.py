@@ -1,0 +1,78 @@
+"""Modules import only from those before them, and what need not know torch does not load it."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "rsl_cli"
+ORDER = [
+    "errors",
+    "rng",
+    "maps",
+    "graph_config",
+    "graph",
+    "kernels",
+    "lift",
+    "network",
+    "data",
+    "train",
+    "theory",
+    "study",
+    "stats",
+    "report",
+    "show",
+    "progress",
+    "cli",
+]
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+
+def layer(dotted: str) -> str | None:
+    """The first name below the package, None for the package itself."""
+    return dotted.split(".")[1] if "." in dotted else None
+
+
+def imported(path: Path) -> set[str]:
+    """Dotted names of the package's modules that a file imports anywhere, in functions too."""
+    here = ["rsl_cli", *path.relative_to(PACKAGE).with_suffix("").parts]
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            start = here[: -node.level] if node.level else []
+            module = ".".join([*start, *([node.module] if node.module else [])])
+            # `from rsl_cli import graph` imports a module as well.
+            found |= {f"{module}.{alias.name}" for alias in node.names} if module == "rsl_cli" else {module}
+    return {name for name in found if name.split(".")[0] == "rsl_cli"}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_go_upwards_only(path):
+    own = path.relative_to(PACKAGE).with_suffix("").parts[0]
+    if own in ("__init__", "__main__"):
+        pytest.skip("the package's front may name everything")
+    assert own in ORDER, f"{own} has no place in the order of imports; give it one"
+    for name in imported(path):
+        other = layer(name)
+        if other is not None and other in ORDER:
+            assert ORDER.index(other) <= ORDER.index(own), f"{own} imports {name}, which comes later"
+
+
+def test_the_walk_sees_imports_inside_functions(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys.modules[__name__], "PACKAGE", tmp_path)
+    path = tmp_path / "lift.py"
+    path.write_text(
+        "def late():\n    from rsl_cli.report import page\n    from . import cli\n    import rsl_cli.study\n"
+    )
+    assert imported(path) == {"rsl_cli.report", "rsl_cli.cli", "rsl_cli.study"}
+
+
+@pytest.mark.parametrize("module", ["rsl_cli", "rsl_cli.report", "rsl_cli.study.store", "rsl_cli.stats"])
+def test_modules_that_do_not_load_torch(module):
+    code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

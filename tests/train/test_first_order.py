@@ -1,0 +1,211 @@
+import math
+
+import numpy as np
+import problems
+import pytest
+import torch
+
+from rsl_cli.data import Dataset, load_dataset
+from rsl_cli.errors import ConfigError, TrainingError
+from rsl_cli.graph import BaseGraph
+from rsl_cli.lift import disjoint_union, sample_lift
+from rsl_cli.network import LiftedNetwork
+from rsl_cli.train.first_order import FirstOrder, train_first_order
+from rsl_cli.train.objective import Objective
+from rsl_cli.train.trajectory import COLUMNS, Trajectory, log_spaced_steps
+
+DATA = load_dataset(problems.group("dataset", "sine2d", samples=300, test_samples=50))
+BASE = BaseGraph.from_config(problems.group("base", "mlp"), input_shape=(2,), output_size=1)
+SETTINGS = {
+    "adam": FirstOrder("adam", steps=60, batch_size=64, learning_rate=0.03, schedule="cosine"),
+    "sgd": FirstOrder("sgd", steps=60, batch_size=64, learning_rate=0.05, momentum=0.9),
+    "gd": FirstOrder("gd", steps=60, learning_rate=0.05),
+}
+
+
+def union(seeds, degree=8, parametrization="mup"):
+    lifts = [sample_lift(BASE, degree, seed, {"kind": "random", "in_degree": 4}) for seed in seeds]
+    return LiftedNetwork(disjoint_union(lifts), parametrization=parametrization)
+
+
+class Memory:
+    """Keeps the checkpoint of one step; raises there if told to."""
+
+    def __init__(self, step, interrupt):
+        self.step, self.interrupt, self.calls, self.saved = step, interrupt, 0, None
+
+    def load(self):
+        return self.saved
+
+    def due(self):
+        self.calls += 1
+        return self.calls == self.step
+
+    def save(self, arrays, text):
+        self.saved = ({name: array.copy() for name, array in arrays.items()}, dict(text))
+        if self.interrupt:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
+def test_resumed_training_is_the_uninterrupted_one_bit_for_bit(settings):
+    objective = Objective(DATA, "mse", dtype=torch.float32)
+    whole = train_first_order(union([0, 1]), objective, settings)
+    keeper = Memory(25, interrupt=True)
+    with pytest.raises(KeyboardInterrupt):
+        train_first_order(union([0, 1]), objective, settings, keeper=keeper)
+    resumed = train_first_order(union([0, 1]), objective, settings, keeper=keeper)
+    for one, other in zip(whole, resumed, strict=True):
+        np.testing.assert_array_equal(np.array(one.trajectory.rows), np.array(other.trajectory.rows))
+        assert all(torch.equal(one.state[name], other.state[name]) for name in one.state)
+
+
+@pytest.mark.parametrize("parametrization", ["standard", "ntk", "mup"])
+@pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
+def test_a_union_trains_each_replica_as_if_alone(settings, parametrization):
+    objective = Objective(DATA, "mse", dtype=torch.float32)
+    together = train_first_order(union([0, 3, 5], parametrization=parametrization), objective, settings)
+    for seed, result in zip([0, 3, 5], together, strict=True):
+        (alone,) = train_first_order(union([seed], parametrization=parametrization), objective, settings)
+        np.testing.assert_array_equal(np.array(result.trajectory.rows), np.array(alone.trajectory.rows))
+        assert all(torch.equal(result.state[name], alone.state[name]) for name in alone.state)
+
+
+def test_gradient_descent_reaches_the_least_squares_solution_and_says_so():
+    data, least = problems.least_squares()
+    network = LiftedNetwork(sample_lift(problems.linear_base(3), 1), dtype=torch.float64)
+    settings = FirstOrder("gd", steps=5000, learning_rate=0.3, dtype="float64", stationary=1e-6)
+    (result,) = train_first_order(network, Objective(data, "mse", dtype=torch.float64), settings)
+    assert result.stop_reason == "stationary"
+    assert result.trajectory.last["loss"] == pytest.approx(least, rel=1e-9)
+    assert result.trajectory.last["time"] == pytest.approx(0.3 * result.trajectory.last["step"])
+
+
+def test_gradient_descent_follows_the_flow_with_first_order_accuracy():
+    data, _ = problems.least_squares()
+    errors = []
+    x, y = data.x_train, data.y_train
+    for rate in (0.02, 0.01):
+        network = LiftedNetwork(sample_lift(problems.linear_base(3), 1), dtype=torch.float64)
+        start = network.weight("x", "y").detach().numpy().copy().ravel()
+        settings = FirstOrder("gd", steps=round(1 / rate), learning_rate=rate, dtype="float64")
+        train_first_order(network, Objective(data, "mse", dtype=torch.float64), settings)
+        covariance, target = x.T @ x / len(x), (x.T @ y / len(x)).ravel()
+        values, vectors = np.linalg.eigh(covariance)
+        best = np.linalg.solve(covariance, target)
+        exact = best + vectors @ (np.exp(-values) * (vectors.T @ (start - best)))
+        errors.append(np.linalg.norm(network.weight("x", "y").detach().numpy().ravel() - exact))
+    assert errors[0] / errors[1] == pytest.approx(2, rel=0.1)
+
+
+def test_divergence_of_one_replica_is_caught_and_leaves_the_others_alone():
+    objective = Objective(DATA, "mse", dtype=torch.float32)
+    settings = FirstOrder("gd", steps=50, learning_rate=0.05)
+    network = union([0, 1, 2])
+    with torch.no_grad():
+        network.replica_tensors(dict(network.named_parameters()), 1)[next(iter(network.segments()))].fill_(torch.nan)
+    results = train_first_order(network, objective, settings)
+    assert [result.stop_reason for result in results] == ["budget", "diverged", "budget"]
+    (alone,) = train_first_order(union([2]), objective, settings)
+    assert results[2].trajectory == alone.trajectory
+
+
+def test_a_rate_too_large_ends_as_diverged():
+    data, _ = problems.least_squares()
+    network = LiftedNetwork(sample_lift(problems.linear_base(3), 1))
+    (result,) = train_first_order(
+        network, Objective(data, "mse", dtype=torch.float32), FirstOrder("gd", steps=2000, learning_rate=50.0)
+    )
+    assert result.stop_reason == "diverged"
+    assert result.trajectory.last["step"] < 2000
+
+
+def test_no_steps_still_gives_the_start():
+    (result,) = train_first_order(union([0]), Objective(DATA, "mse", dtype=torch.float32), FirstOrder("gd", steps=0))
+    assert result.stop_reason == "budget"
+    assert [row[0] for row in result.trajectory.rows] == [0]
+    assert result.trajectory.last["distance"] == 0
+
+
+def test_a_checkpoint_of_another_network_is_refused():
+    objective = Objective(DATA, "mse", dtype=torch.float32)
+    keeper = Memory(3, interrupt=True)
+    with pytest.raises(KeyboardInterrupt):
+        train_first_order(union([0]), objective, SETTINGS["adam"], keeper=keeper)
+    with pytest.raises(TrainingError, match="another network"):
+        train_first_order(union([0], degree=16), objective, SETTINGS["adam"], keeper=keeper)
+
+
+@pytest.mark.parametrize("loss", ["mse", "cross_entropy"])
+def test_losses_and_accuracy_against_a_loop(loss):
+    draw = np.random.default_rng(0)
+    x, y = draw.standard_normal((31, 2)), draw.integers(3, size=31)
+    data = Dataset("made", "classification", x, y, x[:9], y[:9], 3)
+    base = BaseGraph.from_config(problems.group("base", "shallow"), input_shape=(2,), output_size=3)
+    network = LiftedNetwork(sample_lift(base, 5), dtype=torch.float64)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.copy_(torch.as_tensor(draw.standard_normal(tuple(parameter.shape))))
+    evaluation = Objective(data, loss, dtype=torch.float64).evaluate(network)
+    out = network(torch.as_tensor(x)).detach().numpy()
+    expected = 0.0
+    for row, label in zip(out, y, strict=True):
+        if loss == "mse":
+            expected += 0.5 * np.sum((row - np.eye(3)[label]) ** 2) / len(y)
+        else:
+            expected += (np.log(np.exp(row).sum()) - row[label]) / len(y)
+    assert evaluation.loss.item() == pytest.approx(expected, rel=1e-12)
+    assert evaluation.accuracy.item() == pytest.approx(np.mean(out[:9].argmax(1) == y[:9]))
+
+
+def test_every_sample_is_seen_once_an_epoch_and_each_seed_has_its_own_order():
+    from rsl_cli.train.first_order import _Batches
+
+    objective = Objective(DATA, "mse", dtype=torch.float32)
+    batches = _Batches(objective, [0, 1], 50)
+    seen = torch.cat([batches.at(step) for step in range(6)], dim=1)
+    assert seen.sort(dim=1).values.tolist() == [list(range(300))] * 2
+    assert not torch.equal(seen[0], seen[1])
+    assert not torch.equal(batches.at(6), batches.at(0))
+
+
+def test_trajectory_table_slope_and_relative_gradient():
+    rows = tuple((step, math.nan, 4.0 / step, 1.0, 0.5, 2.0) for step in (1, 10, 50, 100))
+    trajectory = Trajectory(rows)
+    assert tuple(trajectory.to_frame().columns) == COLUMNS
+    assert trajectory.log_slope() == pytest.approx(-1)
+    assert trajectory.relative_gradient() == pytest.approx(0.5 * 2 / 0.04)
+    assert math.isnan(Trajectory(rows[:1]).log_slope())
+
+
+def test_log_spaced_steps():
+    assert log_spaced_steps(0, 8) == [0]
+    assert log_spaced_steps(1, 8) == [0, 1]
+    steps = log_spaced_steps(1000, 4)
+    assert steps[0] == 0 and steps[-1] == 1000 and len(steps) <= 14
+    assert all(b > a for a, b in zip(steps, steps[1:], strict=False))
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"steps": -1}, "trainer.steps=-1; accepted: a whole number from 0"),
+        ({"steps": True}, "trainer.steps=True; accepted: a whole number from 0"),
+        ({"learning_rate": 0}, "trainer.learning_rate=0; accepted: a number above 0"),
+        ({"learning_rate": math.nan}, "trainer.learning_rate=nan; accepted: a number above 0"),
+        ({"momentum": 1.0, "name": "sgd"}, "trainer.momentum=1.0; accepted: a number from 0 to below 1"),
+        ({"momentum": 0.5}, "only sgd has momentum"),
+        ({"name": "gd", "batch_size": 5}, "gd takes all samples"),
+        ({"name": "adm"}, "trainer.name='adm'; accepted: adam or sgd or gd"),
+        ({"stepz": 5}, "trainer key 'stepz' is not known; accepted: .*did you mean 'steps'?"),
+    ],
+)
+def test_settings_out_of_range_are_refused_in_one_line(change, text):
+    with pytest.raises(ConfigError, match=text.replace("?", r"\?").replace("(", r"\(")) as caught:
+        FirstOrder.from_config({"name": "adam"} | change)
+    assert "\n" not in str(caught.value)
+
+
+def test_cross_entropy_of_numbers_is_refused():
+    with pytest.raises(ConfigError, match="needs classes"):
+        Objective(DATA, "cross_entropy", dtype=torch.float32)
