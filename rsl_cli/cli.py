@@ -6,6 +6,7 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from rsl_cli.errors import ConfigError, RslError, StoreError, nearest
@@ -126,7 +127,8 @@ def _run(arguments: list[str]) -> int:
             print(f"rsl: {error}", file=sys.stderr)
             status = max(status, error.exit_status)
 
-    with _arguments(["rsl run", *map(_quote, arguments)]):
+    # A multirun writes its own notes somewhere; study.json says all that they say.
+    with TemporaryDirectory() as scratch, _arguments(["rsl run", *map(_quote, arguments), f"hydra.sweep.dir={scratch}"]):
         application = hydra.main(version_base="1.3", config_path=str(config_directory()), config_name="config")
         try:
             application(task)()
@@ -286,7 +288,8 @@ def _hydra_line(error: Exception) -> str:
         return f"there is no {str(missing).replace('/', '=')}{listed}{nearest(name, options or [])}"
     key = re.search(r"Could not (?:override|append|delete)[^']*'([^']+)'", text)
     if not key:
-        return text
+        override = getattr(error, "override", None)
+        return f"cannot read '{override}': {text}" if override else text
     prefix = key[1].rpartition(".")[0]
     known = [name for name in _known_keys() if name.rpartition(".")[0] == prefix]
     return f"key '{key[1]}' is not known; accepted: {', '.join(known)}{nearest(key[1], known)}"

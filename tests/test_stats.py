@@ -196,10 +196,10 @@ class TestFit:
         assert stats.fit_power_law(PARAMS, losses) == stats.fit_power_law(PARAMS, losses)
 
     def test_the_interval_covers(self) -> None:
-        fits = [stats.fit_power_law(PARAMS, noisy(50 / PARAMS, draw=draw), resamples=150) for draw in range(60)]
+        fits = [stats.fit_power_law(PARAMS, noisy(50 / PARAMS, draw=draw), resamples=100) for draw in range(40)]
         covered = sum(fit is not None and fit.exponent_ci[0] <= 1 <= fit.exponent_ci[1] for fit in fits)
-        assert covered >= 51
-        assert sum(fit is not None and fit.floor_visible for fit in fits) <= 4
+        assert covered >= 34
+        assert sum(fit is not None and fit.floor_visible for fit in fits) <= 3
 
 
 class TestSuccess:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from rsl_cli.kernels import reference
 from rsl_cli.kernels.pattern import Pattern
@@ -81,7 +82,9 @@ class _Partial(torch.autograd.Function):
         def partial(of: _Argument, other: _Argument, value: Tensor) -> Any:
             given = {other: value, ctx.argument: cotangent}
             first, second = (given[argument] for argument in _Argument if argument is not of)
-            return _Partial.apply(of, first, second, ctx.pattern, ctx.implementation)
+            # Being recorded costs more than a small product, so not where nobody could ask for a further derivative.
+            compute = _Partial.apply if _is_recorded() else _Partial.forward
+            return compute(of, first, second, ctx.pattern, ctx.implementation)
 
         return (
             None,
@@ -122,6 +125,11 @@ class _Partial(torch.autograd.Function):
             for i in range(info.batch_size)
         ]
         return torch.stack(parts), 0
+
+
+def _is_recorded() -> bool:
+    transformed = torch._C._are_functorch_transforms_active()
+    return torch.is_grad_enabled() or transformed or forward_ad._current_level >= 0
 
 
 def _kernels(a: Tensor, b: Tensor, implementation: Implementation) -> ModuleType:

@@ -7,6 +7,7 @@ results do not depend on the number of threads, nor on what else is in the same 
 """
 
 import numba
+import numpy as np
 import torch
 from numba import njit, prange
 from torch import Tensor
@@ -29,11 +30,11 @@ def product(weight: Tensor, x: Tensor, pattern: Pattern) -> Tensor:
     out = torch.empty(pattern.rows, x.shape[1], dtype=x.dtype)
     tile = _tile(pattern.columns // pattern.blocks, x)
     arguments = (pattern.indptr, pattern.indices, weight.numpy(), x.numpy(), out.numpy(), tile)
-    work = pattern.size * x.shape[1]
-    if work < _SERIAL_WORK:
+    threads = _threads(pattern.size * x.shape[1])
+    if threads == 1:
         _rows(0, pattern.rows, *arguments)
     else:
-        _rows_parallel(pattern.chunks(_chunk_count()), *arguments)
+        _rows_parallel(_chunks(pattern, threads), *arguments)
     return out
 
 
@@ -43,10 +44,11 @@ def transposed_product(weight: Tensor, g: Tensor, pattern: Pattern) -> Tensor:
     indptr, rows, positions = pattern.transposed
     tile = _tile(pattern.rows // pattern.blocks, g)
     arguments = (indptr, rows, weight.numpy().take(positions), g.numpy(), out.numpy(), tile)
-    if pattern.size * g.shape[1] < _SERIAL_WORK:
+    threads = _threads(pattern.size * g.shape[1])
+    if threads == 1:
         _rows(0, pattern.columns, *arguments)
     else:
-        _rows_parallel(pattern.chunks(_chunk_count(), transposed=True), *arguments)
+        _rows_parallel(_chunks(pattern, threads, transposed=True), *arguments)
     return out
 
 
@@ -54,10 +56,11 @@ def sampled_product(x: Tensor, g: Tensor, pattern: Pattern) -> Tensor:
     """The dense product g x^T at the pattern's entries only, (E,)."""
     out = torch.empty(pattern.size, dtype=x.dtype)
     arguments = (pattern.indptr, pattern.indices, x.numpy(), g.numpy(), out.numpy(), _DOT_TILE)
-    if pattern.size * x.shape[1] < _SERIAL_WORK:
+    threads = _threads(pattern.size * x.shape[1])
+    if threads == 1:
         _dots(0, pattern.rows, *arguments)
     else:
-        _dots_parallel(pattern.chunks(_chunk_count()), *arguments)
+        _dots_parallel(_chunks(pattern, threads), *arguments)
     return out
 
 
@@ -66,13 +69,24 @@ def _tile(gathered_rows: int, operand: Tensor) -> int:
     return max(_LEAST_TILE, columns // 64 * 64)
 
 
-def _chunk_count() -> int:
-    most = numba.config.NUMBA_NUM_THREADS  # pyright: ignore[reportPrivateImportUsage, reportAttributeAccessIssue]
-    threads = min(torch.get_num_threads(), most)
+def _threads(work: int) -> int:
+    if work < _SERIAL_WORK:
+        return 1
+    threads = torch.get_num_threads()
+    if threads == 1:
+        return 1
+    # Starting Numba's threads sets the OpenMP library's number, which torch shares, to its own.
     if numba.get_num_threads() != threads:
-        numba.set_num_threads(threads)
+        most = numba.config.NUMBA_NUM_THREADS  # pyright: ignore[reportPrivateImportUsage, reportAttributeAccessIssue]
+        numba.set_num_threads(min(threads, most))
+    if torch.get_num_threads() != threads:
+        torch.set_num_threads(threads)
+    return threads
+
+
+def _chunks(pattern: Pattern, threads: int, *, transposed: bool = False) -> np.ndarray:
     # Some more than threads, for a thread that another program slows down.
-    return 1 if threads == 1 else 4 * threads
+    return pattern.chunks(4 * threads, transposed=transposed)
 
 
 @njit(cache=True, fastmath=_FAST, nogil=True)

@@ -104,7 +104,8 @@ def _reasons(runs: StudyRuns, views: Views) -> list[str]:
         )
     else:
         scope = f"Judged on {name} loss over all lifts; P < samples x outputs at each of them."
-    reasons = [*chosen.reasons[:1], *([scope] if runs.done else []), *chosen.reasons[1:]]
+    first, *evidence = chosen.reasons
+    reasons = [*([first] if used else []), *([scope] if runs.done else []), *evidence]
     gap = runs.headline == "test" and chosen.verdict != "falls" and on_training == "falls"
     if gap:
         reasons.append(
@@ -123,7 +124,7 @@ def _reasons(runs: StudyRuns, views: Views) -> list[str]:
             f"Left out as overparametrised, P >= samples x outputs: {_lifts(crowded)}; with them {with_all}."
         )
         if len(used) < 3:
-            reasons.append("Raise the number of samples or sweep smaller lifts, so that at least 3 lifts have P < N.")
+            reasons.append("Raise the number of samples or sweep smaller lifts, so that 3 lifts have P below that.")
     return [*reasons, *_training_reasons(runs, chosen, blame=not gap), *_run_reasons(runs)]
 
 

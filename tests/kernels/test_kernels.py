@@ -1,6 +1,10 @@
 """The sparse products: implementations against each other and the dense truth, derivatives of every order and mode."""
 
 import itertools
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import oracles
@@ -90,6 +94,20 @@ def test_threads_and_neighbours_change_no_bit(samples):
                 assert torch.equal(got[len(got) - len(want) :], want)
     finally:
         torch.set_num_threads(threads)
+
+
+def test_torch_keeps_its_number_of_threads():
+    code = (
+        "import torch; from rsl_cli.kernels import cpu; from test_kernels import operands, pattern_of\n"
+        "pattern = pattern_of([8] * 512, 512)\n"
+        "for count in (1, 2, 3, 1):\n"
+        "    torch.set_num_threads(count)\n"
+        "    cpu.product(*operands(pattern, 64)[:2], pattern)\n"
+        "    assert torch.get_num_threads() == count, (count, torch.get_num_threads())\n"
+    )
+    path = [str(Path(__file__).parent), str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(path)}
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True)
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)

@@ -1,0 +1,136 @@
+import json
+import subprocess
+import sys
+
+import problems
+import pytest
+import yaml
+
+from rsl_cli.cli import compose, main
+
+QUICK = ["seeds=3", "lift=2..8", "trainer.steps=20", "dataset.samples=256", "dataset.test_samples=64", "executor=local"]
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def test_run_again_list_report_and_check(tmp_path, capsys):
+    assert main(["run", *QUICK]) == 0
+    shown = capsys.readouterr()
+    assert "9 of 9 runs to do" in shown.out and "VERDICT: " in shown.out and "[9/9 runs" in shown.err
+    root = tmp_path / "results" / "mlp_sine2d_adam"
+    before = {path: path.stat().st_mtime_ns for path in root.glob("runs/*/*")}
+    assert main(["run", *QUICK]) == 0
+    assert "nothing to do: all 9 runs are done" in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in root.glob("runs/*/*")} == before
+    verdict = json.loads((root / "report" / "verdict.json").read_text())["verdict"]
+    assert main(["list"]) == 0
+    assert verdict in capsys.readouterr().out
+    assert main(["report", "--check", "--format", "png"]) == (0 if verdict == "falls" else 1)
+    assert main(["report", str(root)]) == 0
+    for name in ("runs.csv", "summary.csv", "summary.md", "summary.tex", "index.html", "loss_vs_params.pdf"):
+        assert (root / "report" / name).stat().st_size > 0
+
+
+def test_multirun_is_one_study_each(tmp_path):
+    assert main(["run", "-m", "base=shallow,mlp", "seeds=1", "lift=2,4", *QUICK[2:]]) == 0
+    assert sorted(path.name for path in (tmp_path / "results").iterdir()) == ["mlp_sine2d_adam", "shallow_sine2d_adam"]
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_csv_and_a_base_of_ones_own(tmp_path, capsys):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "base").mkdir()
+    base = problems.group("base", "shallow") | {"name": "mine"}
+    (tmp_path / "mine" / "base" / "mine.yaml").write_text(yaml.safe_dump(base))
+    rows = "\n".join(f"{i},{i % 7},{(i * i) % 11}" for i in range(60))
+    (tmp_path / "my data.csv").write_text("a,b,target value\n" + rows + "\n")
+    line = ["base=mine", "dataset=csv", "dataset.path=my data.csv", "dataset.target=target value", "seeds=1", "lift=2"]
+    assert main(["run", "--config-dir", "mine", *line, "trainer.steps=5", "executor=local"]) == 0
+    assert (tmp_path / "results" / "mine_csv_adam" / "study.json").is_file()
+    assert main(["show", "--config-dir", "mine", *line, "--save", "drawn.png"]) == 0
+    assert (tmp_path / "drawn.png").stat().st_size > 1000
+    assert "base graph mine" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("line", "text"),
+    [
+        ("run lift=1024..16", "lift=1024..16 runs downwards"),
+        ("run lift=0..8", "lift=0..8: degree 0 is out of range"),
+        ("run lift=16...64", "lift=16...64 is not a sweep"),
+        ("run lift=abc", "lift=abc is not a sweep"),
+        ("run lift=", "lift= is not a sweep"),
+        ("run -m lift=8..4", "lift=8..4 runs downwards"),
+        ("run seeds=0", "seeds=0; accepted"),
+        ("run base=mpl", "there is no base=mpl; available: deep, gated, mlp, shallow, skip; did you mean 'mlp'?"),
+        ("run trainer.stepz=1", "key 'trainer.stepz' is not known; accepted: trainer."),
+        ("run +foo=1", "key 'foo' is not known"),
+        ("run trainer.steps=abc", "trainer.steps='abc'; accepted"),
+        ("run dataset=csv dataset.path=no.csv dataset.target=y", "dataset.path 'no.csv' is not there"),
+        ("run results_dir=/proc/none", "cannot write /proc/none"),
+        ("run loss=cross_entropy", "needs classes"),
+        ("run base.depth=0 base=deep", "base.depth=0"),
+        ("run lift=[16", "cannot read 'lift=[16'"),
+        ("report nothing", "no study 'nothing' in results; there are: none"),
+        ("report", "no study in results"),
+        ("show lift=x", "lift=x is not a sweep"),
+        ("show base=nope", "there is no base=nope"),
+        ("show --save a.gif", "--save a.gif: the ending says the format"),
+    ],
+)
+def test_malformed_lines_get_one_line_and_status_2(line, text, capsys, tmp_path):
+    assert main(line.split()) == 2
+    shown = capsys.readouterr().err.strip().splitlines()
+    assert len(shown) == 1 and shown[0].startswith("rsl: ") and text in shown[0]
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("line", [["frob"], ["run", "--frob"], []])
+def test_unknown_commands_and_flags_end_with_status_2(line, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(line)
+    assert caught.value.code == 2 and "usage" in capsys.readouterr().err
+
+
+def test_hydra_is_all_there(capsys):
+    assert main(["run", "lift=16,48", "--cfg", "job"]) == 0
+    assert yaml.safe_load(capsys.readouterr().out)["lift"] == ["16", "48"]
+    with pytest.raises(SystemExit) as caught:
+        main(["run", "--help"])
+    assert caught.value.code in (0, None) and "base: deep, gated, mlp, shallow, skip" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "path", sorted(problems.CONF.glob("*/*.yaml")), ids=lambda path: f"{path.parent.name}={path.stem}"
+)
+def test_every_shipped_option_composes(path):
+    config = compose([f"{path.parent.name}={path.stem}"])
+    assert {"base", "lifting", "dataset", "trainer", "executor", "lift", "seeds"} <= config.keys()
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in problems.CONF.glob("experiment/*.yaml")))
+def test_every_experiment_runs_shrunk(name, capsys):
+    small = [f"experiment={name}", "lift=2,4,8", "seeds=3", "trainer.steps=20", "executor=local"]
+    assert main(["run", *small]) == 0
+    assert "VERDICT" in capsys.readouterr().out
+
+
+def test_help_and_version_need_no_torch():
+    script = (
+        "import sys\nfrom rsl_cli.cli import main\n"
+        "try:\n    main(['--help'])\nexcept SystemExit as end:\n    assert end.code in (0, None)\n"
+        "assert not {'torch', 'hydra', 'numba', 'matplotlib', 'pandas'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and "COMMAND" in done.stdout, done.stderr
+
+
+def test_loss_falls_from_small_lifts_to_larger_ones(tmp_path):
+    line = ["study=falling", "lift=2..32", "seeds=3", "trainer.steps=300", "dataset.samples=2048", "executor=local"]
+    assert main(["run", *line]) == 0
+    verdict = json.loads((tmp_path / "results" / "falling" / "report" / "verdict.json").read_text())
+    assert verdict["trend"]["p_value"] < 0.01
+    assert verdict["fit"]["exponent"] > 0
