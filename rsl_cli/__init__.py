@@ -7,12 +7,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from rsl_cli import report
     from rsl_cli.errors import RslError
     from rsl_cli.graph import BaseGraph
     from rsl_cli.kernels.autograd import Implementation, sparse_product
     from rsl_cli.lift import Lift, LiftUnion, disjoint_union, sample_lift
     from rsl_cli.network import LiftedNetwork
-    from rsl_cli import report
     from rsl_cli.study.session import load_study, run_study
     from rsl_cli.train.trajectory import Trajectory
 

@@ -128,7 +128,7 @@ def _run(arguments: list[str]) -> int:
             status = max(status, error.exit_status)
 
     # A multirun writes its own notes somewhere; study.json says all that they say.
-    with TemporaryDirectory() as scratch, _arguments(["rsl run", *map(_quote, arguments), f"hydra.sweep.dir={scratch}"]):
+    with TemporaryDirectory() as scratch, _arguments([*map(_quote, arguments), f"hydra.sweep.dir={scratch}"]):
         application = hydra.main(version_base="1.3", config_path=str(config_directory()), config_name="config")
         try:
             application(task)()
@@ -265,7 +265,7 @@ class _arguments:  # noqa: N801 (a context manager reads as a verb)
 
     def __enter__(self) -> None:
         self.before = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
-        sys.argv = self.argv
+        sys.argv = ["rsl run", *self.argv]
         os.environ["HYDRA_FULL_ERROR"] = "1"
 
     def __exit__(self, *_: object) -> None:

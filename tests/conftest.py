@@ -14,5 +14,5 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)
     importlib.import_module("torch._decomp.decompositions_for_jvp")
 
-settings.register_profile("rsl", deadline=None, derandomize=True, max_examples=25)
+settings.register_profile("rsl", deadline=None, derandomize=True, max_examples=40)
 settings.load_profile("rsl")

@@ -46,7 +46,9 @@ def _replica(network, replica: Lift, x: Tensor, edge_start, copy_start) -> dict[
             for edge, (sources, targets) in zip(base.edges, replica.lists, strict=True):
                 if edge.target != vertex.name:
                     continue
-                total = torch.zeros(len(x), *base.space(vertex.name), dtype=torch.float64)
+                # Zero, yet a function of x, so that a vertex without in-edges has derivatives too.
+                nothing = 0 * x.flatten(1).sum(1)
+                total = nothing.reshape(-1, *[1] * len(base.space(vertex.name))).expand(-1, *base.space(vertex.name))
                 for k in range(len(sources)):
                     if targets[k] == copy:
                         weight = None

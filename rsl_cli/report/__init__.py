@@ -1,7 +1,9 @@
 """Tables, plots, verdict and page of a study, from its run files alone."""
 
+import sys
 import textwrap
 from collections.abc import Mapping, Sequence
+from types import ModuleType
 from typing import Any
 
 from rsl_cli.errors import ConfigError, StoreError, one_of
@@ -86,3 +88,13 @@ def _trajectories(store: StudyStore, runs: StudyRuns) -> dict[str, Any]:
             # The verdict does not rest on curves, so one that is damaged or left out is only absent from its figure.
             continue
     return found
+
+
+class _CallableModule(ModuleType):
+    """``rsl_cli.report(store)`` is promised beside the package of the same name; both are this module."""
+
+    def __call__(self, store: StudyStore, **options: Any) -> dict[str, Any]:
+        return write_report(store, **options)
+
+
+sys.modules[__name__].__class__ = _CallableModule

@@ -189,11 +189,12 @@ def _failed(
         for key in lacking:
             outcome |= _train(spec, Item((key,)), [key], progress)
         return outcome
+    key = lacking[0]
     text = "".join(traceback.format_exception(error))
-    record = {**_identity_fields(spec, item.keys[0]), **dict.fromkeys(_RESULT_FIELDS)}
+    record = {**_identity_fields(spec, key), **dict.fromkeys(_RESULT_FIELDS)}
     record |= {"status": "failed", "error": f"{type(error).__name__}: {first_line(error)}"}
-    spec.store.write_failure(item.keys[0], record, text)
-    return {item.keys[0].directory: "failed"}
+    spec.store.write_failure(key, record, text)
+    return {key.directory: "failed"}
 
 
 class _Checkpoints:

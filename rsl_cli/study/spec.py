@@ -216,7 +216,7 @@ def _name(config: Mapping[str, Any]) -> str:
 
 
 def _executor(config: Mapping[str, Any]) -> dict[str, Any]:
-    name = config.get("name")
+    name = str(config.get("name"))
     if name not in EXECUTORS:
         raise ConfigError(one_of("executor", name, EXECUTORS))
     accepted = EXECUTORS[name]

@@ -78,7 +78,7 @@ def test_a_kill_while_writing_leaves_old_or_new(tmp_path):
 
 def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(StoreError, match="cannot write .*results_dir=PATH"):
+    with pytest.raises(StoreError, match=r"cannot write .*results_dir=PATH"):
         write_atomic(tmp_path / "file" / "below" / "x", b"")
 
 

@@ -183,7 +183,7 @@ def test_log_spaced_steps():
     assert log_spaced_steps(1, 8) == [0, 1]
     steps = log_spaced_steps(1000, 4)
     assert steps[0] == 0 and steps[-1] == 1000 and len(steps) <= 14
-    assert all(b > a for a, b in zip(steps, steps[1:], strict=False))
+    assert steps == sorted(set(steps))
 
 
 @pytest.mark.parametrize(
