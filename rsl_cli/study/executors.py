@@ -59,33 +59,32 @@ def _in_processes(
 ) -> None:
     context = multiprocessing.get_context("spawn")
     config = json.dumps(spec.config)
-    with context.Manager() as manager:
-        reports = manager.Queue()
-        pool = ProcessPoolExecutor(workers, context, _start_worker, (config, threads, reports))
-        try:
-            # The largest first, so that no long item is left for the end.
-            order = sorted(items, key=lambda item: -item.lift)
-            pending: dict[Future[dict[str, str]], Item] = {
-                pool.submit(_work_there, [(k.lift, k.seed, k.run_id) for k in item.keys]): item for item in order
-            }
-            while pending:
-                done, _ = wait_for(pending, timeout=0.25, return_when="FIRST_COMPLETED")
-                _pass_on(reports, progress)
-                for future in done:
-                    finished(pending.pop(future), future.result())
-            pool.shutdown()
-        except BrokenProcessPool as error:
-            raise TrainingError(
-                "a worker process died (out of memory?); finished runs are kept, run the same line again with "
-                "fewer executor.workers"
-            ) from error
-        except BaseException:
-            # Workers take SIGTERM as the order to stop.
-            for process in list((getattr(pool, "_processes", None) or {}).values()):
-                if process.pid is not None and process.is_alive():
-                    os.kill(process.pid, signal.SIGTERM)
-            pool.shutdown(wait=True, cancel_futures=True)
-            raise
+    reports = context.Queue()
+    pool = ProcessPoolExecutor(workers, context, _start_worker, (config, threads, reports))
+    try:
+        # The largest first, so that no long item is left for the end.
+        order = sorted(items, key=lambda item: -item.lift)
+        pending: dict[Future[dict[str, str]], Item] = {
+            pool.submit(_work_there, [(k.lift, k.seed, k.run_id) for k in item.keys]): item for item in order
+        }
+        while pending:
+            done, _ = wait_for(pending, timeout=0.25, return_when="FIRST_COMPLETED")
+            _pass_on(reports, progress)
+            for future in done:
+                finished(pending.pop(future), future.result())
+        pool.shutdown()
+    except BrokenProcessPool as error:
+        raise TrainingError(
+            "a worker process died (out of memory?); finished runs are kept, run the same line again with "
+            "fewer executor.workers"
+        ) from error
+    except BaseException:
+        # Workers take SIGTERM as the order to leave.
+        for process in list((getattr(pool, "_processes", None) or {}).values()):
+            if process.pid is not None and process.is_alive():
+                os.kill(process.pid, signal.SIGTERM)
+        pool.shutdown(wait=True, cancel_futures=True)
+        raise
 
 
 def _pass_on(reports: Any, progress: Progress) -> None:
