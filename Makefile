@@ -39,7 +39,8 @@ bench: $(READY) ## kernels against their rivals, in one run
 reproduce: $(READY) ## the committed experiments, then check that the loss falls
 	$(BIN)/rsl run experiment=sine2d
 	$(BIN)/rsl run experiment=digits
-	$(BIN)/rsl report sine2d --check
+	$(BIN)/rsl run experiment=small_lifts
+	$(BIN)/rsl report small_lifts --check
 
 clean: ## remove the environment and caches; results stay
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -137,8 +137,11 @@ def agree(steps: dict[str, Step], tolerance: float) -> None:
 def measure(steps: dict[str, Step], repeats: int) -> dict[str, float]:
     """Median seconds of each rival over interleaved rounds."""
     seconds: dict[str, list[float]] = {name: [] for name in steps}
+    order = np.random.default_rng(0)
     for _ in range(repeats):
-        for name, step in steps.items():
+        # In another order each time: whoever follows a large product finds cold caches and busy threads.
+        for name in order.permutation(list(steps)).tolist():
+            step = steps[name]
             start = time.perf_counter()
             step()
             seconds[name].append(time.perf_counter() - start)
