@@ -10,6 +10,7 @@ import time
 import warnings
 from collections.abc import Callable
 
+import numba
 import numpy as np
 import torch
 from numba import njit, prange
@@ -36,6 +37,8 @@ def main() -> None:
     parser.add_argument("--dense-limit", type=int, default=8192, help="largest n at which the masked dense rival runs")
     arguments = parser.parse_args()
     if arguments.threads:
+        # Numba first: its threads, once started, set the number that torch shares.
+        numba.set_num_threads(arguments.threads)
         torch.set_num_threads(arguments.threads)
     # torch calls its own CSR tensors unfinished, once for each kind of warning.
     warnings.filterwarnings("ignore", message="Sparse")
