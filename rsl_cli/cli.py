@@ -128,7 +128,7 @@ def _run(arguments: list[str]) -> int:
             status = max(status, error.exit_status)
 
     # A multirun writes its own notes somewhere; study.json says all that they say.
-    with TemporaryDirectory() as scratch, _arguments([*map(_quote, arguments), f"hydra.sweep.dir={scratch}"]):
+    with TemporaryDirectory() as scratch, _arguments(_ordered([*arguments, f"hydra.sweep.dir={scratch}"])):
         application = hydra.main(version_base="1.3", config_path=str(config_directory()), config_name="config")
         try:
             application(task)()
@@ -246,6 +246,12 @@ def compose(overrides: Sequence[str], config_dir: Path | None = None) -> dict[st
 
 def _plain(config: Any) -> dict[str, Any]:
     return {key: value for key, value in config.items() if key != "experiment"}
+
+
+def _ordered(arguments: list[str]) -> list[str]:
+    """Overrides before flags: Hydra takes them in one run only."""
+    overrides = [word for word in arguments if not word.startswith("-") and ("=" in word or word.startswith("~"))]
+    return [*map(_quote, overrides), *(word for word in arguments if word not in overrides)]
 
 
 def _quote(argument: str) -> str:

@@ -96,8 +96,13 @@ def test_unknown_commands_and_flags_end_with_status_2(line, capsys):
 
 
 def test_hydra_is_all_there(capsys):
-    assert main(["run", "lift=16,48", "--cfg", "job"]) == 0
-    assert yaml.safe_load(capsys.readouterr().out)["lift"] == ["16", "48"]
+    for line in (
+        ["lift=16,48", "--cfg", "job"],
+        ["--cfg", "job", "lift=16,48"],
+        ["seeds=1", "-c", "job", "lift=16,48"],
+    ):
+        assert main(["run", *line]) == 0
+        assert yaml.safe_load(capsys.readouterr().out)["lift"] == ["16", "48"]
     with pytest.raises(SystemExit) as caught:
         main(["run", "--help"])
     assert caught.value.code in (0, None) and "base: deep, gated, mlp, shallow, skip" in capsys.readouterr().out
