@@ -4,7 +4,8 @@ import argparse
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -128,7 +129,7 @@ def _run(arguments: list[str]) -> int:
             status = max(status, error.exit_status)
 
     # A multirun writes its own notes somewhere; study.json says all that they say.
-    with TemporaryDirectory() as scratch, _arguments(_ordered([*arguments, f"hydra.sweep.dir={scratch}"])):
+    with TemporaryDirectory() as scratch, _given(_ordered([*arguments, f"hydra.sweep.dir={scratch}"])):
         application = hydra.main(version_base="1.3", config_path=str(config_directory()), config_name="config")
         try:
             application(task)()
@@ -263,21 +264,17 @@ def _quote(argument: str) -> str:
     return f"{key}='{value}'"
 
 
-class _arguments:  # noqa: N801 (a context manager reads as a verb)
+@contextmanager
+def _given(argv: list[str]) -> Iterator[None]:
     """Give Hydra, which reads sys.argv, the arguments of this call, and its exceptions to us."""
-
-    def __init__(self, argv: list[str]) -> None:
-        self.argv = argv
-
-    def __enter__(self) -> None:
-        self.before = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
-        sys.argv = ["rsl run", *self.argv]
-        os.environ["HYDRA_FULL_ERROR"] = "1"
-
-    def __exit__(self, *_: object) -> None:
-        sys.argv, flag = self.before
+    before, flag = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
+    sys.argv, os.environ["HYDRA_FULL_ERROR"] = ["rsl run", *argv], "1"
+    try:
+        yield
+    finally:
+        sys.argv = before
         if flag is None:
-            os.environ.pop("HYDRA_FULL_ERROR", None)
+            del os.environ["HYDRA_FULL_ERROR"]
         else:
             os.environ["HYDRA_FULL_ERROR"] = flag
 
