@@ -175,7 +175,7 @@ def _train(spec: StudySpec, item: Item, lacking: Sequence[RunKey], progress: Pro
         if key in lacking:
             record = _record(spec, key, lift.parameter_count, result, seconds / len(item.keys), objective.resolution())
             state = {name: tensor.cpu().numpy() for name, tensor in result.state.items()}
-            spec.store.write_run(key, record, result.trajectory.to_frame(), state)
+            spec.store.write_run(key, record, {"trajectory": result.trajectory.to_frame()}, state)
     keeper.remove()
     return {key.directory: "done" for key in lacking}
 

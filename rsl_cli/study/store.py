@@ -4,6 +4,7 @@ Layout of a study::
 
     <root>/study.json
     <root>/runs/n00064-s003-<id>/   record.json  trajectory.parquet  state.safetensors  error.txt
+                                    and a <name>.parquet for every other table of the run
     <root>/checkpoints/             unions in training, removed when their runs are done
     <root>/locks/                   advisory locks of the operating system, released by any death of their holder
     <root>/report/
@@ -122,9 +123,21 @@ class StudyStore:
         Raises:
             StoreError: there is none, or it is damaged.
         """
-        path = self.run_dir(key) / "trajectory.parquet"
+        frame = self.table(key, "trajectory")
+        if frame is None:
+            path = self._table_file(key, "trajectory")
+            raise StoreError(f"cannot read {path}: No such file; delete the run's folder and run again")
+        return frame
+
+    def table(self, key: RunKey, name: str) -> pd.DataFrame | None:
+        """One of the run's tables by name, or None if the run has no such table.
+
+        Raises:
+            StoreError: the table is damaged.
+        """
+        path = self._table_file(key, name)
         try:
-            return pd.read_parquet(path)
+            return pd.read_parquet(path) if path.is_file() else None
         except (OSError, ValueError) as error:
             raise StoreError(
                 f"cannot read {path}: {first_line(error)}; delete the run's folder and run again"
@@ -138,14 +151,27 @@ class StudyStore:
         self,
         key: RunKey,
         record: Mapping[str, Any],
-        trajectory: pd.DataFrame,
+        tables: Mapping[str, pd.DataFrame],
         state: Mapping[str, np.ndarray],
     ) -> None:
-        """Write a finished run, its record last."""
+        """Write a finished run, its record last.
+
+        Args:
+            key: which run.
+            record: what is read back by `record`.
+            tables: by name; ``trajectory`` must be among them. Tables of an earlier attempt that are not are removed,
+                so that a record never stands beside a table it does not belong to.
+            state: final parameters by name.
+        """
+        assert "trajectory" in tables
         folder = self.run_dir(key)
-        buffer = io.BytesIO()
-        trajectory.to_parquet(buffer, index=False)
-        write_atomic(folder / "trajectory.parquet", buffer.getvalue())
+        for path in folder.glob("*.parquet"):
+            if path.stem not in tables:
+                path.unlink(missing_ok=True)
+        for name, table in tables.items():
+            buffer = io.BytesIO()
+            table.to_parquet(buffer, index=False)
+            write_atomic(self._table_file(key, name), buffer.getvalue())
         write_tensors(folder / "state.safetensors", state)
         write_json(folder / "record.json", record)
         (folder / "error.txt").unlink(missing_ok=True)
@@ -155,6 +181,9 @@ class StudyStore:
         folder = self.run_dir(key)
         write_atomic(folder / "error.txt", error.encode())
         write_json(folder / "record.json", record)
+
+    def _table_file(self, key: RunKey, name: str) -> Path:
+        return self.run_dir(key) / f"{name}.parquet"
 
     @contextmanager
     def study_lock(self) -> Iterator[None]:

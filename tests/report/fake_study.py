@@ -59,7 +59,7 @@ def make_study(
             store.write_failure(key, record | {"status": "failed", "error": "out of memory"}, "out of memory\n")
             continue
         frame = _trajectory(record) if trajectories else pd.DataFrame({"step": [0]})
-        store.write_run(key, record, frame, {"w": np.zeros(1)})
+        store.write_run(key, record, {"trajectory": frame}, {"w": np.zeros(1)})
     return store
 
 

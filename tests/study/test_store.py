@@ -25,17 +25,40 @@ def test_a_run_comes_back_as_it_was_written(tmp_path):
     store = StudyStore(tmp_path / "s")
     frame = pd.DataFrame({"step": [0, 1], "loss": [0.5, math.nan]})
     state = {"w": np.arange(6.0).reshape(2, 3)[:, ::2]}
-    store.write_run(KEY, {"status": "done", "loss": np.float64(0.5), "bad": math.inf}, frame, state)
+    store.write_run(KEY, {"status": "done", "loss": np.float64(0.5), "bad": math.inf}, {"trajectory": frame}, state)
     assert store.is_done(KEY) and store.record(KEY) == {"status": "done", "loss": 0.5, "bad": None}
     pd.testing.assert_frame_equal(store.trajectory(KEY), frame)
     np.testing.assert_array_equal(store.state(KEY)["w"], state["w"])
+
+
+def test_tables_beside_the_trajectory(tmp_path):
+    store = StudyStore(tmp_path / "s")
+    steps, kappa = pd.DataFrame({"step": [0]}), pd.DataFrame({"place": ["start", "ball"], "kappa": [2.0, math.inf]})
+    with pytest.raises(StoreError, match=r"cannot read .*trajectory\.parquet: No such file; delete the run's folder"):
+        store.trajectory(KEY)
+    store.write_run(KEY, {"status": "done"}, {"trajectory": steps, "tangent": kappa}, {})
+    pd.testing.assert_frame_equal(store.table(KEY, "tangent"), kappa)
+    pd.testing.assert_frame_equal(store.table(KEY, "trajectory"), store.trajectory(KEY))
+    assert store.table(KEY, "coverage") is None
+    (store.run_dir(KEY) / "tangent.parquet").write_bytes(b"half a file")
+    with pytest.raises(StoreError, match=r"cannot read .*tangent\.parquet: .*; delete the run's folder") as caught:
+        store.table(KEY, "tangent")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_run_written_again_keeps_no_table_of_before(tmp_path):
+    store = StudyStore(tmp_path / "s")
+    steps = pd.DataFrame({"step": [0]})
+    store.write_run(KEY, {"status": "done"}, {"trajectory": steps, "tangent": steps}, {})
+    store.write_run(KEY, {"status": "done"}, {"trajectory": steps}, {})
+    assert store.table(KEY, "tangent") is None and len(store.trajectory(KEY)) == 1
 
 
 def test_a_failed_run_is_not_done_and_success_removes_its_error(tmp_path):
     store = StudyStore(tmp_path / "s")
     store.write_failure(KEY, {"status": "failed"}, "why")
     assert not store.is_done(KEY) and (store.run_dir(KEY) / "error.txt").read_text() == "why"
-    store.write_run(KEY, {"status": "done"}, pd.DataFrame({"step": [0]}), {})
+    store.write_run(KEY, {"status": "done"}, {"trajectory": pd.DataFrame({"step": [0]})}, {})
     assert store.is_done(KEY) and not (store.run_dir(KEY) / "error.txt").exists()
 
 
