@@ -1,0 +1,1 @@
+"""The mechanism behind convergence, measured: tangent approximation, the bounds it gives, covering, drift."""
