@@ -8,8 +8,10 @@ from typing import Any
 
 from rsl_cli.errors import ConfigError, StoreError, one_of
 from rsl_cli.report import tables
+from rsl_cli.report.judgement import judge_views
+from rsl_cli.report.measures import read_measures
 from rsl_cli.report.runs import StudyRuns, read_runs
-from rsl_cli.report.verdict import give_verdict, judge_views
+from rsl_cli.report.verdict import give_verdict
 from rsl_cli.study.store import StudyStore, write_atomic, write_json
 
 __all__ = ["summary_text", "write_report"]
@@ -38,15 +40,14 @@ def write_report(store: StudyStore, *, formats: Sequence[str] = ("png", "pdf"), 
     from rsl_cli.report.plots import draw_all
 
     for form in formats:
-        if form not in FORMATS:
-            raise ConfigError(one_of("figure format", form, FORMATS))
+        _check_format(form)
     if not 0 < delta < 1:
         raise ConfigError(f"delta is {delta!r}, expected a probability between 0 and 1, e.g. delta=0.1")
     runs = read_runs(store)
-    views = judge_views(runs)
-    verdict = give_verdict(runs, views, delta)
+    views, measures = judge_views(runs), read_measures(store, runs)
+    verdict = give_verdict(runs, views, delta, measures)
     summary = tables.summarise(runs)
-    figures = draw_all(runs, views.headline.fit, _trajectories(store, runs), delta, formats)
+    figures = draw_all(runs, views.headline.fit, _trajectories(store, runs), delta, formats, measures)
     texts = {
         "runs.csv": tables.runs_csv(runs.records),
         "summary.csv": tables.summary_csv(summary),
@@ -77,6 +78,11 @@ def summary_text(store: StudyStore, verdict: Mapping[str, Any]) -> str:
     for reason in verdict["reasons"]:
         lines += textwrap.wrap(reason, _WIDTH, initial_indent="  - ", subsequent_indent="    ", break_on_hyphens=False)
     return "\n".join(lines)
+
+
+def _check_format(form: str) -> None:
+    if form not in FORMATS:
+        raise ConfigError(one_of("figure format", form, FORMATS))
 
 
 def _trajectories(store: StudyStore, runs: StudyRuns) -> dict[str, Any]:

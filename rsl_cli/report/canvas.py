@@ -8,9 +8,13 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import matplotlib
 import matplotlib.style
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import BoundaryNorm, ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
 
@@ -19,6 +23,13 @@ BLUE, ORANGE, GREEN, VERMILLION, PURPLE, SKY, GREY = (
     "#666666",
 )
 """The colours of Okabe and Ito, told apart under all common colour blindness."""
+
+SERIES = ((BLUE, "o"), (VERMILLION, "s"), (GREEN, "^"), (PURPLE, "D"), (ORANGE, "v"), (SKY, "P"))
+"""Colour and marker of the series of one plot, at most so many."""
+DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)))
+"""Line styles to go with them."""
+WIDE = (8.4, 4.6)
+"""Inches of a figure with one panel, or two side by side."""
 
 STYLE: dict[str, Any] = {
     "font.size": 10,
@@ -40,6 +51,11 @@ STYLE: dict[str, Any] = {
 _DPI = 160
 _MOST_TICKS = 11
 _LONGEST_NAME = 36
+_FAR_LIMIT = 8.0
+
+
+Drawing = tuple[Callable[[Figure], None], tuple[float, float]]
+"""What fills a figure, and the figure's size in inches."""
 
 
 def render(draw: Callable[[Figure], None], formats: Sequence[str], size: tuple[float, float]) -> dict[str, bytes]:
@@ -94,17 +110,54 @@ def log_axis(axes: Axes, values: Iterable[float], label: str) -> None:
     _label_apart(axes.xaxis, low - pad, high + pad)
 
 
+def params_axis(axes: Axes, params: Sequence[float], limit: float | None) -> None:
+    """Give the x axis the scale of parameter counts, and shade those from the limit P = N k on."""
+    near = limit is not None and bool(params) and min(params) / _FAR_LIMIT <= limit <= max(params) * _FAR_LIMIT
+    log_axis(axes, [*params, *([limit, limit * 1.15] if near and limit is not None else [])], "parameters P")
+    if limit is None or not params:
+        return
+    if near:
+        right = axes.get_xlim()[1]
+        axes.axvline(limit, color=GREY, linestyle=(0, (6, 3)), linewidth=1.2, label=f"P = N k = {limit:,.0f}")
+        axes.axvspan(limit, right, color=GREY, alpha=0.12, linewidth=0, label="overparametrised")
+        axes.set_xlim(right=right)
+    else:
+        side = "all" if limit > max(params) else "none"
+        axes.set_xlabel(f"parameters P  ({side} below samples x outputs = {limit:,.0f})")
+
+
+def lift_colours(lifts: Sequence[int]) -> dict[int, Any]:
+    """Return a colour for every lift, dark for small and bright for large ones."""
+    return dict(zip(lifts, matplotlib.colormaps["viridis"](np.linspace(0, 0.92, max(1, len(lifts)))), strict=False))
+
+
+def lift_bar(figure: Figure, panels: Any, lifts: Sequence[int]) -> None:
+    """Say beside the panels which colour stands for which lift."""
+    if not lifts:
+        return
+    norm = BoundaryNorm(np.arange(len(lifts) + 1) - 0.5, len(lifts))
+    ticks = range(0, len(lifts), math.ceil(len(lifts) / 14))
+    colours = ListedColormap(list(lift_colours(lifts).values()))
+    bar = figure.colorbar(ScalarMappable(norm, colours), ax=panels, ticks=list(ticks), pad=0.02)
+    bar.ax.set_yticklabels([str(lifts[i]) for i in ticks])
+    bar.ax.minorticks_off()
+    bar.set_label("lift degree n")
+
+
 def plain(text: str) -> str:
     """Return a name as a title may hold it: dollar signs are no mathematics, and a long name is shortened."""
     short = text if len(text) <= _LONGEST_NAME else f"{text[: _LONGEST_NAME - 3]}..."
     return short.replace("$", r"\$")
 
 
-def legend(figure: Figure, axes: Axes) -> None:
-    """Put the legend to the right of the axes, where it hides nothing."""
-    handles, labels = axes.get_legend_handles_labels()
+def legend(figure: Figure, *panels: Axes, below: bool = False, columns: int = 1) -> None:
+    """Put one legend of some axes to the right of all, or below them, where it hides nothing."""
+    handles = {
+        label: handle for axes in panels for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
     if handles:
-        figure.legend(handles, labels, loc="outside right upper")
+        place = "outside lower center" if below else "outside right upper"
+        figure.legend(list(handles.values()), list(handles), loc=place, ncols=columns)
 
 
 def note(axes: Axes, text: str) -> None:

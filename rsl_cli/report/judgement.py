@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from rsl_cli.report.runs import Table
+from rsl_cli.report.runs import StudyRuns, Table, Which
 from rsl_cli.stats import (
     MIN_LIFTS,
     MIN_SEEDS,
@@ -43,6 +43,26 @@ class Judgement:
     trend: Trend | None = None
     fit: PowerLawFit | None = None
     rests_on: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Views:
+    """Judgements of the same study: per loss without overparametrised lifts, and the headline loss with them."""
+
+    headline: Judgement
+    by_loss: dict[Which, Judgement]
+    with_overparametrised: Judgement
+
+
+def judge_views(runs: StudyRuns) -> Views:
+    """Judge every view of a study once; the headline is on held-out loss, where there is any."""
+    crowded = set(runs.overparametrised_lifts)
+    views: tuple[Which, ...] = ("train", "test") if runs.headline == "test" else ("train",)
+    by_loss: dict[Which, Judgement] = {
+        view: judge(runs.table(view, lambda run: run.key.lift not in crowded)) for view in views
+    }
+    headline = by_loss[runs.headline]
+    return Views(headline, by_loss, judge(runs.table(runs.headline)) if crowded else headline)
 
 
 def judge(table: Table) -> Judgement:

@@ -14,6 +14,31 @@ CAPTIONS = {
     "trajectories": "Loss while training, one line per run.",
     "success": "Share of seeds that reach a target loss, with exact intervals.",
     "learning_number": "Least lift that reaches a target: with some seed, and with a share of 1 - delta of the seeds.",
+    "bound": "Training loss L(t) of the gradient flow, and its bound. "
+    "It is sqrt(L(t)) <= se + (1/(s0 - se)^2 + 4 t/kappa)^(-1/2) for s = sqrt(L) and se = sqrt(eps). Each seed has its "
+    "own bound: kappa is the largest kappa(theta, eps) at its "
+    "start and at the measured points of its path, and at each time the least bound over all eps counts. Between the "
+    "measured points kappa is not known, so a curve above its bound would show that too few were measured, or an "
+    "error.",
+    "decay": "4 t L(t) on training data. For eps -> 0 and large t the bound is L(t) <= kappa / (4 t), so the height at "
+    "which a curve is level estimates kappa; a falling curve decays faster than 1/t, a rising one has not reached that "
+    "law.",
+    "kappa": "Tangent approximation number at the random start: the squared length of the shortest step whose linear "
+    "prediction has a training loss of at most eps. Median and quartiles over seeds, side by side for legibility. "
+    "Above, how many of the seeds have no such step at all, kappa = infinity; medians that are infinite are not drawn. "
+    "That kappa falls with n is what makes large lifts train.",
+    "inside": "Assumption A1: with high probability a whole ball around the start lies in A(kappa, eps), where "
+    "kappa(theta, eps) <= kappa. Markers: share of seeds all of whose random probes at distance R lie inside, "
+    "with exact 95 % intervals. Finitely many probes can miss a bad point, so this share is an upper estimate. Dotted: "
+    "share of all single probes; those of one seed are not independent and get no interval. The eps drawn is that "
+    "whose shares change most, each kappa a rounded quartile of the finite values; verdict.json has all eps.",
+    "length": "Distance from the start along the flow against the bound on the path's length, with kappa as in the "
+    "bound on the loss; each point is a sample of a run's trajectory. The shaded half is excluded.",
+    "coverage": "Copies that cover a vertex of a witness: their in-edges match the witness's in bijection with weights "
+    "within eta, recursively. The theory's counting argument needs their number to be proportional to n, that is, "
+    "their share to be constant.",
+    "drift": "How far training moved the law of each group of weights: Wasserstein distance between start and end, "
+    "or Kolmogorov-Smirnov distance for groups that all start at one value. Median and quartiles over seeds.",
 }
 
 _TEMPLATE = """<!DOCTYPE html>
@@ -61,7 +86,7 @@ figure { margin: 1.5rem 0; } img { max-width: 100%; height: auto; } figcaption {
 a lift with P &gt;= N k is overparametrised and left out of the verdict.</p>
 {% if figures %}
 <h2>Figures</h2>{% for figure in figures %}
-<figure><img src="{{ figure.image }}" alt="{{ figure.caption }}">
+<figure><img src="{{ figure.image }}" alt="{{ figure.alt }}">
 <figcaption>{{ figure.caption }}{% for link in figure.links %} <a href="{{ link }}">{{ link }}</a>{% endfor %}\
 </figcaption></figure>{% endfor %}
 {% endif %}
@@ -129,7 +154,8 @@ def _figures(files: Sequence[str]) -> list[dict[str, Any]]:
         images = [f"{stem}.{form}" for form in ("png", "svg") if f"{stem}.{form}" in files]
         if images:
             links = [name for name in files if name.rpartition(".")[0] == stem and name != images[0]]
-            figures.append({"image": images[0], "caption": caption, "links": links})
+            alt = caption.partition(". ")[0]
+            figures.append({"image": images[0], "alt": alt, "caption": caption, "links": links})
     return figures
 
 

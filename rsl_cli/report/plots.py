@@ -3,27 +3,23 @@
 import math
 from collections.abc import Mapping, Sequence
 
-import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.cm import ScalarMappable
-from matplotlib.colors import BoundaryNorm, ListedColormap
 from matplotlib.figure import Figure
 
 from rsl_cli.report import canvas
-from rsl_cli.report.canvas import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILLION
+from rsl_cli.report.canvas import BLUE, DASHES, GREEN, GREY, ORANGE, SERIES, VERMILLION, WIDE, Drawing
+from rsl_cli.report.measures import NOTHING, Measures
+from rsl_cli.report.population_plots import population_drawings
 from rsl_cli.report.runs import LOSS_NAMES, Run, StudyRuns, Which
+from rsl_cli.report.tangent_plots import tangent_drawings
+from rsl_cli.report.trajectory_plots import trajectory_drawings
 from rsl_cli.report.verdict import learning_numbers, success_by_epsilon
 from rsl_cli.stats import PowerLawFit, quantile
 
 _LOSS_STYLES: dict[Which, tuple[str, str, str]] = {"test": (BLUE, "o", "-"), "train": (ORANGE, "s", "--")}
 _DODGE: dict[Which, float] = {"test": 0.98, "train": 1 / 0.98}
-_SERIES = ((BLUE, "o"), (VERMILLION, "s"), (GREEN, "^"), (PURPLE, "D"), (ORANGE, "v"), (SKY, "P"))
-_DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)))
-_WIDE = (8.4, 4.6)
-_MOST_POINTS = 400
-_FAR_LIMIT = 8.0
 
 
 def draw_all(
@@ -32,25 +28,29 @@ def draw_all(
     trajectories: Mapping[str, pd.DataFrame],
     delta: float,
     formats: Sequence[str],
+    measures: Measures = NOTHING,
 ) -> dict[str, bytes]:
     """Draw every figure of a report.
 
     Args:
         runs: the study.
         fit: the law behind the headline verdict, if one was fitted.
-        trajectories: run name -> columns step, time, loss, test_loss.
+        trajectories: run name -> columns step, time, loss, test_loss, distance.
         delta: accepted probability of missing a target.
         formats: file endings that matplotlib can write.
+        measures: what was measured on the networks; a figure of something not measured is left out.
 
     Returns:
         File name -> content.
     """
-    drawings = {
-        "loss_vs_params": (lambda figure: _losses(figure, runs, fit, by_lift=False), _WIDE),
-        "loss_vs_lift": (lambda figure: _losses(figure, runs, fit, by_lift=True), _WIDE),
-        "trajectories": (lambda figure: _trajectories(figure, runs, trajectories), _WIDE),
-        "success": (lambda figure: _success(figure, runs, delta), _WIDE),
-        "learning_number": (lambda figure: _learning_number(figure, runs, delta), _WIDE),
+    drawings: dict[str, Drawing] = {
+        "loss_vs_params": (lambda figure: _losses(figure, runs, fit, by_lift=False), WIDE),
+        "loss_vs_lift": (lambda figure: _losses(figure, runs, fit, by_lift=True), WIDE),
+        "success": (lambda figure: _success(figure, runs, delta), WIDE),
+        "learning_number": (lambda figure: _learning_number(figure, runs, delta), WIDE),
+        **trajectory_drawings(runs, trajectories),
+        **tangent_drawings(runs, trajectories, measures.tangent),
+        **population_drawings(runs, measures),
     }
     files = {}
     for name, (draw, size) in drawings.items():
@@ -69,7 +69,7 @@ def _losses(figure: Figure, runs: StudyRuns, fit: PowerLawFit | None, *, by_lift
         canvas.lift_axis(axes, runs.lifts)
         _shade_lifts(axes, runs)
     else:
-        _params_axis(axes, runs)
+        canvas.params_axis(axes, [run.params for run in runs.done], runs.limit)
     if not runs.done:
         canvas.note(axes, "no run has finished")
         return
@@ -134,7 +134,7 @@ def _mark_runs(axes: Axes, runs: StudyRuns, by_lift: bool, top: float) -> None:
             facecolors="none",
             edgecolors=VERMILLION,
             linewidths=1.3,
-            label=f"under-trained: still falling ({len(under)})",
+            label=f"under-trained ({len(under)})",
             zorder=5,
         )
     beyond = [run for run in runs.done if not math.isfinite(run.loss(runs.headline))]
@@ -163,22 +163,6 @@ def _draw_fit(axes: Axes, runs: StudyRuns, fit: PowerLawFit, by_lift: bool) -> N
         axes.axhline(fit.floor, color=GREY, linestyle="-.", linewidth=1.2, label=f"fitted floor, {fit.floor:.2g}")
 
 
-def _params_axis(axes: Axes, runs: StudyRuns) -> None:
-    params, limit = [run.params for run in runs.done], runs.limit
-    near = limit is not None and bool(params) and min(params) / _FAR_LIMIT <= limit <= max(params) * _FAR_LIMIT
-    canvas.log_axis(axes, [*params, *([limit, limit * 1.15] if near and limit is not None else [])], "parameters P")
-    if limit is None or not params:
-        return
-    if near:
-        right = axes.get_xlim()[1]
-        axes.axvline(limit, color=GREY, linestyle=(0, (6, 3)), linewidth=1.2, label=f"P = N k = {limit:,.0f}")
-        axes.axvspan(limit, right, color=GREY, alpha=0.12, linewidth=0, label="overparametrised")
-        axes.set_xlim(right=right)
-    else:
-        side = "all" if limit > max(params) else "none"
-        axes.set_xlabel(f"parameters P  ({side} below samples x outputs = {limit:,.0f})")
-
-
 def _shade_lifts(axes: Axes, runs: StudyRuns) -> None:
     crowded = runs.overparametrised_lifts
     if not crowded:
@@ -188,57 +172,6 @@ def _shade_lifts(axes: Axes, runs: StudyRuns) -> None:
     start = math.sqrt(before[-1] * crowded[0]) if before else left
     axes.axvspan(start, right, color=GREY, alpha=0.12, linewidth=0, label="overparametrised, P >= N k")
     axes.set_xlim(left, right)
-
-
-def _trajectories(figure: Figure, runs: StudyRuns, trajectories: Mapping[str, pd.DataFrame]) -> None:
-    flow = any(math.isfinite(run.flow_time) for run in runs.done)
-    column, label = ("time", "flow time t") if flow else ("step", "training step")
-    views: tuple[Which, ...] = ("train", "test") if runs.headline == "test" else ("train",)
-    curves = {view: _curves(runs, trajectories, view, column) for view in views}
-    values = [value for found in curves.values() for _, _, y in found for value in y]
-    places = [value for found in curves.values() for _, x, _ in found for value in x]
-    panels = figure.subplots(1, len(views), sharey=True, squeeze=False)[0]
-    colours = matplotlib.colormaps["viridis"](np.linspace(0, 0.92, max(1, len(runs.lifts))))
-    figure.suptitle(f"{canvas.plain(runs.name)}: loss while training", fontsize=canvas.STYLE["axes.titlesize"])
-    for panel, view in zip(panels, views, strict=True):
-        canvas.log_axis(panel, places, label)
-        canvas.loss_axis(panel, values, f"loss ({canvas.plain(runs.loss_unit)})" if panel is panels[0] else "")
-        panel.set_title(f"{LOSS_NAMES[view]} loss")
-        if not curves[view]:
-            canvas.note(panel, "no trajectory")
-        for lift, x, y in curves[view]:
-            rank = runs.lifts.index(lift)
-            dash = _DASHES[rank % 4]
-            panel.plot(x, y, color=colours[rank], linestyle=dash, linewidth=1.0, alpha=0.8)
-    if runs.lifts:
-        norm = BoundaryNorm(np.arange(len(runs.lifts) + 1) - 0.5, len(runs.lifts))
-        ticks = range(0, len(runs.lifts), math.ceil(len(runs.lifts) / 14))
-        bar = figure.colorbar(ScalarMappable(norm, ListedColormap(colours)), ax=panels, ticks=list(ticks), pad=0.02)
-        bar.ax.set_yticklabels([str(runs.lifts[i]) for i in ticks])
-        bar.ax.minorticks_off()
-        bar.set_label("lift degree n")
-
-
-def _curves(
-    runs: StudyRuns, trajectories: Mapping[str, pd.DataFrame], view: Which, column: str
-) -> list[tuple[int, np.ndarray, np.ndarray]]:
-    """Positive points of every run's curve, thinned evenly in log place: a figure of a million points opens nowhere."""
-    curves = []
-    for run in runs.done:
-        frame = trajectories.get(run.name)
-        name = "loss" if view == "train" else "test_loss"
-        if frame is None or column not in frame or name not in frame:
-            continue
-        x, y = (np.asarray(frame[key], dtype=np.float64) for key in (column, name))
-        kept = np.isfinite(x) & np.isfinite(y) & (x > 0) & (y > 0)
-        x, y = x[kept], y[kept]
-        if x.size > _MOST_POINTS:
-            wanted = np.geomspace(x[0], x[-1], _MOST_POINTS)
-            chosen = np.unique(np.clip(np.searchsorted(x, wanted), 0, x.size - 1))
-            x, y = x[chosen], y[chosen]
-        if x.size:
-            curves.append((run.key.lift, x, y))
-    return curves
 
 
 def _success(figure: Figure, runs: StudyRuns, delta: float) -> None:
@@ -255,7 +188,7 @@ def _success(figure: Figure, runs: StudyRuns, delta: float) -> None:
     axes.axhline(1 - delta, color=GREY, linestyle=":", linewidth=1.2, label=f"1 - delta = {1 - delta:g}")
     gap = float(np.diff(np.log2(runs.lifts)).min()) if len(runs.lifts) > 1 else 1.0
     for i, key in enumerate(chosen):
-        (colour, marker), row = _SERIES[i], table[key]
+        (colour, marker), row = SERIES[i], table[key]
         shift = 2 ** (0.1 * gap * (i - (len(chosen) - 1) / 2))
         lifts = np.array(sorted(row))
         share = np.array([row[lift].successes / row[lift].runs for lift in lifts])
@@ -266,7 +199,7 @@ def _success(figure: Figure, runs: StudyRuns, delta: float) -> None:
             yerr=np.clip([below, above], 0, 1),
             color=colour,
             marker=marker,
-            linestyle=_DASHES[i],
+            linestyle=DASHES[i],
             linewidth=1.3,
             elinewidth=0.8,
             capsize=2,
@@ -282,7 +215,7 @@ def _telling(keys: list[str], successes: list[int]) -> list[str]:
     best = max(successes)
     distinct = [i for i, count in enumerate(successes) if count > 0 and (i == 0 or count != successes[i - 1])]
     partial = [i for i in distinct if successes[i] < best] or distinct[:1] or [len(keys) - 1]
-    count = min(len(_SERIES), len(partial))
+    count = min(len(SERIES), len(partial))
     return [keys[partial[i]] for i in np.unique(np.linspace(0, len(partial) - 1, count).round().astype(int))]
 
 

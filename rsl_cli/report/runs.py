@@ -15,8 +15,14 @@ from rsl_cli.study.store import RunKey, StudyStore
 Which = Literal["train", "test"]
 LOSS_NAMES: dict[Which, str] = {"train": "training", "test": "held-out"}
 
+IMPLICIT = ("flow", "lm")
+"""Trainers that solve linear systems; all others take first-order steps."""
+
 FALLING_SLOPE = -0.05
-"""A run whose d log loss / d log steps ends below this was still falling: doubling its steps would remove over 3 %."""
+"""A run whose log slope ends below this was still falling: training twice as long would remove over 3 % of the loss.
+
+The log slope is d log loss / d log t in flow time where the run has one, and d log loss / d log step otherwise.
+"""
 FALLING_GRADIENT = 0.1
 """So was a run whose gradient promises to remove more than this share of the loss over the distance travelled."""
 
@@ -27,6 +33,7 @@ class Run:
 
     key: RunKey
     status: Literal["done", "failed", "missing"]
+    trainer: str | None
     params: float
     samples: float
     outputs: float
@@ -58,10 +65,17 @@ class Run:
 
     @property
     def under_trained(self) -> bool:
-        """Whether training stopped while the loss was still falling, and above what the arithmetic can resolve."""
-        if self.stop_reason not in ("budget", "time") or self.diverged or self.train_loss <= self.least:
+        """Whether training ended above what the arithmetic resolves, and for a reason other than the lift.
+
+        That is so if time or budget ran out while the loss was still falling, by its log slope or its relative
+        gradient, or if the trainer stalled: its step fell below what float64 resolves, or its solve was singular. A
+        run that was stopped at a target loss is not under-trained, and neither is a stationary one.
+        """
+        if self.diverged or self.train_loss <= self.least:
             return False
-        return self.log_slope < FALLING_SLOPE or self.relative_gradient > FALLING_GRADIENT
+        if self.stop_reason in ("time", "budget"):
+            return self.log_slope < FALLING_SLOPE or self.relative_gradient > FALLING_GRADIENT
+        return self.stop_reason == "stalled"
 
     @property
     def least(self) -> float:
@@ -177,6 +191,7 @@ def _run(key: RunKey, record: Mapping[str, Any] | None, tested: bool) -> Run:
     return Run(
         key=key,
         status=status,
+        trainer=content.get("trainer"),
         params=number("params"),
         samples=number("samples"),
         outputs=number("outputs"),

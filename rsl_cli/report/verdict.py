@@ -1,11 +1,16 @@
 """The verdict of a study: the headline judgement, what other views of the same runs say, and success statistics."""
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+import math
+from dataclasses import asdict
 from typing import Any
 
-from rsl_cli.report.judgement import ALPHA, Judgement, judge
-from rsl_cli.report.runs import LOSS_NAMES, Run, StudyRuns, Which
+from numpy.typing import ArrayLike
+
+from rsl_cli.report.judgement import ALPHA, Views
+from rsl_cli.report.measures import NOTHING, Measures
+from rsl_cli.report.reasons import give_reasons
+from rsl_cli.report.runs import StudyRuns
+from rsl_cli.report.tangent import check_inequality, epsilon_key, inside_shares, kappa_at_start
 from rsl_cli.stats import (
     LearningNumber,
     PowerLawFit,
@@ -14,33 +19,12 @@ from rsl_cli.stats import (
     approximation_number,
     epsilon_grid,
     learning_number,
+    quantile,
     success_table,
 )
 
-_NAMES_SHOWN = 6
 
-
-@dataclass(frozen=True)
-class Views:
-    """Judgements of the same study: per loss without overparametrised lifts, and the headline loss with them."""
-
-    headline: Judgement
-    by_loss: dict[Which, Judgement]
-    with_overparametrised: Judgement
-
-
-def judge_views(runs: StudyRuns) -> Views:
-    """Judge every view of a study once; the headline is on held-out loss, where there is any."""
-    crowded = set(runs.overparametrised_lifts)
-    views: tuple[Which, ...] = ("train", "test") if runs.headline == "test" else ("train",)
-    by_loss: dict[Which, Judgement] = {
-        view: judge(runs.table(view, lambda run: run.key.lift not in crowded)) for view in views
-    }
-    headline = by_loss[runs.headline]
-    return Views(headline, by_loss, judge(runs.table(runs.headline)) if crowded else headline)
-
-
-def give_verdict(runs: StudyRuns, views: Views, delta: float) -> dict[str, Any]:
+def give_verdict(runs: StudyRuns, views: Views, delta: float, measures: Measures = NOTHING) -> dict[str, Any]:
     """Compose the verdict of a study.
 
     Success, approximation and learning numbers are of the headline loss over all lifts, diverged runs counting as
@@ -51,6 +35,7 @@ def give_verdict(runs: StudyRuns, views: Views, delta: float) -> dict[str, Any]:
         runs: the study.
         views: its judgements.
         delta: accepted probability that training misses the target, for the learning number.
+        measures: what was measured on the networks; each table adds its keys, and a study without it lacks them.
 
     Returns:
         The content of ``verdict.json``: JSON values only.
@@ -58,7 +43,7 @@ def give_verdict(runs: StudyRuns, views: Views, delta: float) -> dict[str, Any]:
     chosen, success = views.headline, success_by_epsilon(runs)
     return {
         "verdict": chosen.verdict,
-        "reasons": _reasons(runs, views),
+        "reasons": give_reasons(runs, views, measures),
         "losses": runs.headline,
         "trend": _trend(chosen.trend),
         "fit": _fit(chosen.fit),
@@ -72,6 +57,8 @@ def give_verdict(runs: StudyRuns, views: Views, delta: float) -> dict[str, Any]:
         "witness_degree": runs.witness_degree,
         "delta": delta,
         "alpha": ALPHA,
+        **_tangent(measures),
+        **_coverage(measures),
     }
 
 
@@ -91,93 +78,57 @@ def learning_numbers(runs: StudyRuns, delta: float) -> dict[float, tuple[int | N
     }
 
 
-def _reasons(runs: StudyRuns, views: Views) -> list[str]:
-    chosen, crowded, on_training = views.headline, runs.overparametrised_lifts, views.by_loss["train"].verdict
-    everything = views.with_overparametrised
-    used = [lift for lift in runs.lifts if lift not in crowded]
-    name = LOSS_NAMES[runs.headline]
-    if crowded:
-        scope = (
-            f"Judged on {name} loss over {_lifts(used)}, where P < samples x outputs."
-            if used
-            else "Every lift is overparametrised, P >= samples x outputs, so none is left for the verdict."
-        )
-    else:
-        scope = f"Judged on {name} loss over all lifts; P < samples x outputs at each of them."
-    first, *evidence = chosen.reasons
-    reasons = [*([first] if used else []), *([scope] if runs.done else []), *evidence]
-    gap = runs.headline == "test" and chosen.verdict != "falls" and on_training == "falls"
-    if gap:
-        reasons.append(
-            "Training loss falls but held-out loss does not: this is a generalisation gap, due neither to the "
-            "optimiser nor to the lift. Raise the number of samples."
-        )
-    elif runs.headline == "test" and on_training != chosen.verdict:
-        reasons.append(f"On training loss alone the verdict would be '{on_training}'.")
-    if crowded:
-        with_all = (
-            "the verdict is the same"
-            if everything.verdict == chosen.verdict
-            else f"the verdict would be '{everything.verdict}'"
-        )
-        reasons.append(
-            f"Left out as overparametrised, P >= samples x outputs: {_lifts(crowded)}; with them {with_all}."
-        )
-        if len(used) < 3:
-            reasons.append("Raise the number of samples or sweep smaller lifts, so that 3 lifts have P below that.")
-    return [*reasons, *_training_reasons(runs, chosen, blame=not gap), *_run_reasons(runs)]
+def _tangent(measures: Measures) -> dict[str, Any]:
+    """The checked inequality, kappa at the start (null: out of reach) and the shares of seeds within A(kappa, eps)."""
+    if not len(measures.tangent):
+        return {}
+    found = check_inequality(measures.tangent)
+    parts: dict[str, Any] = {
+        "kurdyka_lojasiewicz": {
+            "checked": found.checked,
+            "violations": found.violations,
+            "least_slack": _number(found.least_slack),
+        }
+    }
+    start, inside = kappa_at_start(measures.tangent), inside_shares(measures.tangent)
+    if start:
+        parts["tangent"] = {
+            epsilon_key(epsilon): {str(lift): _quartiles(kappas) for lift, kappas in row.items()}
+            for epsilon, row in start.items()
+        }
+    if inside:
+        parts["inside"] = {
+            epsilon_key(epsilon): {
+                f"{kappa:.0e}": {str(lift): _share(share.seeds) for lift, share in row.items()}
+                for kappa, row in rows.items()
+            }
+            for epsilon, rows in inside.items()
+        }
+    return parts
 
 
-def _training_reasons(runs: StudyRuns, chosen: Judgement, *, blame: bool) -> list[str]:
-    concerned = [run for run in runs.done if run.key.lift in chosen.rests_on]
-    falling = [run for run in concerned if run.under_trained]
-    if chosen.verdict != "falls" and falling and blame:
-        what = {"plateaus": "plateau", "rises": "rise"}.get(chosen.verdict, "doubt about the end of the curve")
-        extent = "rests on" if 2 * len(falling) >= len(concerned) else "rests in part on"
-        return [
-            f"The {what} {extent} under-trained runs: {len(falling)} of {len(concerned)} runs at "
-            f"{_lifts(chosen.rests_on)} stopped while their loss was still falling. It is not evidence against the "
-            "theorem. Train with more steps or for longer, or with a trainer that integrates the gradient flow to "
-            "stationarity."
-        ]
-    total = sum(run.under_trained for run in runs.done)
-    if total:
-        verb = "run was" if total == 1 else "runs were"
-        return [
-            f"{total} of {len(runs.done)} {verb} still falling when training stopped; longer training would go lower."
-        ]
-    return []
+def _coverage(measures: Measures) -> dict[str, Any]:
+    if not len(measures.coverage):
+        return {}
+    return {
+        "coverage": {
+            vertex: {
+                f"{eta:g}": {
+                    str(lift): _number(quantile(group["share"], 0.5)) for lift, group in series.by("lift").items()
+                }
+                for eta, series in rows.by("eta").items()
+            }
+            for vertex, rows in measures.coverage.by("vertex").items()
+        }
+    }
 
 
-def _run_reasons(runs: StudyRuns) -> list[str]:
-    planned = len(runs.runs)
-    diverged = [run for run in runs.done if run.diverged]
-    failed = [run for run in runs.runs if run.status == "failed"]
-    missing = [run for run in runs.runs if run.status == "missing"]
-    reasons = []
-    if diverged:
-        reasons.append(f"{_of(diverged, planned)} diverged and rank as the worst loss: {_named(diverged)}.")
-    if failed:
-        why = f" ({failed[0].error})" if failed[0].error else ""
-        reasons.append(f"{_of(failed, planned)} failed: {_named(failed)}{why}. Run the study again once mended.")
-    if missing:
-        reasons.append(f"{_of(missing, planned)} missing: {_named(missing)}. Run the study again to complete it.")
-    return reasons
+def _quartiles(values: ArrayLike) -> dict[str, float | None]:
+    return {name: _number(quantile(values, q)) for name, q in (("median", 0.5), ("low", 0.25), ("high", 0.75))}
 
 
-def _of(runs: Sequence[Run], planned: int) -> str:
-    return f"{len(runs)} of {planned} planned runs"
-
-
-def _named(runs: Sequence[Run]) -> str:
-    shown = ", ".join(run.name for run in runs[:_NAMES_SHOWN])
-    return shown if len(runs) <= _NAMES_SHOWN else f"{shown} and {len(runs) - _NAMES_SHOWN} more"
-
-
-def _lifts(lifts: Sequence[int]) -> str:
-    if len(lifts) == 1:
-        return f"lift {lifts[0]}"
-    return f"lifts {', '.join(map(str, lifts))}" if len(lifts) <= 4 else f"lifts {lifts[0]} to {lifts[-1]}"
+def _number(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 def _trend(trend: Trend | None) -> dict[str, Any]:

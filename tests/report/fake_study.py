@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import fake_measures
 import numpy as np
 import pandas as pd
 
@@ -36,9 +37,13 @@ def make_study(
     missing: Sequence[tuple[int, int]] = (),
     failed: Sequence[tuple[int, int]] = (),
     trajectories: bool = True,
+    measured: bool = False,
     change: Callable[[int, int], dict[str, Any]] = lambda lift, seed: {},
 ) -> StudyStore:
-    """Write a study: ``law(params, lift)`` is the loss before noise, None a diverged run; ``change`` edits records."""
+    """Write a study: ``law(params, lift)`` is the loss before noise, None a diverged run; ``change`` edits records.
+
+    A study that is ``measured`` has the trajectories and tables of `fake_measures` instead.
+    """
     store = StudyStore(root)
     random = np.random.default_rng(7)
     keys = [key_of(lift, seed) for lift in lifts for seed in range(seeds)]
@@ -59,7 +64,8 @@ def make_study(
             store.write_failure(key, record | {"status": "failed", "error": "out of memory"}, "out of memory\n")
             continue
         frame = _trajectory(record) if trajectories else pd.DataFrame({"step": [0]})
-        store.write_run(key, record, {"trajectory": frame}, {"w": np.zeros(1)})
+        tables = {"trajectory": frame} if not measured else fake_measures.tables_of(record)
+        store.write_run(key, record, tables, {"w": np.zeros(1)})
     return store
 
 

@@ -19,10 +19,10 @@ from fake_study import LIFTS, key_of, make_study
 
 from rsl_cli.errors import ConfigError, StoreError
 from rsl_cli.report import summary_text, write_report
+from rsl_cli.report.judgement import judge_views
 from rsl_cli.report.plots import draw_all
 from rsl_cli.report.runs import read_runs
 from rsl_cli.report.tables import RUN_COLUMNS, runs_csv, summarise, summary_cells, summary_latex, summary_markdown
-from rsl_cli.report.verdict import judge_views
 from rsl_cli.study.store import StudyStore
 
 FIGURES = ("loss_vs_params", "loss_vs_lift", "trajectories", "success", "learning_number")
@@ -210,7 +210,8 @@ def test_figures_are_drawn_whatever_the_runs(name: str, tmp_path: Path) -> None:
     runs = read_runs(store)
     frames = {run.name: store.trajectory(run.key) for run in runs.done}
     files = draw_all(runs, judge_views(runs).headline.fit, frames, 0.1, ("png",))
-    assert set(files) == {f"{figure}.png" for figure in FIGURES}
+    flow = any(np.isfinite(run.flow_time) for run in runs.done)
+    assert set(files) == {f"{figure}.png" for figure in (*FIGURES, *(["decay"] if flow else []))}
     for content in files.values():
         image = matplotlib.image.imread(io.BytesIO(content), format="png")
         assert image.shape[:2] == (736, 1344)

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 from fake_study import LIFTS, make_study
 
+from rsl_cli.report.judgement import judge_views
 from rsl_cli.report.runs import read_runs
-from rsl_cli.report.verdict import give_verdict, judge_views
+from rsl_cli.report.verdict import give_verdict
 from rsl_cli.study.store import StudyStore
 
 BUDGET = {"stop_reason": "budget", "log_slope": -0.3}
@@ -196,7 +197,9 @@ def test_a_rise_resting_in_part_on_under_trained_runs(study: Callable[..., dict[
 def test_under_trained_runs_do_not_spoil_a_fall(study: Callable[..., dict[str, Any]]) -> None:
     verdict = study(falling, change=lambda lift, seed: BUDGET if lift == 512 else {})
     assert verdict["verdict"] == "falls"
-    assert said(verdict, "5 of 30 runs were still falling")
+    assert said(
+        verdict, "5 of 30 runs are under-trained. Of these, 5 still falling when the steps ran out. To go lower, raise"
+    )
     assert not said(verdict, "evidence against")
 
 
@@ -211,11 +214,56 @@ def test_under_trained_runs_do_not_spoil_a_fall(study: Callable[..., dict[str, A
         ({"stop_reason": "budget", "log_slope": -0.5, "resolution": 1.0}, False),
         ({"stop_reason": "budget", "log_slope": -0.5, "resolution": None}, True),
         ({**DIVERGED, "log_slope": -0.5}, False),
+        ({"stop_reason": "stalled", "log_slope": 0.0}, True),
+        ({"stop_reason": "stalled", "resolution": 1.0}, False),
+        ({"stop_reason": "target", "log_slope": -0.5, "relative_gradient": 1.0}, False),
     ],
 )
 def test_what_is_under_trained(study: Callable[..., dict[str, Any]], change: dict[str, Any], expected: bool) -> None:
     verdict = study(level, lifts=(16,), seeds=1, change=lambda lift, seed: change)
     assert verdict["under_trained"] == (["n00016-s000"] if expected else [])
+
+
+@pytest.mark.parametrize(
+    ("trainer", "reason", "how", "remedy"),
+    [
+        ("flow", "time", "5 still falling at the end of the flow time", "To go lower, raise trainer.t_end."),
+        ("flow", "budget", "5 still falling when the steps ran out", "To go lower, raise trainer.max_steps."),
+        (
+            "flow",
+            "stalled",
+            "5 stalled, by a step below what float64 resolves",
+            "compare the stalled runs with trainer=lm",
+        ),
+        ("lm", "stalled", "5 stalled", "compare the stalled runs with trainer=flow"),
+        ("adam", "budget", "5 still falling", "To go lower, raise trainer.steps, or integrate the gradient flow"),
+    ],
+)
+def test_the_remedy_names_the_knob(
+    study: Callable[..., dict[str, Any]], trainer: str, reason: str, how: str, remedy: str
+) -> None:
+    change = {"trainer": trainer, "stop_reason": reason, "log_slope": -0.5}
+    verdict = study(falling, change=lambda lift, seed: change if lift == 512 else {"trainer": trainer})
+    assert said(verdict, f"5 of 30 runs are under-trained. Of these, {how}", remedy)
+    assert trainer == "adam" or not said(verdict, "trainer.steps")
+    plateau = study(floor, change=lambda lift, seed: change if lift == 512 else {"trainer": trainer})
+    assert said(plateau, "rests on under-trained runs: 5 of 10", "not evidence against the theorem", how, remedy)
+
+
+def test_a_plateau_at_the_target_that_was_asked_for(study: Callable[..., dict[str, Any]]) -> None:
+    target = {"stop_reason": "target"}
+    verdict = study(floor, change=lambda lift, seed: target if lift >= 128 else {})
+    assert verdict["verdict"] == "plateaus"
+    assert verdict["under_trained"] == []
+    assert said(verdict, "15 of 30 runs stopped at the target loss they were asked for, and the plateau rests on some")
+    verdict = study(falling, change=lambda lift, seed: target if lift >= 128 else {})
+    assert said(verdict, "15 of 30 runs stopped at the target loss they were asked for; training on would go lower")
+
+
+def test_levenberg_marquardt_is_not_the_flow(study: Callable[..., dict[str, Any]]) -> None:
+    sentence = "Trained by Levenberg-Marquardt: end points only, not the flow's path."
+    assert sentence in study(falling, change=lambda lift, seed: {"trainer": "lm"})["reasons"]
+    assert sentence not in study(falling, flow=True)["reasons"]
 
 
 def test_generalisation_gap(study: Callable[..., dict[str, Any]]) -> None:

@@ -1,0 +1,239 @@
+"""Figures of the tangent approximation: kappa, what it promises of the flow, and the ball around the start."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TypeVar
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from rsl_cli.report import canvas
+from rsl_cli.report.canvas import BLUE, DASHES, GREY, SERIES, VERMILLION, WIDE, Drawing
+from rsl_cli.report.measures import Rows
+from rsl_cli.report.runs import StudyRuns
+from rsl_cli.report.tangent import (
+    Curve,
+    Inside,
+    epsilon_key,
+    flow_curves,
+    inside_shares,
+    kappa_at_start,
+    telling_epsilon,
+)
+from rsl_cli.stats import quantile
+
+Array = NDArray[np.float64]
+T = TypeVar("T")
+
+_MOST_PANELS = 6
+
+
+def tangent_drawings(runs: StudyRuns, trajectories: Mapping[str, pd.DataFrame], tangent: Rows) -> dict[str, Drawing]:
+    """Return the figures that the measured tangent approximation numbers allow.
+
+    Args:
+        runs: the study.
+        trajectories: run name -> columns time, loss, distance.
+        tangent: rows of all runs.
+    """
+    drawings: dict[str, Drawing] = {}
+    curves = flow_curves(runs, trajectories, tangent)
+    if curves:
+        lifts = _evenly(sorted({curve.lift for curve in curves}), _MOST_PANELS)
+        size = (WIDE[0], WIDE[1] if len(lifts) <= _MOST_PANELS // 2 else 6.8)
+        drawings["bound"] = (lambda figure: _bound(figure, runs, curves, lifts), size)
+    if any(np.isfinite(curve.length_bound).any() for curve in curves):
+        drawings["length"] = (lambda figure: _length(figure, runs, curves), WIDE)
+    start = kappa_at_start(tangent)
+    if start:
+        drawings["kappa"] = (lambda figure: _kappa(figure, runs, start), WIDE)
+    inside = inside_shares(tangent)
+    if inside:
+        epsilon = telling_epsilon(inside)
+        radii = tangent["distance"][tangent["place"] == "ball"]
+        drawings["inside"] = (lambda figure: _inside(figure, runs, epsilon, inside[epsilon], radii), WIDE)
+    return drawings
+
+
+def _bound(figure: Figure, runs: StudyRuns, curves: Sequence[Curve], lifts: Sequence[int]) -> None:
+    columns = len(lifts) if len(lifts) <= _MOST_PANELS // 2 else -(-len(lifts) // 2)
+    panels = figure.subplots(-(-len(lifts) // columns), columns, sharex=True, sharey=True, squeeze=False)
+    figure.suptitle(
+        f"{canvas.plain(runs.name)}: training loss of the flow under its bound", fontsize=canvas.STYLE["axes.titlesize"]
+    )
+    shown = [curve for curve in curves if curve.lift in lifts]
+    times = np.concatenate([curve.time for curve in shown])
+    losses = np.concatenate([part for curve in shown for part in (curve.loss, curve.loss_bound)])
+    for i, panel in enumerate(panels.flat):
+        if i >= len(lifts):
+            panel.set_visible(False)
+            continue
+        own = [curve for curve in curves if curve.lift == lifts[i]]
+        canvas.log_axis(panel, times, "flow time t")
+        canvas.loss_axis(panel, losses, "L(t)")
+        panel.label_outer()
+        # A panel above a hidden one has no neighbour below to carry its labels.
+        if i + columns >= len(lifts):
+            panel.xaxis.set_tick_params(labelbottom=True)
+            panel.set_xlabel("flow time t")
+        panel.set_title(f"n = {lifts[i]}")
+        for k, curve in enumerate(own):
+            label = "training loss L(t), each seed" if k == 0 else None
+            panel.plot(curve.time, curve.loss, color=BLUE, linewidth=1.2, alpha=0.8, label=label)
+            label = "its bound: at each t the least over eps, with the largest kappa measured along its path"
+            panel.plot(
+                *(curve.time, curve.loss_bound),
+                color=VERMILLION,
+                linestyle="--",
+                linewidth=1.2,
+                alpha=0.8,
+                label=label if k == 0 else None,
+            )
+        above = sum(int((curve.loss > curve.loss_bound * (1 + 1e-9)).sum()) for curve in own)
+        text = f"{above} of {sum(curve.time.size for curve in own)} samples\nabove their bound"
+        panel.text(0.04, 0.05, text, transform=panel.transAxes, fontsize=8.5, color="#333333")
+    canvas.legend(figure, panels[0, 0], below=True)
+
+
+def _length(figure: Figure, runs: StudyRuns, curves: Sequence[Curve]) -> None:
+    axes = figure.add_subplot()
+    axes.set_title(f"{canvas.plain(runs.name)}: distance from the start under its bound")
+    pairs = [(curve, np.isfinite(curve.length_bound) & (curve.length_bound > 0)) for curve in curves]
+    pairs = [(curve, kept & (curve.distance > 0)) for curve, kept in pairs]
+    bounds = np.concatenate([curve.length_bound[kept] for curve, kept in pairs])
+    distances = np.concatenate([curve.distance[kept] for curve, kept in pairs])
+    label = r"length bound, least over eps of $\sqrt{\kappa}\,\ln((s_0 - s_\epsilon)/(s - s_\epsilon))$"
+    canvas.log_axis(axes, bounds, label)
+    canvas.loss_axis(axes, [*distances], r"distance $|\theta_t - \theta_0|$")
+    colours = canvas.lift_colours(runs.lifts)
+    for curve, kept in pairs:
+        axes.plot(
+            *(curve.length_bound[kept], curve.distance[kept]),
+            color=colours[curve.lift],
+            marker=".",
+            markersize=4,
+            linewidth=0.7,
+            alpha=0.8,
+        )
+    left, right = axes.get_xlim()
+    low, high = axes.get_ylim()
+    ends = np.array([min(left, low), max(right, high)])
+    axes.plot(ends, ends, color="black", linestyle="--", linewidth=1.2, label="distance = bound")
+    above = int((distances > bounds * (1 + 1e-9)).sum())
+    label = f"excluded by the bound ({above} of {bounds.size} samples)"
+    axes.fill_between(ends, ends, max(right, high), color=GREY, alpha=0.12, linewidth=0, label=label)
+    axes.set_xlim(left, right)
+    axes.set_ylim(low, high)
+    canvas.lift_bar(figure, axes, runs.lifts)
+    canvas.legend(figure, axes, below=True, columns=2)
+
+
+def _kappa(figure: Figure, runs: StudyRuns, start: Mapping[float, Mapping[int, Array]]) -> None:
+    shown = _evenly(list(start), len(SERIES))
+    beyond = [eps for eps in shown if any(np.isinf(kappas).any() for kappas in start[eps].values())]
+    strip = 0.16 + 0.2 * len(beyond)
+    panels = (
+        figure.subplots(2, 1, sharex=True, height_ratios=[strip, 3.6 - strip], squeeze=False)[:, 0]
+        if beyond
+        else [None, figure.add_subplot()]
+    )
+    axes = panels[1]
+    values = np.concatenate([kappas for eps in shown for kappas in start[eps].values()])
+    bottom, _ = canvas.loss_axis(axes, values, r"$\kappa(\theta_0, \epsilon)$")
+    for i, eps in enumerate(shown):
+        _kappa_series(axes, start[eps], epsilon_key(eps), i, len(shown), bottom)
+    if beyond:
+        _out_of_reach(panels[0], start, shown, beyond)
+    canvas.lift_axis(axes, runs.lifts)
+    (panels[0] or axes).set_title(f"{canvas.plain(runs.name)}: tangent approximation number at the start")
+    canvas.legend(figure, axes)
+
+
+def _kappa_series(axes: Axes, row: Mapping[int, Array], name: str, i: int, count: int, bottom: float) -> None:
+    (colour, marker), shift = SERIES[i], 2 ** (0.05 * (i - (count - 1) / 2))
+    lifts = sorted(row)
+    middle, low, high = (np.array([_drawable(quantile(row[lift], q)) for lift in lifts]) for q in (0.5, 0.25, 0.75))
+    places = np.array(lifts) * shift
+    axes.plot(places, middle, color=colour, marker=marker, linestyle=DASHES[i], label=f"eps = {name}")
+    axes.vlines(places, low, high, color=colour, linewidth=2.2, alpha=0.45)
+    reached = [place for place, lift in zip(places, lifts, strict=True) if (row[lift] == 0).any()]
+    if reached:
+        counts = sum(int((kappas == 0).sum()) for kappas in row.values())
+        label = f"kappa is 0: loss <= eps at the start ({counts})"
+        axes.scatter(reached, [bottom] * len(reached), marker="v", s=34, color=colour, label=label, zorder=4)
+
+
+def _out_of_reach(
+    axes: Axes, start: Mapping[float, Mapping[int, Array]], shown: Sequence[float], beyond: Sequence[float]
+) -> None:
+    axes.set_ylim(len(beyond) - 0.4, -0.6)
+    axes.set_yticks([])
+    axes.set_ylabel(r"$\kappa = \infty$", rotation=0, ha="right", va="center")
+    axes.tick_params(axis="x", length=0, labelbottom=False)
+    axes.grid(False)
+    axes.spines[:].set_visible(False)
+    axes.set_facecolor("#f4f4f4")
+    for line, eps in enumerate(beyond):
+        colour, marker = SERIES[shown.index(eps)]
+        for lift, kappas in start[eps].items():
+            lost = int(np.isinf(kappas).sum())
+            if lost:
+                axes.scatter([lift / 1.06], [line], marker=marker, s=22, color=colour)
+                axes.annotate(
+                    f"{lost}/{kappas.size}",
+                    (lift / 1.06, line),
+                    (5, 0),
+                    textcoords="offset points",
+                    va="center",
+                    fontsize=7.5,
+                    color="#333333",
+                )
+
+
+def _inside(
+    figure: Figure, runs: StudyRuns, epsilon: float, shares: Mapping[float, Mapping[int, Inside]], radii: Array
+) -> None:
+    axes = figure.add_subplot()
+    low, high = float(np.nanmin(radii)), float(np.nanmax(radii))
+    radius = f"{low:.3g}" if high <= low * 1.001 else f"{low:.3g} to {high:.3g}"
+    axes.set_title(
+        f"{canvas.plain(runs.name)}\n"
+        f"seeds whose probes at distance R = {radius} all lie in A(kappa, eps = {epsilon_key(epsilon)})"
+    )
+    canvas.lift_axis(axes, runs.lifts)
+    axes.set_ylim(-0.04, 1.04)
+    axes.set_ylabel("share of seeds (95 % exact interval)")
+    gap = float(np.diff(np.log2(runs.lifts)).min()) if len(runs.lifts) > 1 else 1.0
+    for i, (kappa, row) in enumerate(shares.items()):
+        (colour, marker), lifts = SERIES[i], np.array(sorted(row))
+        places = lifts * 2 ** (0.1 * gap * (i - (len(shares) - 1) / 2))
+        seeds = [row[lift].seeds for lift in lifts]
+        share = np.array([found.successes / found.runs for found in seeds])
+        errors = [share - [found.low for found in seeds], [found.high for found in seeds] - share]
+        name = "any finite kappa" if math.isinf(kappa) else f"kappa = {kappa:g}"
+        axes.plot(places, share, color=colour, marker=marker, label=name)
+        axes.errorbar(
+            *(places, share),
+            yerr=np.clip(errors, 0, 1),
+            fmt="none",
+            ecolor=colour,
+            elinewidth=0.8,
+            capsize=2,
+            alpha=0.5,
+        )
+        axes.plot(places, [row[lift].probes for lift in lifts], color=colour, linewidth=0.9, linestyle=":")
+    axes.plot([], [], color=GREY, linewidth=0.9, linestyle=":", label="dotted: share of all probes,\nnot independent")
+    canvas.legend(figure, axes)
+
+
+def _evenly(values: Sequence[T], most: int) -> list[T]:
+    """At most so many of the values, spread evenly, with both ends."""
+    count = min(most, len(values))
+    return [values[i] for i in np.unique(np.linspace(0, len(values) - 1, count).round().astype(int))]
+
+
+def _drawable(value: float) -> float:
+    return value if 0 < value < math.inf else math.nan

@@ -1,0 +1,88 @@
+"""Figures of training itself: the loss along the way, and how fast it decays in flow time."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from rsl_cli.report import canvas
+from rsl_cli.report.canvas import DASHES, WIDE, Drawing
+from rsl_cli.report.runs import LOSS_NAMES, StudyRuns, Which
+
+Array = NDArray[np.float64]
+Curves = list[tuple[int, Array, Array]]
+
+_MOST_POINTS = 400
+
+
+def trajectory_drawings(runs: StudyRuns, trajectories: Mapping[str, pd.DataFrame]) -> dict[str, Drawing]:
+    """Return the figures of the trajectories: always that of the losses, that of the decay for flows only.
+
+    Args:
+        runs: the study.
+        trajectories: run name -> columns step, time, loss, test_loss.
+    """
+    drawings: dict[str, Drawing] = {"trajectories": (lambda figure: _trajectories(figure, runs, trajectories), WIDE)}
+    decay = [(lift, t, 4 * t * loss) for lift, t, loss in _curves(runs, trajectories, "train", "time")]
+    if decay:
+        drawings["decay"] = (lambda figure: _decay(figure, runs, decay), WIDE)
+    return drawings
+
+
+def _trajectories(figure: Figure, runs: StudyRuns, trajectories: Mapping[str, pd.DataFrame]) -> None:
+    flow = any(math.isfinite(run.flow_time) for run in runs.done)
+    column, label = ("time", "flow time t") if flow else ("step", "training step")
+    views: tuple[Which, ...] = ("train", "test") if runs.headline == "test" else ("train",)
+    curves = {view: _curves(runs, trajectories, view, column) for view in views}
+    values = [value for found in curves.values() for _, _, y in found for value in y]
+    places = [value for found in curves.values() for _, x, _ in found for value in x]
+    panels = figure.subplots(1, len(views), sharey=True, squeeze=False)[0]
+    figure.suptitle(f"{canvas.plain(runs.name)}: loss while training", fontsize=canvas.STYLE["axes.titlesize"])
+    for panel, view in zip(panels, views, strict=True):
+        canvas.log_axis(panel, places, label)
+        canvas.loss_axis(panel, values, f"loss ({canvas.plain(runs.loss_unit)})" if panel is panels[0] else "")
+        panel.set_title(f"{LOSS_NAMES[view]} loss")
+        if not curves[view]:
+            canvas.note(panel, "no trajectory")
+        _draw(panel, runs.lifts, curves[view])
+    canvas.lift_bar(figure, panels, runs.lifts)
+
+
+def _decay(figure: Figure, runs: StudyRuns, curves: Curves) -> None:
+    axes = figure.add_subplot()
+    axes.set_title(f"{canvas.plain(runs.name)}: 4 t L(t), level where L falls like 1/t")
+    canvas.log_axis(axes, [value for _, t, _ in curves for value in t], "flow time t")
+    canvas.loss_axis(axes, [value for _, _, y in curves for value in y], "4 t L(t), training loss")
+    _draw(axes, runs.lifts, curves)
+    canvas.lift_bar(figure, axes, runs.lifts)
+
+
+def _draw(panel: Axes, lifts: Sequence[int], curves: Curves) -> None:
+    colours = canvas.lift_colours(lifts)
+    for lift, x, y in curves:
+        dash = DASHES[lifts.index(lift) % 4]
+        panel.plot(x, y, color=colours[lift], linestyle=dash, linewidth=1.0, alpha=0.8)
+
+
+def _curves(runs: StudyRuns, trajectories: Mapping[str, pd.DataFrame], view: Which, column: str) -> Curves:
+    """Positive points of every run's curve, thinned evenly in log place: a figure of a million points opens nowhere."""
+    curves = []
+    for run in runs.done:
+        frame = trajectories.get(run.name)
+        name = "loss" if view == "train" else "test_loss"
+        if frame is None or column not in frame or name not in frame:
+            continue
+        x, y = (np.asarray(frame[key], dtype=np.float64) for key in (column, name))
+        kept = np.isfinite(x) & np.isfinite(y) & (x > 0) & (y > 0)
+        x, y = x[kept], y[kept]
+        if x.size > _MOST_POINTS:
+            wanted = np.geomspace(x[0], x[-1], _MOST_POINTS)
+            chosen = np.unique(np.clip(np.searchsorted(x, wanted), 0, x.size - 1))
+            x, y = x[chosen], y[chosen]
+        if x.size:
+            curves.append((run.key.lift, x, y))
+    return curves
