@@ -3,6 +3,7 @@
 import sys
 import textwrap
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -14,7 +15,7 @@ from rsl_cli.report.runs import StudyRuns, read_runs
 from rsl_cli.report.verdict import give_verdict
 from rsl_cli.study.store import StudyStore, write_atomic, write_json
 
-__all__ = ["summary_text", "write_report"]
+__all__ = ["summary_text", "write_comparison", "write_report"]
 
 FORMATS = ("png", "pdf", "svg")
 _WIDTH = 100
@@ -62,6 +63,24 @@ def write_report(store: StudyStore, *, formats: Sequence[str] = ("png", "pdf"), 
     page = render_page(runs, verdict, summary, [*figures, *texts, "verdict.json"])
     write_atomic(store.report_dir / "index.html", page.encode())
     return verdict
+
+
+def write_comparison(stores: Sequence[StudyStore], path: Path) -> None:
+    """Write one figure of the final losses of several studies against their numbers of parameters.
+
+    Args:
+        stores: at most six studies, in the order of their colours.
+        path: of the figure; its ending names the format: png, pdf or svg.
+
+    Raises:
+        ConfigError: a format that is not known, or studies that cannot be compared.
+        StoreError: a study is not there or damaged, or the figure cannot be written.
+    """
+    from rsl_cli.report.comparison import compare_figure
+
+    form = path.suffix.removeprefix(".")
+    _check_format(form)
+    write_atomic(path, compare_figure(stores, form))
 
 
 def summary_text(store: StudyStore, verdict: Mapping[str, Any]) -> str:
