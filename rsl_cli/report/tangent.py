@@ -19,8 +19,10 @@ from rsl_cli.theory.bound import kl_slack, length_bound, loss_bound
 
 Array = NDArray[np.float64]
 
-VIOLATION = 1 - 1e-6
-"""A slack below this violates the inequality; the distance to 1 is left to rounding."""
+ROUNDING = 1e-6
+"""Relative excess over a bound that is left to rounding, by trainers in single precision too."""
+VIOLATION = 1 - ROUNDING
+"""A slack below this violates the inequality."""
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from rsl_cli.report.canvas import BLUE, DASHES, GREY, SERIES, VERMILLION, WIDE, 
 from rsl_cli.report.measures import Rows
 from rsl_cli.report.runs import StudyRuns
 from rsl_cli.report.tangent import (
+    ROUNDING,
     Curve,
     Inside,
     epsilon_key,
@@ -92,7 +93,7 @@ def _bound(figure: Figure, runs: StudyRuns, curves: Sequence[Curve], lifts: Sequ
                 alpha=0.8,
                 label=label if k == 0 else None,
             )
-        above = sum(int((curve.loss > curve.loss_bound * (1 + 1e-9)).sum()) for curve in own)
+        above = sum(int((curve.loss > curve.loss_bound * (1 + ROUNDING)).sum()) for curve in own)
         text = f"{above} of {sum(curve.time.size for curve in own)} samples\nabove their bound"
         panel.text(0.04, 0.05, text, transform=panel.transAxes, fontsize=8.5, color="#333333")
     canvas.legend(figure, panels[0, 0], below=True)
@@ -122,7 +123,7 @@ def _length(figure: Figure, runs: StudyRuns, curves: Sequence[Curve]) -> None:
     low, high = axes.get_ylim()
     ends = np.array([min(left, low), max(right, high)])
     axes.plot(ends, ends, color="black", linestyle="--", linewidth=1.2, label="distance = bound")
-    above = int((distances > bounds * (1 + 1e-9)).sum())
+    above = int((distances > bounds * (1 + ROUNDING)).sum())
     label = f"excluded by the bound ({above} of {bounds.size} samples)"
     axes.fill_between(ends, ends, max(right, high), color=GREY, alpha=0.12, linewidth=0, label=label)
     axes.set_xlim(left, right)
