@@ -8,6 +8,7 @@ a sparse product. Each replica of a union is computed exactly as it would be alo
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, cast
 
 import numpy as np
@@ -113,6 +114,11 @@ class LiftedNetwork(nn.Module):
         Raises:
             DataError: samples of another shape.
         """
+        out = self.forward_on_tape(x, None)
+        return out if isinstance(self.lift, LiftUnion) else out[0]
+
+    def forward_on_tape(self, x: Tensor, tape: "Tape | None") -> Tensor:
+        """Compute (R, N, outputs), noting on the tape where every parameter acts, if there is one."""
         base, replicas = self.lift.base, self.replica_count
         rank = x.dim() - len(base.input_shape)
         if rank not in (1, 2) or x.shape[rank:] != base.input_shape or (rank == 2 and x.shape[0] != replicas):
@@ -133,14 +139,18 @@ class LiftedNetwork(nn.Module):
                 if edge.target == vertex.name:
                     weight = self._tensor(f"weight {edge.name}")
                     slots[edge.name] = step(weight, values[edge.source], self._implementation)
+                    if tape is not None and weight is not None:
+                        use = WeightUse(step, values[edge.source], slots[edge.name])
+                        tape[self._names[f"weight {edge.name}"]] = use
             z = COMBINES[vertex.combine](slots)
             bias = self._tensor(f"bias {vertex.name}")
             if bias is not None:
                 z = z.view(*bias.shape, samples) + bias.unsqueeze(-1)
+                if tape is not None:
+                    tape[self._names[f"bias {vertex.name}"]] = z
             values[vertex.name] = ACTIVATIONS[vertex.activation](z).flatten(0, -2)
         # Losses see samples first; what comes back from them must be laid out alike, whoever is beside a replica.
-        out = _contiguous_backward(values[base.output.name]).view(replicas, base.output_size, samples).transpose(1, 2)
-        return out if isinstance(self.lift, LiftUnion) else out[0]
+        return _contiguous_backward(values[base.output.name]).view(replicas, base.output_size, samples).transpose(1, 2)
 
     def segments(self) -> dict[str, list[int]]:
         """How many leading entries of each parameter belong to each replica, one after the other."""
@@ -245,6 +255,19 @@ class _Geometry:
     complete: bool
 
 
+@dataclass(frozen=True)
+class WeightUse:
+    """Where an edge's weight acts: its step, what the step reads and what it makes, both (copies * numbers, N)."""
+
+    step: "_Step"
+    x: Tensor
+    z: Tensor
+
+
+Tape = dict[str, WeightUse | Tensor]
+"""By parameter name: where a weight acts, or the sums (n_v, *Y_v, N) to which a bias was added."""
+
+
 class _Step:
     """One base edge as a matrix product: complete edges by torch's, others by the sparse kernels."""
 
@@ -260,6 +283,7 @@ class _Step:
         for replica in lift.replicas:
             n_u, n_v = replica.fibres[edge.source], replica.fibres[edge.target]
             self.geometry.append(_Geometry(n_v, n_u, len(replica.lists[index][0]) == n_u * n_v))
+        self._index, self._lift = index, lift
         self._height = sum(geometry.rows for geometry in self.geometry) * self.block.rows * self.block.width
         self.counts = [len(replica.lists[index][0]) for replica in lift.replicas]
         # Weightless edges copy; a matrix product with ones would cost more than it says.
@@ -289,6 +313,12 @@ class _Step:
             values = values * factors.repeat_interleave(counts)
         wide = x.reshape(self.pattern.columns, block.width * samples)
         return sparse_product(values, wide, self.pattern, implementation).view(self._height, samples)
+
+    @cached_property
+    def entries(self) -> tuple[np.ndarray, np.ndarray]:
+        """Row and column of each number of the flat weight in the edge's matrix, int32 (E * |W_e|,) each."""
+        rows, columns = _entries(self._lift, self._index, self.block.rows, self.block.columns)
+        return rows.astype(np.int32), columns.astype(np.int32)
 
     def _dense(self, weight: Tensor, x: Tensor, samples: int) -> Tensor:
         block, outs, row, edge = self.block, [], 0, 0
@@ -355,17 +385,23 @@ def _pattern(lift: Lift | LiftUnion, index: int, rows: int, columns: int) -> tup
         The order in which a flat weight's entries stand in the pattern (None: as they are), and the pattern.
     """
     edge = lift.base.edges[index]
-    sources, targets = lift.edge_lists[index]
     shape = (lift.fibre(edge.target) * rows, lift.fibre(edge.source) * columns)
     equal = len({(replica.fibres[edge.source], replica.fibres[edge.target]) for replica in lift.replicas}) == 1
     blocks = len(lift.replicas) if equal else 1
-    row_of = (targets[:, None, None] * rows + np.arange(rows)[:, None] + np.zeros(columns, dtype=np.int64)).ravel()
-    column_of = (sources[:, None, None] * columns + np.zeros((rows, 1), dtype=np.int64) + np.arange(columns)).ravel()
+    row_of, column_of = _entries(lift, index, rows, columns)
     order = None
     if rows > 1:
         order = np.argsort(row_of, kind="stable")
         row_of, column_of = row_of[order], column_of[order]
     return order, Pattern.from_edges(row_of, column_of, *shape, blocks)
+
+
+def _entries(lift: Lift | LiftUnion, index: int, rows: int, columns: int) -> tuple[np.ndarray, np.ndarray]:
+    """Row and column of every scalar entry of an edge's matrix, in the order of its flat weight."""
+    sources, targets = lift.edge_lists[index]
+    row_of = targets[:, None, None] * rows + np.arange(rows)[:, None] + np.zeros(columns, dtype=np.int64)
+    column_of = sources[:, None, None] * columns + np.zeros((rows, 1), dtype=np.int64) + np.arange(columns)
+    return row_of.ravel(), column_of.ravel()
 
 
 def _seeds(seed: int | np.integer | Sequence[int] | None, replicas: Sequence[Lift]) -> list[int]:

@@ -18,6 +18,7 @@ ORDER = [
     "kernels",
     "lift",
     "network",
+    "linearization",
     "data",
     "train",
     "theory",

@@ -64,6 +64,13 @@ def sampled_product(x: Tensor, g: Tensor, pattern: Pattern) -> Tensor:
     return out
 
 
+def entry_products(
+    rows: np.ndarray, columns: np.ndarray, factor: float, g: Tensor, x: Tensor, width: int, out: Tensor
+) -> None:
+    """Entry by entry and sample by sample, the sampled product before samples are summed; see the reference."""
+    _entries(rows, columns, factor, g.numpy(), x.numpy(), width, out.numpy())
+
+
 def _tile(gathered_rows: int, operand: Tensor) -> int:
     columns = _TILE_BYTES // (operand.element_size() * max(gathered_rows, 1))
     return max(_LEAST_TILE, columns // 64 * 64)
@@ -216,3 +223,15 @@ def _rows_parallel(chunks, indptr, indices, weight, x, out, tile):
 def _dots_parallel(chunks, indptr, indices, x, g, out, tile):
     for chunk in prange(len(chunks) - 1):
         _dots(chunks[chunk], chunks[chunk + 1], indptr, indices, x, g, out, tile)
+
+
+@njit(cache=True, fastmath=_FAST, nogil=True)
+def _entries(rows, columns, factor, g, x, width, out):
+    for k in range(len(rows)):
+        b, a, into = g[rows[k] * width], x[columns[k] * width], out[k]
+        for m in range(len(into)):
+            into[m] = factor * b[m] * a[m]
+        for w in range(1, width):
+            b, a = g[rows[k] * width + w], x[columns[k] * width + w]
+            for m in range(len(into)):
+                into[m] += factor * b[m] * a[m]

@@ -7,6 +7,8 @@ All are partial derivatives of one trilinear form, over the entries k at (row r_
 with w (E,), x (columns, M), g (rows, M).
 """
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from rsl_cli.kernels.pattern import Pattern
@@ -28,3 +30,23 @@ def sampled_product(x: Tensor, g: Tensor, pattern: Pattern) -> Tensor:
     """dT/dw: the dense product g x^T at the pattern's entries only, (E,)."""
     rows, columns = pattern.on(x.device)
     return (g[rows] * x[columns]).sum(1)
+
+
+def entry_products(
+    rows: np.ndarray, columns: np.ndarray, factor: float, g: Tensor, x: Tensor, width: int, out: Tensor
+) -> None:
+    """The sampled product before samples are summed: row k of out becomes factor <g[r_k], x[c_k]> for each sample.
+
+    Args:
+        rows: int32 (E,), r_k.
+        columns: int32 (E,), c_k.
+        factor: of every entry.
+        g: (rows * width, N).
+        x: (columns * width, N).
+        width: numbers a copy of one row has for each sample, over which is summed.
+        out: (E, N), overwritten.
+    """
+    r, c = (torch.as_tensor(index, dtype=torch.int64, device=x.device) for index in (rows, columns))
+    samples = out.shape[1]
+    torch.sum(g.view(-1, width, samples)[r] * x.view(-1, width, samples)[c], 1, out=out)
+    out *= factor
