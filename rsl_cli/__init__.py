@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from rsl_cli.lift import Lift, LiftUnion, disjoint_union, sample_lift
     from rsl_cli.network import LiftedNetwork
     from rsl_cli.study.session import load_study, run_study
+    from rsl_cli.train.flow import gradient_flow
     from rsl_cli.train.trajectory import Trajectory
 
 _HOMES = {
@@ -27,6 +28,8 @@ _HOMES = {
     "LiftedNetwork": "network",
     "sparse_product": "kernels.autograd",
     "Implementation": "kernels.autograd",
+    # training
+    "gradient_flow": "train.flow",
     # studies
     "Trajectory": "train.trajectory",
     "run_study": "study.session",
@@ -44,6 +47,7 @@ __all__ = [
     "RslError",
     "Trajectory",
     "disjoint_union",
+    "gradient_flow",
     "load_study",
     "report",
     "run_study",

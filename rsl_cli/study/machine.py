@@ -4,6 +4,7 @@ import ctypes
 import sys
 
 import torch
+from threadpoolctl import threadpool_limits
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # malloc.h
 _KEPT_BYTES = 32 << 20
@@ -25,3 +26,5 @@ def prepare(threads: int | None = None) -> None:
             mallopt(_TRIM_THRESHOLD, 2**31 - 1)
     if threads is not None:
         torch.set_num_threads(max(1, threads))
+        # SciPy and NumPy bring linear algebra of their own, with threads of its own.
+        threadpool_limits(max(1, threads), "blas")

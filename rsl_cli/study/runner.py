@@ -18,8 +18,9 @@ from rsl_cli.lift import disjoint_union, expected_parameters, sample_lift
 from rsl_cli.network import LiftedNetwork
 from rsl_cli.study.spec import StudySpec, refuse_other
 from rsl_cli.study.store import SCHEMA, RunKey, StudyStore, first_line, read_tensors, write_tensors
-from rsl_cli.train.first_order import Saved, train_first_order
+from rsl_cli.train.checkpoint import Saved
 from rsl_cli.train.objective import Objective
+from rsl_cli.train.trainers import train
 from rsl_cli.train.trajectory import TrainingResult
 
 Progress = Callable[["Item", int, int, float], None]
@@ -165,7 +166,7 @@ def _train(spec: StudySpec, item: Item, lacking: Sequence[RunKey], progress: Pro
         network = network.to(spec.device)
         objective = Objective(spec.data, spec.loss, dtype=spec.dtype, device=spec.device)
         report = None if progress is None else lambda step, steps, loss: progress(item, step, steps, loss)
-        results = train_first_order(network, objective, spec.trainer, keeper=keeper, progress=report)
+        results = train(network, objective, spec.trainer, keeper=keeper, progress=report)
     except RslError:
         raise
     except Exception as error:

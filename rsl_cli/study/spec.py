@@ -20,8 +20,8 @@ from rsl_cli.lift import sample_lift
 from rsl_cli.network import PARAMETRIZATIONS, LiftedNetwork
 from rsl_cli.study.store import SCHEMA, RunKey, StudyStore
 from rsl_cli.study.sweep import lift_degrees, seed_list
-from rsl_cli.train.first_order import FirstOrder
 from rsl_cli.train.objective import LOSSES
+from rsl_cli.train.trainers import Settings, trainer_settings
 
 DEFAULTS: Mapping[str, Any] = {
     "lift": "16..256",
@@ -59,7 +59,7 @@ class StudySpec:
     lifts: tuple[int, ...]
     seeds: tuple[int, ...]
     lifting: EdgeLifting
-    trainer: FirstOrder
+    trainer: Settings
     loss: str
     device: str
     name: str
@@ -80,7 +80,7 @@ class StudySpec:
         full = {**DEFAULTS, **config}
         full["executor"] = _executor(full["executor"])
         lifts, seeds = lift_degrees(full["lift"]), seed_list(full["seeds"])
-        trainer = FirstOrder.from_config(full["trainer"])
+        trainer = trainer_settings(full["trainer"])
         if full["parametrization"] not in PARAMETRIZATIONS:
             raise ConfigError(one_of("parametrization", full["parametrization"], PARAMETRIZATIONS))
         if full["loss"] is not None and full["loss"] not in LOSSES:

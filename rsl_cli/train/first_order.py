@@ -9,16 +9,18 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from rsl_cli.errors import ConfigError, TrainingError, one_of
+from rsl_cli.errors import ConfigError, TrainingError
 from rsl_cli.network import LiftedNetwork
 from rsl_cli.rng import generator
+from rsl_cli.train.checkpoint import Keeper
 from rsl_cli.train.objective import Objective, distances
+from rsl_cli.train.settings import check_values, known_keys, real, whole
 from rsl_cli.train.trajectory import Row, TrainingResult, Trajectory, log_spaced_steps
 
 _SETTLING_STEPS = 100
@@ -58,28 +60,22 @@ class FirstOrder:
         Raises:
             ConfigError: an unknown key or a value out of range, with the key as ``trainer.KEY``.
         """
-        fields = cls.__dataclass_fields__
-        for key in config:
-            if key not in fields:
-                raise ConfigError(one_of("trainer key", key, fields))
-        settings = cls(**config)
+        settings = cls(**known_keys(config, cls))
         checks = {
             "name": (settings.name in TRAINERS, " or ".join(TRAINERS)),
-            "steps": (_whole(settings.steps, 0), "a whole number from 0"),
-            "learning_rate": (_real(settings.learning_rate) and settings.learning_rate > 0, "a number above 0"),
+            "steps": (whole(settings.steps, 0), "a whole number from 0"),
+            "learning_rate": (real(settings.learning_rate) and settings.learning_rate > 0, "a number above 0"),
             "batch_size": (
-                settings.batch_size is None or _whole(settings.batch_size, 1),
+                settings.batch_size is None or whole(settings.batch_size, 1),
                 "null or a whole number from 1",
             ),
-            "momentum": (_real(settings.momentum) and 0 <= settings.momentum < 1, "a number from 0 to below 1"),
+            "momentum": (real(settings.momentum) and 0 <= settings.momentum < 1, "a number from 0 to below 1"),
             "schedule": (settings.schedule in ("cosine", "constant"), "cosine or constant"),
-            "stationary": (_real(settings.stationary) and settings.stationary >= 0, "a number from 0"),
-            "log_per_decade": (_whole(settings.log_per_decade, 1), "a whole number from 1"),
+            "stationary": (real(settings.stationary) and settings.stationary >= 0, "a number from 0"),
+            "log_per_decade": (whole(settings.log_per_decade, 1), "a whole number from 1"),
             "dtype": (settings.dtype in ("float32", "float64"), "float32 or float64"),
         }
-        for key, (accepted, what) in checks.items():
-            if not accepted:
-                raise ConfigError(f"trainer.{key}={getattr(settings, key)!r}; accepted: {what}")
+        check_values(settings, checks)
         if settings.name == "gd" and settings.batch_size is not None:
             raise ConfigError(
                 f"trainer.batch_size={settings.batch_size}: gd takes all samples; use trainer=sgd for batches"
@@ -94,25 +90,6 @@ class FirstOrder:
 
 
 TRAINERS = ("adam", "sgd", "gd")
-
-Saved = tuple[Mapping[str, np.ndarray], Mapping[str, str]]
-"""A checkpoint: named arrays, and text."""
-
-
-class Keeper(Protocol):
-    """Where a long training leaves its checkpoints."""
-
-    def load(self) -> Saved | None:
-        """The last checkpoint, if there is one."""
-        ...
-
-    def due(self) -> bool:
-        """Whether it is time for another."""
-        ...
-
-    def save(self, arrays: Mapping[str, np.ndarray], text: Mapping[str, str]) -> None:
-        """Replace the checkpoint."""
-        ...
 
 
 def train_first_order(
@@ -321,11 +298,3 @@ class _Batches:
             orders = [generator(seed, f"batches/{epoch}").permutation(self.samples) for seed in self.seeds]
             self.epoch, self.order = epoch, torch.as_tensor(np.stack(orders), device=self.device)
         return self.order[:, batch * self.size : (batch + 1) * self.size]
-
-
-def _whole(value: object, least: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
-
-
-def _real(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -51,6 +51,7 @@ class Objective:
             raise ConfigError(f"loss=cross_entropy needs classes, dataset '{data.name}' has numbers; use loss=mse")
         self.kind = loss
         self.classify = data.task == "classification"
+        self.outputs = data.outputs
         self.x = torch.as_tensor(data.x_train, dtype=dtype, device=device)
         self.x_test = torch.as_tensor(data.x_test, dtype=dtype, device=device)
         self.y = self._targets(data, data.y_train, dtype, device)
@@ -91,6 +92,11 @@ class Objective:
         gradients = {name: p.grad for name, p in network.named_parameters() if p.grad is not None}
         grad_norm = network.squared_norms(gradients).sqrt()
         network.zero_grad(set_to_none=True)
+        test_loss, accuracy = self.held_out(network)
+        return Evaluation(loss, grad_norm, test_loss, accuracy)
+
+    def held_out(self, network: LiftedNetwork) -> tuple[Tensor, Tensor]:
+        """Held-out loss and accuracy, float64 (R,) each; accuracy is NaN for regression."""
         test_loss = torch.zeros(network.replica_count, dtype=torch.float64)
         right = torch.zeros(network.replica_count, dtype=torch.float64)
         total = len(self.x_test)
@@ -101,7 +107,7 @@ class Objective:
                 if self.classify:
                     labels = y.argmax(-1) if self.kind == "mse" else y
                     right += (out.argmax(-1) == labels).double().sum(1).cpu() / total
-        return Evaluation(loss, grad_norm, test_loss, right if self.classify else torch.full_like(right, math.nan))
+        return test_loss, right if self.classify else torch.full_like(right, math.nan)
 
     def resolution(self) -> float:
         """The smallest loss that rounding of the outputs lets one tell from zero."""

@@ -14,7 +14,9 @@ COLUMNS = ("step", "time", "loss", "test_loss", "grad_norm", "distance")
 """Columns of a trajectory: step number, flow time (NaN if the trainer is no flow), loss on the training set and on the
 held-out set, norm of the training loss's full gradient, distance |theta - theta_0|."""
 
-STOP_REASONS = ("stationary", "time", "budget", "diverged")
+STOP_REASONS = ("stationary", "target", "time", "budget", "stalled", "diverged")
+"""Why training ended: nothing left to gain; the loss asked for reached; the flow time asked for reached; out of steps;
+no step that float64 resolves, or no solvable one; a loss that is not finite."""
 
 Row = tuple[int, float, float, float, float, float]
 
@@ -37,12 +39,13 @@ class Trajectory:
         return dict(zip(COLUMNS, self.rows[-1], strict=True))
 
     def log_slope(self) -> float:
-        """Slope d log loss / d log step over the last halving of steps; NaN if there is none."""
+        """Slope d log loss / d log t over the last halving of flow time, or of steps if there is none; or NaN."""
         end = self.rows[-1]
-        before = [row for row in self.rows if 0 < row[0] <= end[0] / 2]
+        clock = 1 if math.isfinite(end[1]) else 0
+        before = [row for row in self.rows if 0 < row[clock] <= end[clock] / 2]
         if not before or not (end[2] > 0 and before[-1][2] > 0 and math.isfinite(end[2])):
             return math.nan
-        return math.log(end[2] / before[-1][2]) / math.log(end[0] / before[-1][0])
+        return math.log(end[2] / before[-1][2]) / math.log(end[clock] / before[-1][clock])
 
     def relative_gradient(self) -> float:
         """The gradient's norm against its scale, |grad L| * distance / L.
@@ -60,15 +63,26 @@ class TrainingResult:
 
     Args:
         trajectory: its samples.
-        stop_reason: ``stationary``, ``time``, ``budget`` or ``diverged``.
+        stop_reason: one of `STOP_REASONS`.
         accuracy: share of held-out samples classified rightly; NaN for regression.
         state: final parameters by name, without the other replicas'.
+        path: points on the way, where the trainer kept any.
     """
 
     trajectory: Trajectory
     stop_reason: str
     accuracy: float
     state: dict[str, Tensor] = field(repr=False)
+    path: "tuple[PathPoint, ...]" = field(default=(), repr=False)
+
+
+@dataclass(frozen=True)
+class PathPoint:
+    """Where training was: step, flow time (NaN if there is none), and the flat parameters (P,)."""
+
+    step: int
+    time: float
+    parameters: Tensor = field(repr=False)
 
 
 def log_spaced_steps(total: int, per_decade: int) -> list[int]:

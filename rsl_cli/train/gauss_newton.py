@@ -1,0 +1,157 @@
+"""The Gauss-Newton matrix of a loss, and solves with it: the linear algebra below the flow and Levenberg-Marquardt.
+
+For half the mean squared error it is H = E[J_i^T J_i], J_i the Jacobian of the outputs at sample i; for cross-entropy
+the generalised H = E[J_i^T (diag(p_i) - p_i p_i^T) J_i] (Schraudolph, 2002, *Fast curvature matrix-vector products*).
+Either is the Hessian less the part that goes to zero with the residuals, and positive semi-definite everywhere.
+"""
+
+from typing import Protocol
+
+import numpy as np
+import torch
+from scipy.linalg import get_blas_funcs, get_lapack_funcs
+from torch import Tensor
+
+from rsl_cli.linearization import Probe, each_output, sample_jacobians
+from rsl_cli.network import LiftedNetwork
+from rsl_cli.train.objective import Objective
+
+_syrk, _symv = get_blas_funcs(("syrk", "symv"), dtype=np.float64)
+_potrf, _potrs = get_lapack_funcs(("potrf", "potrs"), dtype=np.float64)
+
+_CHUNK_BYTES = 24 << 20
+"""Of a Jacobian's chunk: long enough for a fast product, short enough to be kept by the allocator."""
+
+
+class SingularError(ArithmeticError):
+    """A solve that rounding, or numbers that are not finite, leave no meaning."""
+
+
+class Curvature(Protocol):
+    """A Gauss-Newton matrix H, (P, P), in whatever form is cheapest."""
+
+    def solve(self, alpha: float, rhs: np.ndarray) -> np.ndarray:
+        """(I + alpha H)^-1 rhs for alpha >= 0, float64 (P,); what alpha needs is kept for the next call.
+
+        Raises:
+            SingularError: the factorisation fails.
+        """
+        ...
+
+    def times(self, vector: np.ndarray) -> np.ndarray:
+        """H vector, float64 (P,)."""
+        ...
+
+
+def gauss_newton(network: LiftedNetwork, objective: Objective) -> Curvature:
+    """Form the Gauss-Newton matrix of a network of one replica at its present parameters.
+
+    Args:
+        network: of one replica, float64.
+        objective: data and loss.
+
+    Returns:
+        H in parameter space (P x P) or, where samples times outputs are fewer, through their Jacobian.
+    """
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    probe = each_output if objective.kind == "mse" else _softmax_root
+    rank = objective.samples * objective.outputs
+    size = max(256, _CHUNK_BYTES // (8 * parameters))
+    chunks = [objective.x[i : i + size] for i in range(0, objective.samples, size)]
+    if rank < parameters:
+        return _SampleSpace(_stacked(network, chunks, probe) / objective.samples**0.5)
+    return _ParameterSpace(_summed(network, chunks, probe, objective.samples))
+
+
+def _softmax_root(out: Tensor) -> Tensor:
+    """Columns (k, N, k) of a square root S of diag(p) - p p^T: S = diag(sqrt p) - p sqrt(p)^T."""
+    p = out.softmax(-1)
+    root = p.sqrt()
+    return torch.diag_embed(root).permute(1, 0, 2) - root.T[:, :, None] * p
+
+
+def _summed(network: LiftedNetwork, chunks: list[Tensor], probe: Probe, samples: int) -> np.ndarray | Tensor:
+    """H, lower triangle."""
+    total: np.ndarray | Tensor | None = None
+    for x in chunks:
+        for jacobian in sample_jacobians(network, x, probe)[1]:
+            if jacobian.device.type != "cpu":
+                product = jacobian @ jacobian.T / samples
+                total = product if total is None else total + product
+                continue
+            if total is None:
+                total = np.zeros((len(jacobian),) * 2, order="F")
+            # SciPy's symmetric rank-k update does half the work of a full product, and adds in place.
+            matrix = jacobian.numpy().T
+            total = _syrk(1 / samples, matrix, beta=1.0, c=total, trans=1, lower=1, overwrite_c=1)
+    assert total is not None
+    return total
+
+
+def _stacked(network: LiftedNetwork, chunks: list[Tensor], probe: Probe) -> Tensor:
+    """(P, samples * outputs)."""
+    return torch.cat([matrix.clone() for x in chunks for matrix in sample_jacobians(network, x, probe)[1]], 1)
+
+
+class _ParameterSpace:
+    """H itself, factored by Cholesky."""
+
+    def __init__(self, matrix: np.ndarray | Tensor) -> None:
+        self._matrix, self._factor = matrix, _Factor(matrix)
+
+    def solve(self, alpha: float, rhs: np.ndarray) -> np.ndarray:
+        return self._factor.solve(alpha, rhs)
+
+    def times(self, vector: np.ndarray) -> np.ndarray:
+        if isinstance(self._matrix, Tensor):
+            return (self._matrix @ torch.as_tensor(vector, device=self._matrix.device)).cpu().numpy()
+        return _symv(1.0, self._matrix, vector, lower=1)
+
+
+class _SampleSpace:
+    """H = A A^T by A (P, M) with M < P: Woodbury's identity leaves an M x M solve."""
+
+    def __init__(self, a: Tensor) -> None:
+        self._a = a
+        gram = a.T @ a
+        self._factor = _Factor(gram if a.device.type != "cpu" else np.asfortranarray(gram.numpy()))
+
+    def solve(self, alpha: float, rhs: np.ndarray) -> np.ndarray:
+        vector = torch.as_tensor(rhs, device=self._a.device)
+        inner = self._factor.solve(alpha, (self._a.T @ vector).cpu().numpy())
+        return rhs - alpha * (self._a @ torch.as_tensor(inner, device=self._a.device)).cpu().numpy()
+
+    def times(self, vector: np.ndarray) -> np.ndarray:
+        return (self._a @ (self._a.T @ torch.as_tensor(vector, device=self._a.device))).cpu().numpy()
+
+
+class _Factor:
+    """Cholesky factors of I + alpha M, the last one kept."""
+
+    def __init__(self, matrix: np.ndarray | Tensor) -> None:
+        self._matrix = matrix
+        self._alpha: float | None = None
+        self._lower: np.ndarray | Tensor | None = None
+
+    def solve(self, alpha: float, rhs: np.ndarray) -> np.ndarray:
+        if alpha != self._alpha:
+            self._alpha, self._lower = None, None  # Two factors at once may be more than memory holds.
+            self._lower, self._alpha = self._factored(alpha), alpha
+        if isinstance(self._lower, Tensor):
+            column = torch.as_tensor(rhs, device=self._lower.device)[:, None]
+            return torch.cholesky_solve(column, self._lower)[:, 0].cpu().numpy()
+        return _potrs(self._lower, rhs, lower=1)[0]
+
+    def _factored(self, alpha: float) -> np.ndarray | Tensor:
+        shifted = self._matrix * alpha
+        if isinstance(shifted, Tensor):
+            shifted.diagonal().add_(1.0)
+            factor, info = torch.linalg.cholesky_ex(shifted)
+            failed = bool(info.item() != 0) or not bool(torch.isfinite(factor.diagonal()).all())
+        else:
+            shifted.ravel("K")[:: len(shifted) + 1] += 1.0
+            factor, info = _potrf(shifted, lower=1, clean=0, overwrite_a=1)
+            failed = info != 0 or not np.isfinite(factor.ravel("K")[:: len(shifted) + 1]).all()
+        if failed:
+            raise SingularError(f"I + {alpha:g} H has no Cholesky factor")
+        return factor

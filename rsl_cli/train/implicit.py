@@ -1,0 +1,196 @@
+"""What the flow and Levenberg-Marquardt share: rounds of questions, samples of the trajectory, checkpoints, ends."""
+
+import json
+import math
+import time
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from threadpoolctl import threadpool_limits
+
+from rsl_cli.errors import TrainingError
+from rsl_cli.network import LiftedNetwork
+from rsl_cli.train.checkpoint import Keeper
+from rsl_cli.train.objective import Objective
+from rsl_cli.train.replicas import Answer, Method, Replicas
+from rsl_cli.train.trajectory import PathPoint, Row, TrainingResult, Trajectory
+
+Progress = Callable[[int, int, float], None]
+_SMALL = 1500
+
+
+@dataclass
+class Course:
+    """One replica's way so far, and what it needs to go on after an interruption.
+
+    Args:
+        start: parameters theta_0, (P,).
+        rows: samples of its trajectory.
+        path: (step, time, parameters) at the points kept for later analysis.
+        state: named arrays from which to go on; empty at the start.
+        share: how far it has come, from 0 to 1.
+        end: why it ended; None while it goes on.
+        accuracy: held-out share classified rightly at the last sample.
+        parameters: at the last sample, (P,).
+        saved: what a checkpoint keeps of it: arrays, and JSON values.
+    """
+
+    start: np.ndarray
+    rows: list[Row] = field(default_factory=list)
+    path: list[tuple[int, float, np.ndarray]] = field(default_factory=list)
+    state: dict[str, np.ndarray] = field(default_factory=dict)
+    share: float = 0.0
+    end: str | None = None
+    accuracy: float = math.nan
+    parameters: np.ndarray = field(default_factory=lambda: np.empty(0))
+    saved: tuple[dict[str, np.ndarray], dict[str, Any]] = field(default=({}, {}))
+
+    def commit(self, **state: np.ndarray) -> None:
+        """Between whole steps: from here training can go on with these arrays."""
+        arrays = {f"state/{name}": value for name, value in state.items()}
+        arrays |= {f"path/{i:05d}": flat for i, (_, _, flat) in enumerate(self.path)}
+        arrays |= {"parameters": self.parameters, "start": self.start}
+        path = [(step, at) for step, at, _ in self.path]
+        text = {"rows": list(self.rows), "path": path, "share": self.share, "end": self.end, "accuracy": self.accuracy}
+        self.saved = (arrays, text)
+
+    def restore(self, arrays: Mapping[str, np.ndarray], text: Mapping[str, Any]) -> None:
+        """Take up what was committed; nothing, if nothing was."""
+        if not text:
+            return
+        if not np.array_equal(arrays["start"], self.start):
+            raise TrainingError("the checkpoint is of another network; remove it from checkpoints/ and run again")
+        self.rows = [(row[0], *row[1:]) for row in text["rows"]]
+        self.path = [(step, at, arrays[f"path/{i:05d}"]) for i, (step, at) in enumerate(text["path"])]
+        self.share, self.end, self.accuracy = text["share"], text["end"], text["accuracy"]
+        self.parameters = arrays["parameters"]
+        self.state = {k.removeprefix("state/"): v for k, v in arrays.items() if k.startswith("state/")}
+        self.saved = (dict(arrays), dict(text))
+
+    def sample(self, step: int, flow_time: float, parameters: np.ndarray, answer: Answer) -> None:
+        """Add a row to the trajectory."""
+        grad_norm, distance = (float(np.linalg.norm(v)) for v in (answer.gradient, parameters - self.start))
+        self.rows.append((step, flow_time, answer.loss, answer.test_loss, grad_norm, distance))
+        self.accuracy, self.parameters = answer.accuracy, parameters.copy()
+
+
+class Stepper(Protocol):
+    """A method's settings, and the method for one replica."""
+
+    def method(self, course: Course, resolution: float) -> Method:
+        """Questions until ``course.end`` is set; starts from ``course.state`` if there is any."""
+        ...
+
+
+def is_stationary(loss: float, grad_norm: float, reach: float, threshold: float, resolution: float) -> bool:
+    """Whether nothing is left to gain.
+
+    Args:
+        loss: L.
+        grad_norm: |grad L|.
+        reach: the larger of |theta| and |theta - theta_0|, what a further motion is measured by: a run that has not
+            moved yet is not at rest.
+        threshold: stationary if |grad L| * reach is at most this share of L.
+        resolution: stationary, too, if rounding hides the loss.
+    """
+    return loss <= resolution or grad_norm * reach <= threshold * loss
+
+
+def reach(parameters: np.ndarray, start: np.ndarray) -> float:
+    """The larger of |theta| and |theta - theta_0|."""
+    return float(max(np.linalg.norm(parameters), np.linalg.norm(parameters - start)))
+
+
+def train_implicit(
+    network: LiftedNetwork,
+    objective: Objective,
+    stepper: Stepper,
+    *,
+    keeper: Keeper | None = None,
+    progress: Progress | None = None,
+) -> list[TrainingResult]:
+    """Train every replica by a method that asks for gradients and Gauss-Newton matrices.
+
+    Args:
+        network: a lift's or a union's, float64; left with the final parameters.
+        objective: data and loss, float64.
+        stepper: the method.
+        keeper: where to leave and find checkpoints, taken between whole steps of each replica.
+        progress: called with (share, 1000, median loss), the share of the way in thousandths, about twice a second.
+
+    Returns:
+        One result per replica.
+
+    Raises:
+        TrainingError: a checkpoint of another network, or parameters that are not float64.
+    """
+    if network.dtype != torch.float64 or objective.x.dtype != torch.float64:
+        raise TrainingError(f"parameters are {network.dtype}; flow and lm need torch.float64")
+    replicas = Replicas(network, objective)
+    courses = [Course(start) for start in replicas.start]
+    _restore(courses, keeper)
+    methods = {r: stepper.method(course, objective.resolution()) for r, course in enumerate(courses) if not course.end}
+    # Below this, a second thread of the linear algebra's own costs more by waiting beside torch's than it computes.
+    small = max(map(len, replicas.start)) < _SMALL
+    with threadpool_limits(1, "blas") if small else nullcontext():
+        _rounds(replicas, courses, methods, keeper, progress)
+    results = [_result(replicas, r, course) for r, course in enumerate(courses)]
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            parameter.copy_(torch.cat([result.state[name] for result in results]))
+    return results
+
+
+def _rounds(
+    replicas: Replicas,
+    courses: list[Course],
+    methods: Mapping[int, Method],
+    keeper: Keeper | None,
+    progress: Progress | None,
+) -> None:
+    asks = {replica: next(method) for replica, method in methods.items()}
+    reported = time.monotonic()
+    while asks:
+        answers = replicas.answer(asks)
+        for replica, answer in answers.items():
+            try:
+                asks[replica] = methods[replica].send(answer)
+            except StopIteration:
+                del asks[replica]
+        if keeper is not None and asks and keeper.due():
+            _save(courses, keeper)
+        if progress and (time.monotonic() - reported > 0.5 or not asks):
+            reported = time.monotonic()
+            _report(courses, progress)
+
+
+def _result(replicas: Replicas, replica: int, course: Course) -> TrainingResult:
+    assert course.end is not None
+    path = tuple(PathPoint(step, at, torch.as_tensor(flat)) for step, at, flat in course.path)
+    state = replicas.tensors(replica, course.parameters)
+    return TrainingResult(Trajectory(tuple(course.rows)), course.end, course.accuracy, state, path)
+
+
+def _report(courses: list[Course], progress: Progress) -> None:
+    losses = sorted(course.rows[-1][2] for course in courses if course.rows and math.isfinite(course.rows[-1][2]))
+    share = sum(1.0 if course.end else course.share for course in courses) / len(courses)
+    progress(int(1000 * share), 1000, losses[len(losses) // 2] if losses else math.nan)
+
+
+def _save(courses: list[Course], keeper: Keeper) -> None:
+    arrays = {f"{r}/{name}": value for r, course in enumerate(courses) for name, value in course.saved[0].items()}
+    keeper.save(arrays, {"training": json.dumps([course.saved[1] for course in courses])})
+
+
+def _restore(courses: list[Course], keeper: Keeper | None) -> None:
+    saved = None if keeper is None else keeper.load()
+    if saved is None:
+        return
+    arrays, text = saved
+    for r, (course, content) in enumerate(zip(courses, json.loads(text["training"]), strict=True)):
+        prefix = f"{r}/"
+        course.restore({k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}, content)

@@ -1,0 +1,149 @@
+"""Levenberg-Marquardt to a stationary point: where training can end, by a path that is not the flow's.
+
+Each step solves (H + mu I) u = -grad L with H the (generalised) Gauss-Newton matrix and mu steered by how well the
+quadratic model foretold the loss; Nielsen (1999), *Damping parameter in Marquardt's method*.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from rsl_cli.network import LiftedNetwork
+from rsl_cli.train.checkpoint import Keeper
+from rsl_cli.train.gauss_newton import SingularError
+from rsl_cli.train.implicit import Course, is_stationary, reach, train_implicit
+from rsl_cli.train.objective import Objective
+from rsl_cli.train.replicas import Ask, Method
+from rsl_cli.train.settings import check_values, known_keys, real, whole
+from rsl_cli.train.trajectory import TrainingResult, log_spaced_steps
+
+_FIRST_DAMPING = 1e-2
+"""Of the curvature along the first gradient."""
+_LEAST_DAMPING = 1e-300
+_MOST_GROWTH = 60
+"""Rejected steps in a row after which damping has grown beyond what any problem needs."""
+
+
+@dataclass(frozen=True)
+class LevenbergMarquardt:
+    """Settings of Levenberg-Marquardt.
+
+    Args:
+        name: ``lm``.
+        max_steps: accepted steps after which to give up.
+        epsilon: stop at a loss at or below this; None: do not.
+        stationary: stop where |grad L| * max(|theta|, distance) / L falls to this.
+        log_per_decade: samples of the trajectory per decade of steps.
+    """
+
+    name: str = "lm"
+    max_steps: int = 300
+    epsilon: float | None = None
+    stationary: float = 1e-4
+    log_per_decade: int = 8
+
+    @property
+    def dtype(self) -> str:
+        """Always float64."""
+        return "float64"
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> "LevenbergMarquardt":
+        """Read and validate the settings.
+
+        Raises:
+            ConfigError: an unknown key or a value out of range, with the key as ``trainer.KEY``.
+        """
+        settings = cls(**known_keys(config, cls))
+        epsilon = settings.epsilon
+        rules = {
+            "max_steps": (whole(settings.max_steps, 0), "a whole number from 0"),
+            "epsilon": (epsilon is None or (real(epsilon) and epsilon > 0), "null or a number above 0"),
+            "stationary": (real(settings.stationary) and settings.stationary >= 0, "a number from 0"),
+            "log_per_decade": (whole(settings.log_per_decade, 1), "a whole number from 1"),
+        }
+        check_values(settings, rules)
+        return settings
+
+    def identity(self) -> dict[str, Any]:
+        """The settings that determine the numbers: all of them."""
+        return asdict(self)
+
+    def method(self, course: Course, resolution: float) -> Method:
+        """Descend from the course's state to its end; see `rsl_cli.train.implicit.Stepper`."""
+        samples = set(log_spaced_steps(self.max_steps, self.log_per_decade))
+        if course.state:
+            y, (step_number, mu) = course.state["y"], course.state["scalars"].tolist()
+            step, mu = int(step_number), float(mu)
+        else:
+            y, step, mu = course.start, 0, math.nan
+        while True:
+            sampled = step in samples and not (course.rows and course.rows[-1][0] == step)
+            answer = yield Ask(y, curvature=step < self.max_steps, held_out=sampled)
+            loss, gradient, curvature = answer.loss, answer.gradient, answer.curvature
+            reason = self._reason(step, loss, gradient, reach(y, course.start), resolution)
+            if reason is None and curvature is not None:
+                if math.isnan(mu):
+                    rayleigh = float(gradient @ curvature.times(gradient) / (gradient @ gradient))
+                    mu = _FIRST_DAMPING * max(rayleigh, _LEAST_DAMPING)
+                course.share = max(course.share, step / max(self.max_steps, 1))
+            elif not sampled and course.rows[-1][0] < step:
+                answer, sampled = (yield Ask(y, held_out=True)), True
+            if sampled:
+                course.sample(step, math.nan, y, answer)
+            if reason is not None:
+                course.end = reason
+                course.path.append((step, math.nan, y.copy()))
+                course.commit()
+                return
+            course.commit(y=y, scalars=np.array([step, mu]))
+            assert curvature is not None
+            growth = 2.0
+            for _ in range(_MOST_GROWTH):
+                try:
+                    update = curvature.solve(1 / mu, -gradient / mu)
+                except SingularError:
+                    mu, growth = mu * growth, 2 * growth
+                    continue
+                foretold = 0.5 * float(update @ (mu * update - gradient))
+                trial = yield Ask(y + update)
+                gain = (loss - trial.loss) / foretold if foretold > 0 else math.nan
+                if gain > 0 and math.isfinite(trial.loss):
+                    mu = max(mu * max(1 / 3, 1 - (2 * gain - 1) ** 3), _LEAST_DAMPING)
+                    break
+                mu, growth = mu * growth, 2 * growth
+            else:
+                course.end = "stalled"
+                if course.rows[-1][0] < step:
+                    course.sample(step, math.nan, y, (yield Ask(y, held_out=True)))
+                course.path.append((step, math.nan, y.copy()))
+                course.commit()
+                return
+            y, step = y + update, step + 1
+
+    def _reason(self, step: int, loss: float, gradient: np.ndarray, far: float, resolution: float) -> str | None:
+        if not (math.isfinite(loss) and np.isfinite(gradient).all()):
+            return "diverged"
+        if is_stationary(loss, float(np.linalg.norm(gradient)), far, self.stationary, resolution):
+            return "stationary"
+        if self.epsilon is not None and loss <= self.epsilon:
+            return "target"
+        return "budget" if step >= self.max_steps else None
+
+
+def train_lm(
+    network: LiftedNetwork,
+    objective: Objective,
+    settings: LevenbergMarquardt,
+    *,
+    keeper: Keeper | None = None,
+    progress: Callable[[int, int, float], None] | None = None,
+) -> list[TrainingResult]:
+    """Train every replica by Levenberg-Marquardt; see `rsl_cli.train.implicit.train_implicit`.
+
+    The trajectory has steps but no flow time: where it ends says what the lift can reach, not what the flow does.
+    """
+    return train_implicit(network, objective, settings, keeper=keeper, progress=progress)

@@ -1,0 +1,117 @@
+"""Replicas that train together though each goes its own way.
+
+A method is written for one replica, as a generator that asks for what it needs next: a gradient, a Gauss-Newton
+matrix, a full evaluation. All replicas' questions of one round are answered by one pass over the union of those that
+still train, so that each has step sizes, stages and an end of its own at the cost of one set of products.
+"""
+
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+
+from rsl_cli.lift import disjoint_union
+from rsl_cli.network import LiftedNetwork
+from rsl_cli.train.gauss_newton import Curvature, gauss_newton
+from rsl_cli.train.objective import Objective
+
+
+@dataclass(frozen=True)
+class Ask:
+    """A question about one replica: loss and gradient at parameters (P,), float64; and more, if wanted.
+
+    Args:
+        parameters: where.
+        curvature: whether the Gauss-Newton matrix is wanted there.
+        held_out: whether held-out loss and accuracy are.
+    """
+
+    parameters: np.ndarray
+    curvature: bool = False
+    held_out: bool = False
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What was asked for; NaN and None where it was not."""
+
+    loss: float
+    gradient: np.ndarray
+    curvature: Curvature | None = None
+    test_loss: float = float("nan")
+    accuracy: float = float("nan")
+
+
+Method = Generator[Ask, Answer, None]
+
+
+class Replicas:
+    """The replicas of a network and an objective, each at parameters of its own choice.
+
+    Args:
+        network: whose lifts and parametrization; its parameters are the start.
+        objective: data and loss.
+    """
+
+    def __init__(self, network: LiftedNetwork, objective: Objective) -> None:
+        self._network, self._objective = network, objective
+        tensors = {name: parameter.detach() for name, parameter in network.named_parameters()}
+        parts = [network.replica_tensors(tensors, r) for r in range(network.replica_count)]
+        self.start = [_flat(part) for part in parts]
+        self._shapes = [{name: tensor.shape for name, tensor in part.items()} for part in parts]
+        self._unions: dict[tuple[int, ...], LiftedNetwork] = {}
+
+    @cached_property
+    def count(self) -> int:
+        """R."""
+        return len(self.start)
+
+    def tensors(self, replica: int, flat: np.ndarray) -> dict[str, torch.Tensor]:
+        """Flat parameters (P,) of a replica as tensors by name."""
+        shapes = self._shapes[replica]
+        pieces = torch.as_tensor(flat).split([shape.numel() for shape in shapes.values()])
+        return {name: piece.reshape(shape).clone() for (name, shape), piece in zip(shapes.items(), pieces, strict=True)}
+
+    def answer(self, asks: Mapping[int, Ask]) -> dict[int, Answer]:
+        """Answer one question of each of some replicas."""
+        members = tuple(sorted(asks))
+        union = self._loaded(members, [asks[r].parameters for r in members])
+        union.zero_grad(set_to_none=True)
+        losses = self._objective.backward(union, None).tolist()
+        gradients = {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in union.named_parameters()}
+        answers = {}
+        for place, replica in enumerate(members):
+            ask, gradient = asks[replica], _flat(union.replica_tensors(gradients, place))
+            curvature, test_loss, accuracy = None, float("nan"), float("nan")
+            if ask.curvature or ask.held_out:
+                alone = self._loaded((replica,), [ask.parameters])
+                if ask.curvature:
+                    curvature = gauss_newton(alone, self._objective)
+                if ask.held_out:
+                    test_loss, accuracy = (float(figure) for figure in self._objective.held_out(alone))
+            answers[replica] = Answer(losses[place], gradient, curvature, test_loss, accuracy)
+        return answers
+
+    def _loaded(self, members: tuple[int, ...], flats: Sequence[np.ndarray]) -> LiftedNetwork:
+        union = self._union(members)
+        parts = [self.tensors(replica, flat) for replica, flat in zip(members, flats, strict=True)]
+        with torch.no_grad():
+            for name, parameter in union.named_parameters():
+                parameter.copy_(torch.cat([part[name] for part in parts]))
+        return union
+
+    def _union(self, members: tuple[int, ...]) -> LiftedNetwork:
+        if members not in self._unions:
+            if len(members) > 1:
+                # Who still trains changes seldom, and then for good.
+                self._unions = {key: value for key, value in self._unions.items() if len(key) == 1}
+            lifts = [self._network.lift.replicas[replica] for replica in members]
+            union = LiftedNetwork(disjoint_union(lifts), None, torch.float64, self._network.parametrization)
+            self._unions[members] = union.to(self._objective.x.device)
+        return self._unions[members]
+
+
+def _flat(part: Mapping[str, torch.Tensor]) -> np.ndarray:
+    return torch.cat([tensor.detach().reshape(-1).double().cpu() for tensor in part.values()]).numpy()

@@ -1,0 +1,61 @@
+"""Every trainer by name: its settings, and what trains with them."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from rsl_cli.errors import ConfigError, one_of
+from rsl_cli.network import LiftedNetwork
+from rsl_cli.train.checkpoint import Keeper
+from rsl_cli.train.first_order import TRAINERS as FIRST_ORDER
+from rsl_cli.train.first_order import FirstOrder, train_first_order
+from rsl_cli.train.flow import Flow, train_flow
+from rsl_cli.train.lm import LevenbergMarquardt, train_lm
+from rsl_cli.train.objective import Objective
+from rsl_cli.train.trajectory import TrainingResult
+
+Settings = FirstOrder | Flow | LevenbergMarquardt
+
+TRAINERS: Mapping[str, type[FirstOrder] | type[Flow] | type[LevenbergMarquardt]] = {
+    "flow": Flow,
+    "lm": LevenbergMarquardt,
+    **dict.fromkeys(FIRST_ORDER, FirstOrder),
+}
+
+
+def trainer_settings(config: Mapping[str, Any]) -> Settings:
+    """Read a trainer's configuration.
+
+    Raises:
+        ConfigError: an unknown trainer or key, or a value out of range.
+    """
+    name = config.get("name")
+    if not isinstance(name, str) or name not in TRAINERS:
+        raise ConfigError(one_of("trainer.name", name, TRAINERS))
+    return TRAINERS[name].from_config(config)
+
+
+def train(
+    network: LiftedNetwork,
+    objective: Objective,
+    settings: Settings,
+    *,
+    keeper: Keeper | None = None,
+    progress: Callable[[int, int, float], None] | None = None,
+) -> list[TrainingResult]:
+    """Train every replica of a network by any trainer.
+
+    Args:
+        network: a lift's or a union's, of the settings' dtype; left with the final parameters.
+        objective: data and loss, of the same dtype.
+        settings: which trainer, for how long.
+        keeper: where to leave and find checkpoints.
+        progress: called with (done, of how many, median training loss).
+
+    Returns:
+        One result per replica.
+    """
+    if isinstance(settings, FirstOrder):
+        return train_first_order(network, objective, settings, keeper=keeper, progress=progress)
+    if isinstance(settings, Flow):
+        return train_flow(network, objective, settings, keeper=keeper, progress=progress)
+    return train_lm(network, objective, settings, keeper=keeper, progress=progress)

@@ -1,0 +1,350 @@
+"""The flow against SciPy's stiff solvers at tight tolerances, its order, its ends, its unions and its checkpoints."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import problems
+import pytest
+import torch
+from scipy.integrate import solve_ivp
+from torch.func import functional_call
+from train.test_first_order import Memory
+
+import rsl_cli as rsl
+from rsl_cli.data import Dataset, load_dataset
+from rsl_cli.errors import ConfigError, DataError, TrainingError
+from rsl_cli.graph import BaseGraph
+from rsl_cli.lift import disjoint_union, sample_lift
+from rsl_cli.network import LiftedNetwork
+from rsl_cli.train.flow import Flow, train_flow
+from rsl_cli.train.gauss_newton import gauss_newton
+from rsl_cli.train.ndf import MOST_ORDER, Differences
+from rsl_cli.train.objective import Objective
+
+BASE = BaseGraph.from_config(problems.group("base", "mlp"), input_shape=(2,), output_size=1)
+DATA = load_dataset(problems.group("dataset", "sine2d", samples=64, test_samples=16))
+
+
+def network(seeds, degree=4, base=BASE):
+    lifts = [sample_lift(base, degree, seed, {"kind": "random", "in_degree": 3}) for seed in seeds]
+    return LiftedNetwork(disjoint_union(lifts), None, torch.float64)
+
+
+def classes(samples=60):
+    draw = np.random.default_rng(3)
+    x = draw.standard_normal((samples, 2))
+    # Noisy labels, so that the loss has a minimum at finite parameters.
+    y = (x[:, 0] * x[:, 1] + 0.8 * draw.standard_normal(samples) > 0).astype(np.int64) + (x[:, 0] > 1)
+    data = Dataset("noisy", "classification", x, y, x[:9], y[:9], 3)
+    base = BaseGraph.from_config(problems.group("base", "mlp"), input_shape=(2,), output_size=3)
+    return data, base
+
+
+def slow_gradient(net, data, kind):
+    """Parameters (P,) -> (loss, gradient) by functional_call and plain autograd."""
+    names, shapes = zip(*((n, p.shape) for n, p in net.named_parameters()), strict=True)
+    x, y = torch.as_tensor(data.x_train), torch.as_tensor(data.y_train)
+
+    def loss(flat):
+        pieces = flat.split([s.numel() for s in shapes])
+        out = functional_call(net, {n: p.view(s) for n, p, s in zip(names, pieces, shapes, strict=True)}, (x,)).reshape(
+            len(x), -1
+        )
+        if kind == "mse":
+            return 0.5 * (out - y).square().sum(1).mean()
+        return -(out.log_softmax(-1).gather(1, y[:, None])).mean()
+
+    def both(flat):
+        theta = torch.tensor(flat, requires_grad=True)
+        value = loss(theta)
+        return value.item(), torch.autograd.grad(value, theta)[0].numpy()
+
+    both.hessian = lambda flat: torch.autograd.functional.hessian(loss, torch.tensor(flat)).numpy()
+    return both
+
+
+def flat(net):
+    return torch.nn.utils.parameters_to_vector(net.parameters()).detach().numpy().copy()
+
+
+@pytest.mark.parametrize("method", ["BDF", "Radau"])
+@pytest.mark.parametrize("kind", ["mse", "cross_entropy"])
+def test_it_agrees_with_scipy_at_tight_tolerances(method, kind):
+    data, base = (DATA, BASE) if kind == "mse" else classes()
+    net = network([0], base=base)
+    both = slow_gradient(net, data, kind)
+    # Radau at these tolerances takes minutes where BDF takes seconds.
+    times = [1.0, 10.0, 100.0, 1e3, 1e4] if (method, kind) == ("BDF", "mse") else [1.0, 10.0, 100.0]
+    exact = solve_ivp(
+        lambda t, y: -both(y)[1],
+        (0, times[-1]),
+        flat(net),
+        method=method,
+        jac=lambda t, y: -both.hessian(y),
+        rtol=1e-7,
+        atol=1e-9,
+        t_eval=times,
+    )
+    results = train_flow(
+        net, Objective(data, kind, dtype=torch.float64), Flow(t_end=times[-1], rtol=1e-6, atol=1e-8, stationary=0.0)
+    )
+    rows = {row[1]: row for row in results[0].trajectory.rows}
+    path = {point.time: point.parameters.numpy() for point in results[0].path}
+    for i, time in enumerate(times):
+        loss = both(exact.y[:, i])[0]
+        sample = next(row for at, row in rows.items() if math.isclose(at, time, rel_tol=1e-9))
+        assert sample[2] == pytest.approx(loss, rel=0.01)
+        theta = next(p for at, p in path.items() if math.isclose(at, time, rel_tol=1e-9))
+        assert np.linalg.norm(theta - exact.y[:, i]) <= 0.001 * np.linalg.norm(theta)
+
+
+def test_error_falls_with_the_tolerance():
+    errors, net = [], network([0])
+    both = slow_gradient(net, DATA, "mse")
+    exact = solve_ivp(
+        lambda t, y: -both(y)[1],
+        (0, 20),
+        flat(net),
+        method="Radau",
+        jac=lambda t, y: -both.hessian(y),
+        rtol=1e-9,
+        atol=1e-11,
+    ).y[:, -1]
+    for rtol in (1e-3, 1e-5, 1e-7):
+        result = train_flow(
+            network([0]), Objective(DATA, "mse", dtype=torch.float64), Flow(t_end=20.0, rtol=rtol, atol=rtol * 1e-2)
+        )
+        errors.append(np.linalg.norm(result[0].path[-1].parameters.numpy() - exact))
+    assert errors[0] < 0.01
+    assert errors[1] < errors[0] / 10
+    assert errors[2] < errors[1] / 10
+
+
+@pytest.mark.parametrize("kind", ["mse", "cross_entropy"])
+@pytest.mark.parametrize("order", range(1, MOST_ORDER + 1))
+def test_fixed_steps_show_the_order(order, kind):
+    data, base = (DATA, BASE) if kind == "mse" else classes()
+    net = network([1], base=base)
+    both = slow_gradient(net, data, kind)
+    end = 1.0
+    reference = solve_ivp(
+        lambda t, y: -both(y)[1], (0, end), flat(net), method="DOP853", rtol=1e-13, atol=1e-14, dense_output=True
+    )
+    errors = []
+    for steps in (16, 32):
+        h = end / steps
+        # The exact solution's differences, so that only the formula's own error is seen.
+        values = [reference.sol(h * (order - j)) for j in range(order + 1)]
+        table = np.zeros((MOST_ORDER + 3, len(values[0])))
+        for j in range(order + 1):
+            table[j] = sum((-1) ** m * math.comb(j, m) * values[m] for m in range(j + 1))
+        formula = Differences(table, h, order)
+        for _ in range(steps - order):
+            predicted, psi, correction = formula.predicted, formula.psi, 0 * table[0]
+            for _ in range(100):
+                update = -formula.c * both(predicted + correction)[1] - psi - correction
+                correction = correction + update / (1 + formula.c)
+                if np.abs(update).max() < 1e-14:
+                    break
+            formula.advance(correction)
+        errors.append(np.linalg.norm(formula.d[0] - reference.y[:, -1]))
+    # Orders settle slowly at the top, and rounding is near.
+    assert math.log2(errors[0] / errors[1]) == pytest.approx(order, abs=0.45)
+
+
+def test_differences_change_grid_and_interpolate_exactly():
+    times = np.linspace(0, 1, 9)
+    polynomial = np.polynomial.Polynomial([0.3, -1.0, 2.0, 0.5, -0.7, 1.1])
+    table = np.zeros((MOST_ORDER + 3, 1))
+    values = [polynomial(1 - j / 8) for j in range(6)]
+    for j in range(6):
+        table[j] = sum((-1) ** m * math.comb(j, m) * values[m] for m in range(j + 1))
+    formula = Differences(table, 1 / 8, 5)
+    for factor in (0.5, 3.0):
+        formula.rescale(factor)
+    assert formula.h == pytest.approx(1.5 / 8)
+    for back in times:
+        assert formula.at(back)[0] == pytest.approx(polynomial(1 - back), abs=1e-10)
+    assert formula.predicted[0] == pytest.approx(polynomial(1 + 1.5 / 8), abs=1e-10)
+
+
+@pytest.mark.parametrize("kind", ["mse", "cross_entropy"])
+@pytest.mark.parametrize("samples", [60, 4])
+def test_the_gauss_newton_matrix_is_the_explicit_one(kind, samples):
+    data, base = classes(samples)
+    net = network([2], base=base)
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter += 0.2
+    objective = Objective(data, kind, dtype=torch.float64)
+    names = [n for n, _ in net.named_parameters()]
+    out = lambda *p: functional_call(net, dict(zip(names, p, strict=True)), (objective.x,))[0]  # noqa: E731
+    jacobian = torch.cat([j.flatten(2) for j in torch.autograd.functional.jacobian(out, tuple(net.parameters()))], 2)
+    p = net(objective.x)[0].softmax(-1)
+    middle = torch.eye(3).expand(samples, 3, 3) if kind == "mse" else torch.diag_embed(p) - p[:, :, None] * p[:, None]
+    expected = torch.einsum("nkp,nkl,nlq->pq", jacobian, middle.double(), jacobian).detach() / samples
+    curvature, vector = gauss_newton(net, objective), np.linspace(-1, 1, len(expected))
+    np.testing.assert_allclose(curvature.times(vector), expected.numpy() @ vector, rtol=1e-10, atol=1e-12)
+    for alpha in (0.0, 0.3, 1e4):
+        solution = np.linalg.solve(np.eye(len(vector)) + alpha * expected.numpy(), vector)
+        np.testing.assert_allclose(curvature.solve(alpha, vector), solution, rtol=1e-7, atol=1e-9)
+
+
+def test_each_replica_of_a_union_goes_its_own_way_as_if_alone():
+    objective = Objective(DATA, "mse", dtype=torch.float64)
+    settings = Flow(t_end=100.0)
+    together = train_flow(network([0, 1, 2]), objective, settings)
+    for seed, result in enumerate(together):
+        alone = train_flow(network([seed]), objective, settings)[0]
+        assert alone.stop_reason == result.stop_reason
+        np.testing.assert_array_equal(np.array(alone.trajectory.rows), np.array(result.trajectory.rows))
+        assert all(torch.equal(alone.state[name], result.state[name]) for name in alone.state)
+    assert len({result.trajectory.last["step"] for result in together}) > 1
+
+
+def test_resumed_integration_is_the_uninterrupted_one_bit_for_bit():
+    objective, settings = Objective(DATA, "mse", dtype=torch.float64), Flow(t_end=1000.0)
+    whole = train_flow(network([0, 1]), objective, settings)
+    keeper = Memory(60, interrupt=True)
+    with pytest.raises(KeyboardInterrupt):
+        train_flow(network([0, 1]), objective, settings, keeper=keeper)
+    resumed = train_flow(network([0, 1]), objective, settings, keeper=keeper)
+    for one, other in zip(whole, resumed, strict=True):
+        np.testing.assert_array_equal(np.array(one.trajectory.rows), np.array(other.trajectory.rows))
+        assert all(torch.equal(one.state[name], other.state[name]) for name in one.state)
+        assert [point.time for point in one.path] == [point.time for point in other.path]
+
+
+def test_a_checkpoint_of_another_network_is_refused():
+    objective, keeper = Objective(DATA, "mse", dtype=torch.float64), Memory(20, interrupt=True)
+    with pytest.raises(KeyboardInterrupt):
+        train_flow(network([0]), objective, Flow(), keeper=keeper)
+    with pytest.raises(TrainingError, match="checkpoint is of another network"):
+        train_flow(network([1]), objective, Flow(), keeper=keeper)
+
+
+def test_energy_is_dissipated_as_the_gradient_says():
+    result = train_flow(
+        network([0]), Objective(DATA, "mse", dtype=torch.float64), Flow(t_end=1e3, rtol=1e-5, log_per_decade=40)
+    )[0]
+    frame = result.trajectory.to_frame()
+    frame = frame[frame["time"] > 0.1]
+    drop = -np.diff(frame["loss"])
+    work = (
+        np.diff(np.log(frame["time"]))
+        * 0.5
+        * (
+            (frame["grad_norm"] ** 2 * frame["time"]).to_numpy()[1:]
+            + (frame["grad_norm"] ** 2 * frame["time"]).to_numpy()[:-1]
+        )
+    )
+    np.testing.assert_allclose(drop.sum(), work.sum(), rtol=1e-2)
+
+
+STOPS = {
+    "time": (Flow(t_end=10.0), 10.0),
+    "target": (Flow(epsilon=0.1), None),
+    "budget": (Flow(max_steps=7), None),
+}
+
+
+@pytest.mark.parametrize("reason", STOPS)
+def test_every_end_has_its_name(reason):
+    settings, end = STOPS[reason]
+    result = train_flow(network([0]), Objective(DATA, "mse", dtype=torch.float64), settings)[0]
+    last = result.trajectory.last
+    assert result.stop_reason == reason
+    assert end is None or last["time"] == end
+    assert reason != "target" or last["loss"] <= 0.1
+    assert reason != "budget" or last["step"] == 7
+    np.testing.assert_array_equal(
+        torch.cat([part.flatten() for part in result.state.values()]), result.path[-1].parameters
+    )
+
+
+def test_a_quadratic_ends_stationary_at_its_least_loss():
+    data, least = problems.least_squares()
+    lift = sample_lift(problems.linear_base(3), 1, 0)
+    result = train_flow(
+        LiftedNetwork(lift, dtype=torch.float64), Objective(data, "mse", dtype=torch.float64), Flow(stationary=1e-6)
+    )[0]
+    assert result.stop_reason == "stationary"
+    assert result.trajectory.last["loss"] == pytest.approx(least, rel=1e-9)
+
+
+def test_no_time_at_all_returns_the_start():
+    net = network([0])
+    before = flat(net)
+    trajectory = rsl.gradient_flow(net, *pair(), t_end=0)
+    assert isinstance(trajectory, tuple)
+    assert [row[1] for row in trajectory[0].rows] == [0.0]
+    np.testing.assert_array_equal(flat(net), before)
+
+
+def test_a_start_that_is_not_finite_has_diverged():
+    net = network([0])
+    with torch.no_grad():
+        net.weight("h2", "y")[0] = math.nan
+    result = train_flow(net, Objective(DATA, "mse", dtype=torch.float64), Flow())[0]
+    assert result.stop_reason == "diverged"
+
+
+def test_a_loss_below_rounding_is_stationary():
+    net = network([0])
+    x, _ = pair()
+    with torch.no_grad():
+        y = net(x)[0]
+    result = train_flow(net, Objective(replace(DATA, y_train=y.numpy()), "mse", dtype=torch.float64), Flow())[0]
+    assert (result.stop_reason, result.trajectory.last["loss"]) == ("stationary", 0.0)
+
+
+def test_no_resolvable_step_is_a_stall(monkeypatch):
+    from rsl_cli.train import replicas
+
+    class Singular:
+        def solve(self, alpha, rhs):
+            from rsl_cli.train.gauss_newton import SingularError
+
+            raise SingularError("planted")
+
+    monkeypatch.setattr(replicas, "gauss_newton", lambda network, objective: Singular())
+    result = train_flow(network([0]), Objective(DATA, "mse", dtype=torch.float64), Flow())[0]
+    assert result.stop_reason == "stalled"
+
+
+def pair():
+    return torch.as_tensor(DATA.x_train), torch.as_tensor(DATA.y_train)
+
+
+def test_the_promised_call_samples_when_asked():
+    lift = sample_lift(BASE, 4, 0, {"kind": "random", "in_degree": 3})
+    net = LiftedNetwork(lift, dtype=torch.float64)
+    trajectory = rsl.gradient_flow(net, *pair(), t_end=100, rtol=1e-3, sample_times=[0, 1, 10])
+    assert isinstance(trajectory, rsl.Trajectory)
+    assert list(trajectory.to_frame()["time"]) == [0, 1, 10, 100]
+    assert trajectory.to_frame()["loss"].is_monotonic_decreasing
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"t_end": -1}, "trainer.t_end=-1; accepted: a number from 0"),
+        ({"rtol": 0.0}, "trainer.rtol=0.0; accepted: a number from 1e-12 to 0.1"),
+        ({"epsilon": 0}, "trainer.epsilon=0; accepted: null or a number above 0"),
+        ({"steps": 5}, "trainer key"),
+    ],
+)
+def test_bad_settings_are_named(changes, message):
+    with pytest.raises(ConfigError, match=message):
+        Flow.from_config({"name": "flow", **changes})
+
+
+def test_bad_calls_are_named():
+    x, y = pair()
+    with pytest.raises(ConfigError, match="sample time 20 lies outside 0 to t_end=10"):
+        rsl.gradient_flow(network([0]), x, y, t_end=10, sample_times=[20])
+    with pytest.raises(DataError, match="64 inputs and 5 targets"):
+        rsl.gradient_flow(network([0]), x, y[:5])
+    with pytest.raises(TrainingError, match=r"float32; flow and lm need torch\.float64"):
+        rsl.gradient_flow(network([0]).float(), x, y)
