@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from rsl_cli.lift import Lift, LiftUnion, disjoint_union, sample_lift
     from rsl_cli.network import LiftedNetwork
     from rsl_cli.study.session import load_study, run_study
+    from rsl_cli.theory.bound import loss_bound
+    from rsl_cli.theory.tangent import tangent_kappa
     from rsl_cli.train.flow import gradient_flow
     from rsl_cli.train.trajectory import Trajectory
 
@@ -30,6 +32,9 @@ _HOMES = {
     "Implementation": "kernels.autograd",
     # training
     "gradient_flow": "train.flow",
+    # theory
+    "tangent_kappa": "theory.tangent",
+    "loss_bound": "theory.bound",
     # studies
     "Trajectory": "train.trajectory",
     "run_study": "study.session",
@@ -49,10 +54,12 @@ __all__ = [
     "disjoint_union",
     "gradient_flow",
     "load_study",
+    "loss_bound",
     "report",
     "run_study",
     "sample_lift",
     "sparse_product",
+    "tangent_kappa",
 ]
 
 

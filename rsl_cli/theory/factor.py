@@ -1,0 +1,114 @@
+"""A network's linearised least squares problem, chunk by chunk of samples, and its factorisation.
+
+A = J / sqrt(N) and b = r / sqrt(N), with J the (N k) x P Jacobian of the outputs and r the residuals, so that
+1/2 |b - A u|^2 is the loss that is foretold of the step -u. Targets down to a millionth of the loss need a mu of some
+1e-15 of the largest eigenvalue of A^T A, which only an orthogonal factorisation of A itself resolves: the eigenvalues
+of A^T A, as formed in float64, are known to some 1e-15 of the largest, its singular values squared to 1e-31.
+"""
+
+import copy
+import math
+from collections.abc import Iterator
+from typing import cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.linalg import get_lapack_funcs
+from torch import Tensor
+
+from rsl_cli.errors import ConfigError, DataError
+from rsl_cli.linearization import sample_jacobians
+from rsl_cli.network import LiftedNetwork
+from rsl_cli.theory.secular import ROUNDING, Spectrum
+
+Array = NDArray[np.float64]
+
+(_tpqrt,) = get_lapack_funcs(("tpqrt",), dtype=np.float64)
+
+_CHUNK_BYTES = 24 << 20
+"""Of a Jacobian's chunk: long enough for fast products, short enough to be kept by the allocator."""
+_QR_BLOCK = 32
+
+
+class LinearProblem:
+    """The least squares problem of a network at its present parameters, which may change afterwards.
+
+    Computed in float64, whatever the network's type.
+
+    Args:
+        network: of one replica.
+        x: (N, *input_shape).
+        y: (N, k), or (N,) for one output.
+
+    Raises:
+        ConfigError: a union of several replicas.
+        DataError: no samples, or targets of another shape than the outputs.
+    """
+
+    def __init__(self, network: LiftedNetwork, x: Tensor, y: Tensor) -> None:
+        if network.replica_count != 1:
+            raise ConfigError(f"a union of {network.replica_count} replicas has no one kappa; take them one by one")
+        outputs = network.lift.base.output_size
+        y = y[:, None] if y.dim() == 1 else y
+        if len(x) == 0 or tuple(y.shape) != (len(x), outputs):
+            raise DataError(f"{len(x)} inputs, targets of shape {tuple(y.shape)}; accepted: (N, {outputs}), N from 1")
+        self.network = copy.deepcopy(network).double()
+        device = next(self.network.parameters()).device
+        self.x, self.y = (tensor.detach().to(device, torch.float64) for tensor in (x, y))
+        self.samples = len(x)
+        self.parameters = sum(parameter.numel() for parameter in network.parameters())
+        self.equations = self.samples * outputs
+        self.loss, self.gradient = self._evaluate()
+
+    def spectrum(self) -> Spectrum:
+        """Factorise by an orthogonal triangularisation of A, which is held whole only if it is wider than high."""
+        spectrum = self._wide() if self.equations < self.parameters else self._tall()
+        # What rounding of the outputs lets one tell from a loss of 0, with room for the factorisation's own.
+        targets = 0.5 * float(self.y.square().sum()) / self.samples
+        resolution = (8 * ROUNDING) ** 2 * (self.loss + targets)
+        return Spectrum(spectrum.squares, spectrum.parts, max(spectrum.least, resolution))
+
+    def chunks(self) -> list[slice]:
+        """Samples whose Jacobian of one output fits a few megabytes."""
+        size = min(max(256, _CHUNK_BYTES // (8 * self.parameters)), 4096)
+        return [slice(i, min(i + size, self.samples)) for i in range(0, self.samples, size)]
+
+    def _tall(self) -> Spectrum:
+        n = self.parameters
+        triangle = np.zeros((n + 1, n + 1), order="F")
+        for jacobian, residuals in self._blocks():
+            rows = np.empty((len(residuals), n + 1), order="F")
+            rows[:, :n], rows[:, n] = jacobian.T, residuals
+            # The factor stacked on new rows, triangularised in place without touching the zeros.
+            triangle = _tpqrt(0, min(_QR_BLOCK, n + 1), triangle, rows, overwrite_a=1, overwrite_b=1)[0]
+        triangle /= math.sqrt(self.samples)
+        return Spectrum.of(triangle[:n, :n], triangle[:n, n], float(triangle[n, n]))
+
+    def _wide(self) -> Spectrum:
+        rows, residuals = [], []
+        for jacobian, r in self._blocks():
+            rows.append(jacobian.T.copy())
+            residuals.append(r)
+        factor = cast(Array, np.linalg.qr(np.concatenate(rows).T, mode="r"))
+        return Spectrum.of(factor.T / math.sqrt(self.samples), np.concatenate(residuals) / math.sqrt(self.samples))
+
+    def _blocks(self) -> Iterator[tuple[Array, Array]]:
+        """For each chunk of samples and each output, J^T (P, n) and r (n,); the next overwrites the last."""
+        for part in self.chunks():
+            out, matrices = sample_jacobians(self.network, self.x[part])
+            residuals = (out - self.y[part]).cpu().numpy()
+            for output, matrix in enumerate(matrices):
+                yield matrix.cpu().numpy(), residuals[:, output]
+
+    def _evaluate(self) -> tuple[float, Array]:
+        """The loss and its gradient A^T b, (P,)."""
+        total = 0.0
+        self.network.zero_grad(set_to_none=True)
+        for part in self.chunks():
+            loss = 0.5 * (self.network(self.x[part]) - self.y[part]).square().sum() / self.samples
+            loss.backward()
+            total += loss.item()
+        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.network.parameters()]
+        self.network.zero_grad(set_to_none=True)
+        return total, torch.cat([gradient.reshape(-1) for gradient in gradients]).cpu().numpy()
