@@ -13,6 +13,7 @@ from typing import Any
 from rsl_cli.errors import ConfigError, RslError, StoreError, nearest
 
 _DESCRIPTION = "Convergence studies of random sparse lifts: does the loss fall as the lift grows?"
+_MOST_COMPARED = 6
 _QUOTED = {"lift", "seeds", "study", "results_dir", "dataset.path", "dataset.target"}
 """Keys whose values Hydra's grammar would take apart: ranges, paths, names with spaces."""
 
@@ -114,14 +115,16 @@ def _run(arguments: list[str]) -> int:
     import hydra
     from omegaconf import OmegaConf
 
-    status = 0
+    status, stores = 0, []
     full = os.environ.get("HYDRA_FULL_ERROR") == "1"
 
     def task(config: Any) -> None:
         # Hydra adds a line of its own to an exception that leaves the task, so one line is written here.
         nonlocal status
         try:
-            status = max(status, _study(_plain(OmegaConf.to_container(config, resolve=True))))
+            outcome = _study(_plain(OmegaConf.to_container(config, resolve=True)))
+            status = max(status, 1 if outcome.failed else 0)
+            stores.append(outcome.store)
         except RslError as error:
             if full:
                 raise
@@ -139,10 +142,22 @@ def _run(arguments: list[str]) -> int:
             if full:
                 raise
             raise ConfigError(_hydra_line(error)) from error
+    _compare(stores)
     return status
 
 
-def _study(config: dict[str, Any]) -> int:
+def _compare(stores: Sequence[Any]) -> None:
+    """Draw several studies of one command into one picture, beside their folders."""
+    from rsl_cli.report import write_comparison
+
+    distinct = list({store.root: store for store in stores}.values())
+    if 2 <= len(distinct) <= _MOST_COMPARED:
+        path = distinct[0].root.parent / "comparison.png"
+        write_comparison(distinct, path)
+        print(f"comparison: {path}")
+
+
+def _study(config: dict[str, Any]) -> Any:
     from rsl_cli.progress import Display
     from rsl_cli.report import summary_text, write_report
     from rsl_cli.study.session import run_study
@@ -154,7 +169,7 @@ def _study(config: dict[str, Any]) -> int:
     print(f"report: {outcome.store.report_dir / 'index.html'}")
     for name in outcome.failed:
         print(f"rsl: run {name} failed; see {outcome.store.root / 'runs' / name / 'error.txt'}", file=sys.stderr)
-    return 1 if outcome.failed else 0
+    return outcome
 
 
 def _report(parsed: argparse.Namespace) -> int:
@@ -174,6 +189,7 @@ def _report(parsed: argparse.Namespace) -> int:
         if parsed.check and verdict["verdict"] != "falls":
             print(f"rsl: study {store.name}: the verdict is '{verdict['verdict']}', not 'falls'", file=sys.stderr)
             status = 1
+    _compare(stores)
     return status
 
 
@@ -302,7 +318,7 @@ def _known_keys() -> list[str]:
     import yaml
 
     root = config_directory()
-    known = {"base", "lifting", "dataset", "trainer", "executor", "experiment"}
+    known = {"base", "lifting", "dataset", "trainer", "executor", "theory", "experiment"}
     for path in root.rglob("*.yaml"):
         content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
         prefix = "" if path.parent == root else f"{path.parent.name}."

@@ -36,7 +36,8 @@ def test_run_again_list_report_and_check(tmp_path, capsys):
 
 def test_multirun_is_one_study_each(tmp_path):
     assert main(["run", "-m", "base=shallow,mlp", "seeds=1", "lift=2,4", *QUICK[2:]]) == 0
-    assert sorted(path.name for path in (tmp_path / "results").iterdir()) == ["mlp_sine2d_adam", "shallow_sine2d_adam"]
+    made = sorted(path.name for path in (tmp_path / "results").iterdir())
+    assert made == ["comparison.png", "mlp_sine2d_adam", "shallow_sine2d_adam"]
     assert len(list(tmp_path.iterdir())) == 1
 
 
@@ -118,9 +119,23 @@ def test_every_shipped_option_composes(path):
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in problems.CONF.glob("experiment/*.yaml")))
 def test_every_experiment_runs_shrunk(name, capsys):
-    small = [f"experiment={name}", "lift=2,4,8", "seeds=3", "trainer.steps=20", "executor=local"]
-    assert main(["run", *small]) == 0
+    trainer = compose([f"experiment={name}"])["trainer"]["name"]
+    # A trainer that stops at the first chance, under the one key they all have where there are several.
+    short = {"flow": "trainer.t_end=1", "lm": "trainer.max_steps=5"}.get(trainer, "trainer.steps=20")
+    short = "trainer.stationary=10" if name == "adam_versus_flow" else short
+    assert main(["run", f"experiment={name}", "lift=2,4,8", "seeds=3", short, "executor=local"]) == 0
     assert "VERDICT" in capsys.readouterr().out
+
+
+def test_a_multirun_and_a_report_on_several_studies_draw_them_together(tmp_path, capsys):
+    small = ["experiment=adam_versus_flow", "lift=2,4", "seeds=2", "trainer.stationary=10", "dataset.samples=64"]
+    assert main(["run", *small, "executor=local"]) == 0
+    assert "comparison: results/comparison.png" in capsys.readouterr().out
+    picture = tmp_path / "results" / "comparison.png"
+    before = picture.read_bytes()
+    picture.unlink()
+    assert main(["report", "versus_adam", "versus_flow"]) == 0
+    assert picture.read_bytes() == before
 
 
 def test_help_and_version_need_no_torch():

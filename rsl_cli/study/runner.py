@@ -167,16 +167,20 @@ def _train(spec: StudySpec, item: Item, lacking: Sequence[RunKey], progress: Pro
         objective = Objective(spec.data, spec.loss, dtype=spec.dtype, device=spec.device)
         report = None if progress is None else lambda step, steps, loss: progress(item, step, steps, loss)
         results = train(network, objective, spec.trainer, keeper=keeper, progress=report)
+        tables = [
+            spec.theory.tables(lift, network.parametrization, spec.witness, objective, result) if key in lacking else {}
+            for key, lift, result in zip(item.keys, lifts, results, strict=True)
+        ]
     except RslError:
         raise
     except Exception as error:
         return _failed(spec, item, lacking, error, progress)
     seconds = keeper.seconds_before + time.perf_counter() - started
-    for key, lift, result in zip(item.keys, lifts, results, strict=True):
+    for key, lift, result, measured in zip(item.keys, lifts, results, tables, strict=True):
         if key in lacking:
             record = _record(spec, key, lift.parameter_count, result, seconds / len(item.keys), objective.resolution())
             state = {name: tensor.cpu().numpy() for name, tensor in result.state.items()}
-            spec.store.write_run(key, record, {"trajectory": result.trajectory.to_frame()}, state)
+            spec.store.write_run(key, record, {"trajectory": result.trajectory.to_frame(), **measured}, state)
     keeper.remove()
     return {key.directory: "done" for key in lacking}
 

@@ -18,8 +18,10 @@ from rsl_cli.errors import ConfigError, StoreError, one_of
 from rsl_cli.graph import BaseGraph, EdgeLifting, edge_lifting
 from rsl_cli.lift import sample_lift
 from rsl_cli.network import PARAMETRIZATIONS, LiftedNetwork
+from rsl_cli.study.measurements import Theory
 from rsl_cli.study.store import SCHEMA, RunKey, StudyStore
 from rsl_cli.study.sweep import lift_degrees, seed_list
+from rsl_cli.train.first_order import FirstOrder
 from rsl_cli.train.objective import LOSSES
 from rsl_cli.train.trainers import Settings, trainer_settings
 
@@ -27,11 +29,12 @@ DEFAULTS: Mapping[str, Any] = {
     "lift": "16..256",
     "seeds": 5,
     "loss": None,
-    "parametrization": "mup",
+    "parametrization": None,
     "device": "auto",
     "results_dir": "results",
     "study": None,
     "executor": {"name": "process"},
+    "theory": {},
 }
 KEYS = ("base", "lifting", "dataset", "trainer", *DEFAULTS)
 EXECUTORS: Mapping[str, Mapping[str, Any]] = {
@@ -53,6 +56,7 @@ class StudySpec:
         loss: ``mse`` or ``cross_entropy``.
         device: ``cpu`` or ``cuda``.
         name: the study's folder below ``results_dir``.
+        theory: what is measured on each run's networks.
     """
 
     config: Mapping[str, Any]
@@ -63,6 +67,7 @@ class StudySpec:
     loss: str
     device: str
     name: str
+    theory: Theory
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "StudySpec":
@@ -74,26 +79,30 @@ class StudySpec:
         for key in config:
             if key not in KEYS:
                 raise ConfigError(one_of("key", key, KEYS))
-        for key in ("base", "lifting", "dataset", "trainer", "executor"):
+        for key in ("base", "lifting", "dataset", "trainer", "executor", "theory"):
             if not isinstance(config.get(key, DEFAULTS.get(key)), Mapping):
                 raise ConfigError(f"{key}={config.get(key)!r}; a group is needed: {key}=NAME")
         full = {**DEFAULTS, **config}
         full["executor"] = _executor(full["executor"])
         lifts, seeds = lift_degrees(full["lift"]), seed_list(full["seeds"])
         trainer = trainer_settings(full["trainer"])
+        if full["parametrization"] is None:
+            # The theorem is about weights whose law does not change with the degree; first-order trainers need mup.
+            full["parametrization"] = "mup" if isinstance(trainer, FirstOrder) else "standard"
         if full["parametrization"] not in PARAMETRIZATIONS:
             raise ConfigError(one_of("parametrization", full["parametrization"], PARAMETRIZATIONS))
         if full["loss"] is not None and full["loss"] not in LOSSES:
             raise ConfigError(one_of("loss", full["loss"], LOSSES))
         device = _device(full["device"])
         name = _name(full)
-        draft = cls(full, lifts, seeds, edge_lifting(full["lifting"]), trainer, "", device, name)
+        draft = cls(full, lifts, seeds, edge_lifting(full["lifting"]), trainer, "", device, name, Theory())
         loss = full["loss"] or ("cross_entropy" if draft.data.task == "classification" else "mse")
         if loss == "cross_entropy" and draft.data.task != "classification":
             raise ConfigError(
                 f"loss=cross_entropy needs classes, dataset '{draft.data.name}' has numbers; use loss=mse"
             )
-        spec = cls(full, lifts, seeds, draft.lifting, trainer, loss, device, name)
+        theory = Theory.from_config(full["theory"], trainer, loss, draft.data)
+        spec = cls(full, lifts, seeds, draft.lifting, trainer, loss, device, name, theory)
         # What was read to choose the loss need not be read again.
         spec.__dict__["data"], spec.__dict__["base"] = draft.data, draft.base
         for degree in (lifts[0], lifts[-1]):
@@ -143,29 +152,38 @@ class StudySpec:
             "loss": self.loss,
             "parametrization": self.config["parametrization"],
             "trainer": self.trainer.identity(),
+            # Nothing measured, nothing named: such runs are what they were before anything could be.
+            **({"theory": self.theory.identity()} if self.theory != Theory() else {}),
         }
 
     def run_keys(self) -> list[RunKey]:
         """Every run, by lift, then seed."""
         return [RunKey(n, s, run_id(self.identity, n, s)) for n in self.lifts for s in self.seeds]
 
+    @cached_property
+    def witness(self) -> LiftedNetwork | None:
+        """The planted network of ``dataset=teacher``: it fits the targets exactly, up to their scale."""
+        return self._planted(self.config["dataset"]) if self.data.witness_degree is not None else None
+
     def _teacher(self, config: Mapping[str, Any]) -> Any:
-        """The planted witness: a lift of the base at degree n0, its readout drawn even where a study starts at zero."""
-        inputs, outputs = int(config["inputs"]), int(config["outputs"])
-        base_config = json.loads(json.dumps(self.config["base"]))
-        for edge in base_config.get("edges") or []:
-            if isinstance(edge, dict) and (edge.get("init") or {}).get("kind") == "zeros":
-                edge["init"] = {"kind": "normal"}
-        base = BaseGraph.from_config(base_config, input_shape=(inputs,), output_size=outputs)
-        seed = int(config["seed"])
-        lift = sample_lift(base, int(config["degree"]), seed, self.lifting)
-        network = LiftedNetwork(lift, seed, torch.float64)
+        network = self._planted(config)
 
         def compute(x: np.ndarray) -> np.ndarray:
             with torch.no_grad():
                 return network(torch.as_tensor(x, dtype=torch.float64)).numpy()
 
         return compute
+
+    def _planted(self, config: Mapping[str, Any]) -> LiftedNetwork:
+        """A lift of the base at the witness's degree, its readout drawn even where a study starts at zero."""
+        full = content_identity(config)
+        base_config = json.loads(json.dumps(self.config["base"]))
+        for edge in base_config.get("edges") or []:
+            if isinstance(edge, dict) and (edge.get("init") or {}).get("kind") == "zeros":
+                edge["init"] = {"kind": "normal"}
+        base = BaseGraph.from_config(base_config, input_shape=(full["inputs"],), output_size=full["outputs"])
+        lift = sample_lift(base, full["degree"], full["seed"], self.lifting)
+        return LiftedNetwork(lift, full["seed"], torch.float64)
 
 
 def run_id(identity: Mapping[str, Any], lift: int, seed: int) -> str:

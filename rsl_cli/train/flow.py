@@ -2,7 +2,8 @@
 
 Numerical differentiation formulas of order 1 to 5 (`rsl_cli.train.ndf`), their implicit equation solved by Newton's
 method with the Gauss-Newton matrix for the Hessian. The matrix is kept for as many steps as Newton's method converges
-with it, and decides speed alone: what is solved is the flow's own equation, to the tolerance asked for.
+with it and taken over no more samples than that needs: stiff modes are few early on, whatever the lift. It decides
+speed alone: what is solved is the flow's own equation on all samples, to the tolerance asked for.
 """
 
 import math
@@ -29,6 +30,9 @@ from rsl_cli.train.trajectory import TrainingResult, Trajectory
 
 FIRST_TIME = 1e-2
 """Flow time of the first sample after the start."""
+_FIRST_SUBSET = 256
+"""Samples of the first Gauss-Newton matrix; twice as many where Newton's method fails with a fresh one, half the step
+later too."""
 _NEWTON_STEPS = 4
 _FIRST_ERROR = 0.01
 """Share of the tolerance that the first step's whole motion may be, before error control takes over."""
@@ -200,6 +204,7 @@ class _Integration:
         self.curvature: Curvature | None = None
         self.formed_at = course.start
         self.fresh = False
+        self.subset = min(course.samples, _FIRST_SUBSET)
         rtol = settings.rtol
         self.newton_tolerance = max(10 * np.finfo(float).eps / rtol, min(0.03, rtol**0.5))
 
@@ -249,17 +254,20 @@ class _Integration:
 
     def _one_step(self) -> Generator[Ask, Answer, float | None]:
         """Take one accepted step; its loss, or None if no step is possible."""
-        diff = self.differences
+        diff, halved = self.differences, 0
         while True:
             if diff.h < 10 * np.spacing(self.t) or diff.h < 1e-290:
                 return None
             predicted = diff.predicted
             solved = yield from self._solve(predicted, diff.psi, diff.c)
             if solved is None:
-                if self.fresh:
-                    self._rescale(0.5)
-                else:
+                if not self.fresh:
                     self.curvature = None
+                elif self.subset < self.course.samples and halved > 0:
+                    self.subset, self.curvature, halved = min(2 * self.subset, self.course.samples), None, 0
+                else:
+                    self._rescale(0.5)
+                    halved += 1
                 continue
             correction, loss, iterations = solved
             y = predicted + correction
@@ -284,7 +292,7 @@ class _Integration:
         correction, previous = np.zeros_like(predicted), None
         for iteration in range(1, _NEWTON_STEPS + 1):
             y = predicted + correction
-            answer = yield Ask(y, curvature=self.curvature is None)
+            answer = yield Ask(y, curvature=self.subset if self.curvature is None else 0)
             if answer.curvature is not None:
                 self.curvature, self.formed_at, self.fresh = answer.curvature, y, True
             if not (math.isfinite(answer.loss) and np.isfinite(answer.gradient).all()) or self.curvature is None:
@@ -365,15 +373,16 @@ class _Integration:
 
     def _commit(self) -> None:
         diff = self.differences
-        scalars = np.array([self.step, self.t, diff.h, diff.order, self.since_change])
+        scalars = np.array([self.step, self.t, diff.h, diff.order, self.since_change, self.subset])
         self.course.commit(differences=diff.d.copy(), scalars=scalars, formed_at=self.formed_at.copy())
 
     def _resume(self) -> Generator[Ask, Answer, None]:
         """Go on from a checkpoint: the matrix is formed again where it was formed before."""
         state = self.course.state
-        step, self.t, h, order, since = state["scalars"].tolist()
-        self.step, self.since_change, self.formed_at = int(step), int(since), state["formed_at"]
+        step, self.t, h, order, since, subset = state["scalars"].tolist()
+        self.step, self.since_change, self.subset = int(step), int(since), int(subset)
+        self.formed_at = state["formed_at"]
         self.differences = Differences(state["differences"].copy(), h, int(order))
         self.times = [at for at in self.times if at > self.t]
-        answer = yield Ask(self.formed_at, curvature=True)
+        answer = yield Ask(self.formed_at, curvature=self.subset)
         self.curvature = answer.curvature

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from rsl_cli.linearization import Probe, each_output, sample_jacobians
 from rsl_cli.network import LiftedNetwork
+from rsl_cli.rng import generator
 from rsl_cli.train.objective import Objective
 
 _syrk, _symv = get_blas_funcs(("syrk", "symv"), dtype=np.float64)
@@ -43,24 +44,28 @@ class Curvature(Protocol):
         ...
 
 
-def gauss_newton(network: LiftedNetwork, objective: Objective) -> Curvature:
+def gauss_newton(network: LiftedNetwork, objective: Objective, samples: int | None = None) -> Curvature:
     """Form the Gauss-Newton matrix of a network of one replica at its present parameters.
 
     Args:
         network: of one replica, float64.
         objective: data and loss.
+        samples: how many samples to take the mean over, always the same ones for a number; None: all.
 
     Returns:
         H in parameter space (P x P) or, where samples times outputs are fewer, through their Jacobian.
     """
     parameters = sum(parameter.numel() for parameter in network.parameters())
     probe = each_output if objective.kind == "mse" else _softmax_root
-    rank = objective.samples * objective.outputs
+    x = objective.x
+    if samples is not None and samples < len(x):
+        chosen = generator(0, "train/gauss_newton").permutation(len(x))[:samples]
+        x = x[torch.as_tensor(np.sort(chosen), device=x.device)]
     size = max(256, _CHUNK_BYTES // (8 * parameters))
-    chunks = [objective.x[i : i + size] for i in range(0, objective.samples, size)]
-    if rank < parameters:
-        return _SampleSpace(_stacked(network, chunks, probe) / objective.samples**0.5)
-    return _ParameterSpace(_summed(network, chunks, probe, objective.samples))
+    chunks = [x[i : i + size] for i in range(0, len(x), size)]
+    if len(x) * objective.outputs < parameters:
+        return _SampleSpace(_stacked(network, chunks, probe) / len(x) ** 0.5)
+    return _ParameterSpace(_summed(network, chunks, probe, len(x)))
 
 
 def _softmax_root(out: Tensor) -> Tensor:
@@ -113,8 +118,7 @@ class _SampleSpace:
 
     def __init__(self, a: Tensor) -> None:
         self._a = a
-        gram = a.T @ a
-        self._factor = _Factor(gram if a.device.type != "cpu" else np.asfortranarray(gram.numpy()))
+        self._factor = _Factor(a.T @ a if a.device.type != "cpu" else _syrk(1.0, a.numpy().T, lower=1))
 
     def solve(self, alpha: float, rhs: np.ndarray) -> np.ndarray:
         vector = torch.as_tensor(rhs, device=self._a.device)

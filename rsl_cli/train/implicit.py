@@ -29,6 +29,7 @@ class Course:
 
     Args:
         start: parameters theta_0, (P,).
+        samples: N.
         rows: samples of its trajectory.
         path: (step, time, parameters) at the points kept for later analysis.
         state: named arrays from which to go on; empty at the start.
@@ -40,6 +41,7 @@ class Course:
     """
 
     start: np.ndarray
+    samples: int
     rows: list[Row] = field(default_factory=list)
     path: list[tuple[int, float, np.ndarray]] = field(default_factory=list)
     state: dict[str, np.ndarray] = field(default_factory=dict)
@@ -131,7 +133,7 @@ def train_implicit(
     if network.dtype != torch.float64 or objective.x.dtype != torch.float64:
         raise TrainingError(f"parameters are {network.dtype}; flow and lm need torch.float64")
     replicas = Replicas(network, objective)
-    courses = [Course(start) for start in replicas.start]
+    courses = [Course(start, replicas.samples) for start in replicas.start]
     _restore(courses, keeper)
     methods = {r: stepper.method(course, objective.resolution()) for r, course in enumerate(courses) if not course.end}
     # Below this, a second thread of the linear algebra's own costs more by waiting beside torch's than it computes.

@@ -82,7 +82,7 @@ class LevenbergMarquardt:
             y, step, mu = course.start, 0, math.nan
         while True:
             sampled = step in samples and not (course.rows and course.rows[-1][0] == step)
-            answer = yield Ask(y, curvature=step < self.max_steps, held_out=sampled)
+            answer = yield Ask(y, curvature=course.samples if step < self.max_steps else 0, held_out=sampled)
             loss, gradient, curvature = answer.loss, answer.gradient, answer.curvature
             reason = self._reason(step, loss, gradient, reach(y, course.start), resolution)
             if reason is None and curvature is not None:

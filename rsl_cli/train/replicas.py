@@ -7,7 +7,6 @@ still train, so that each has step sizes, stages and an end of its own at the co
 
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 import torch
@@ -24,12 +23,12 @@ class Ask:
 
     Args:
         parameters: where.
-        curvature: whether the Gauss-Newton matrix is wanted there.
+        curvature: from how many samples the Gauss-Newton matrix is wanted there, at least 1; 0: it is not.
         held_out: whether held-out loss and accuracy are.
     """
 
     parameters: np.ndarray
-    curvature: bool = False
+    curvature: int = 0
     held_out: bool = False
 
 
@@ -63,10 +62,10 @@ class Replicas:
         self._shapes = [{name: tensor.shape for name, tensor in part.items()} for part in parts]
         self._unions: dict[tuple[int, ...], LiftedNetwork] = {}
 
-    @cached_property
-    def count(self) -> int:
-        """R."""
-        return len(self.start)
+    @property
+    def samples(self) -> int:
+        """N."""
+        return self._objective.samples
 
     def tensors(self, replica: int, flat: np.ndarray) -> dict[str, torch.Tensor]:
         """Flat parameters (P,) of a replica as tensors by name."""
@@ -88,7 +87,7 @@ class Replicas:
             if ask.curvature or ask.held_out:
                 alone = self._loaded((replica,), [ask.parameters])
                 if ask.curvature:
-                    curvature = gauss_newton(alone, self._objective)
+                    curvature = gauss_newton(alone, self._objective, ask.curvature)
                 if ask.held_out:
                     test_loss, accuracy = (float(figure) for figure in self._objective.held_out(alone))
             answers[replica] = Answer(losses[place], gradient, curvature, test_loss, accuracy)

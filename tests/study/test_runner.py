@@ -135,14 +135,14 @@ def test_two_processes_on_one_study_do_each_run_once(whole, tmp_path):
 def test_a_run_that_fails_stops_no_other_and_is_tried_again(whole, tmp_path, monkeypatch):
     config, store = whole
     config = config | {"results_dir": str(tmp_path)}
-    train = runner.train_first_order
+    train = runner.train
 
     def fragile(network, *rest, **options):
         if any((r.degree, r.seed) == (4, 1) for r in network.lift.replicas):
             raise MemoryError("no room for seed 1\nsecond line")
         return train(network, *rest, **options)
 
-    monkeypatch.setattr(runner, "train_first_order", fragile)
+    monkeypatch.setattr(runner, "train", fragile)
     outcome = run_study(config)
     assert outcome.done == 8 and len(outcome.failed) == 1 and outcome.failed[0].startswith("n00004-s001-")
     failed = next(key for key in outcome.store.planned() if (key.lift, key.seed) == (4, 1))

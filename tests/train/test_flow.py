@@ -308,7 +308,7 @@ def test_no_resolvable_step_is_a_stall(monkeypatch):
 
             raise SingularError("planted")
 
-    monkeypatch.setattr(replicas, "gauss_newton", lambda network, objective: Singular())
+    monkeypatch.setattr(replicas, "gauss_newton", lambda *_: Singular())
     result = train_flow(network([0]), Objective(DATA, "mse", dtype=torch.float64), Flow())[0]
     assert result.stop_reason == "stalled"
 
