@@ -8,6 +8,7 @@ from rsl_cli.graph import BaseGraph
 from rsl_cli.lift import Lift, expected_parameters, fibre_sizes, lifting_of, mean_in_degree, sample_lift
 from rsl_cli.study.spec import StudySpec
 from rsl_cli.study.store import write_atomic
+from rsl_cli.train.first_order import FirstOrder
 
 _MOST_DRAWN = 64
 """Copies of a vertex a drawing shows: beyond it edges are a grey smear."""
@@ -101,12 +102,16 @@ def _statistics(spec: StudySpec) -> list[str]:
 
 
 def _memory(spec: StudySpec, degree: int, edges: int, parameters: int) -> float:
-    """Bytes of weights with gradient and optimiser state, of index arrays, and of one batch's activations."""
+    """Bytes of weights with gradient and optimiser state, index arrays, a batch's activations, implicit solves."""
     item = 8 if spec.trainer.dtype == "float64" else 4
-    batch = min(spec.trainer.batch_size or 4096, spec.data.samples)
+    batch_size = spec.trainer.batch_size if isinstance(spec.trainer, FirstOrder) else None
+    batch = min(batch_size or 4096, spec.data.samples)
+    # The Gauss-Newton matrix and its factor, in the smaller of parameter space and sample space.
+    implicit = not isinstance(spec.trainer, FirstOrder)
+    side = min(parameters, spec.data.samples * spec.data.outputs) if implicit else 0
     fibres = fibre_sizes(spec.base, degree)
     numbers = sum(n * math.prod(spec.base.space(v)) for v, n in fibres.items())
-    return 4 * parameters * item + edges * (16 + 12) + 3 * numbers * batch * item
+    return 4 * parameters * item + edges * (16 + 12) + 3 * numbers * batch * item + 2 * side**2 * item
 
 
 def _columns(base: BaseGraph) -> dict[str, int]:
