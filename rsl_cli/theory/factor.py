@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.linalg import get_lapack_funcs
 from torch import Tensor
+from torch.func import functional_call, jvp
 
 from rsl_cli.errors import ConfigError, DataError
 from rsl_cli.linearization import sample_jacobians
@@ -29,6 +30,10 @@ Array = NDArray[np.float64]
 _CHUNK_BYTES = 24 << 20
 """Of a Jacobian's chunk: long enough for fast products, short enough to be kept by the allocator."""
 _QR_BLOCK = 32
+_LARGE = 2500
+"""The lesser of P and N k from which 100 pairs of products were quicker than a factorisation, at N = 8192."""
+_MOST_HELD = 1 << 27
+"""Numbers of a Jacobian held whole."""
 
 
 class LinearProblem:
@@ -59,15 +64,48 @@ class LinearProblem:
         self.samples = len(x)
         self.parameters = sum(parameter.numel() for parameter in network.parameters())
         self.equations = self.samples * outputs
-        self.loss, self.gradient = self._evaluate()
+        self.residuals = self._residuals()
+        self.loss = 0.5 * float(self.residuals.square().sum())
+
+    @property
+    def is_large(self) -> bool:
+        """Whether a factorisation takes longer than products, or more memory than there may be."""
+        held = self.equations * self.parameters if self.equations < self.parameters else 0
+        return min(self.equations, self.parameters) > _LARGE or held > _MOST_HELD
+
+    @property
+    def resolution(self) -> float:
+        """What rounding of the outputs lets one tell from a loss of 0, with room for the factorisation's own."""
+        targets = 0.5 * float(self.y.square().sum()) / self.samples
+        return (8 * ROUNDING) ** 2 * (self.loss + targets)
+
+    def times(self, step: Tensor) -> Tensor:
+        """A u, (N k,), from u (P,), without forming A."""
+        parameters = {name: parameter.detach() for name, parameter in self.network.named_parameters()}
+        sizes = [parameter.numel() for parameter in parameters.values()]
+        shaped = zip(parameters.items(), step.split(sizes), strict=True)
+        tangents = {name: part.view_as(parameter) for (name, parameter), part in shaped}
+
+        def along(x: Tensor) -> Tensor:
+            return jvp(lambda values: functional_call(self.network, values, (x,)), (parameters,), (tangents,))[1]
+
+        parts = [along(self.x[part]).detach() for part in self.chunks()]
+        return torch.cat(parts).reshape(-1) / math.sqrt(self.samples)
+
+    def transposed(self, cotangent: Tensor) -> Tensor:
+        """A^T c, (P,), from c (N k,), without forming A."""
+        parameters = list(self.network.parameters())
+        total = cotangent.new_zeros(self.parameters)
+        for part in self.chunks():
+            out = self.network(self.x[part])
+            along = cotangent.view(self.samples, -1)[part]
+            gradients = torch.autograd.grad(out, parameters, along, materialize_grads=True)
+            total += torch.cat([gradient.reshape(-1) for gradient in gradients])
+        return total / math.sqrt(self.samples)
 
     def spectrum(self) -> Spectrum:
         """Factorise by an orthogonal triangularisation of A, which is held whole only if it is wider than high."""
-        spectrum = self._wide() if self.equations < self.parameters else self._tall()
-        # What rounding of the outputs lets one tell from a loss of 0, with room for the factorisation's own.
-        targets = 0.5 * float(self.y.square().sum()) / self.samples
-        resolution = (8 * ROUNDING) ** 2 * (self.loss + targets)
-        return Spectrum(spectrum.squares, spectrum.parts, max(spectrum.least, resolution))
+        return self._wide() if self.equations < self.parameters else self._tall()
 
     def chunks(self) -> list[slice]:
         """Samples whose Jacobian of one output fits a few megabytes."""
@@ -101,14 +139,7 @@ class LinearProblem:
             for output, matrix in enumerate(matrices):
                 yield matrix.cpu().numpy(), residuals[:, output]
 
-    def _evaluate(self) -> tuple[float, Array]:
-        """The loss and its gradient A^T b, (P,)."""
-        total = 0.0
-        self.network.zero_grad(set_to_none=True)
-        for part in self.chunks():
-            loss = 0.5 * (self.network(self.x[part]) - self.y[part]).square().sum() / self.samples
-            loss.backward()
-            total += loss.item()
-        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.network.parameters()]
-        self.network.zero_grad(set_to_none=True)
-        return total, torch.cat([gradient.reshape(-1) for gradient in gradients]).cpu().numpy()
+    def _residuals(self) -> Tensor:
+        with torch.no_grad():
+            parts = [self.network(self.x[part]) - self.y[part] for part in self.chunks()]
+        return torch.cat(parts).reshape(-1) / math.sqrt(self.samples)

@@ -16,7 +16,10 @@ from rsl_cli.errors import ConfigError, DataError
 from rsl_cli.graph import BaseGraph
 from rsl_cli.lift import disjoint_union, sample_lift
 from rsl_cli.network import LiftedNetwork
+from rsl_cli.theory import factor
 from rsl_cli.theory.bound import kl_slack
+from rsl_cli.theory.factor import LinearProblem
+from rsl_cli.theory.krylov import Bidiagonalisation
 from rsl_cli.theory.secular import Spectrum
 from rsl_cli.theory.tangent import Tangent, TangentProbe, tangent_kappa, tangent_table
 from rsl_cli.train.objective import Objective
@@ -117,6 +120,82 @@ def test_it_is_the_shortest_step_by_a_general_solver(samples, features):
     np.testing.assert_allclose(tangent.kappa(epsilons), expected, rtol=1e-7)
 
 
+def test_products_alone_give_the_same(case):
+    exact, products = Tangent(*case, matrix_free=False), Tangent(*case, matrix_free=True)
+    epsilons = reachable(exact)
+    np.testing.assert_allclose(products.kappa(epsilons), exact.kappa(epsilons), rtol=0.01)
+    # Every target at once or one after the other.
+    np.testing.assert_allclose([products.kappa(epsilon) for epsilon in epsilons], exact.kappa(epsilons), rtol=0.01)
+
+
+def test_products_know_what_is_out_of_reach_when_the_range_is_used_up():
+    network, (x, y) = network_of(degree=5, spread=0.0), data_of(50)
+    exact, products = Tangent(network, x, y, matrix_free=False), Tangent(network, x, y, matrix_free=True)
+    # The readout is 0 at the start, so only its five numbers move the outputs.
+    assert exact.least > 1e-3
+    assert math.isnan(products.least)
+    np.testing.assert_array_equal(products.kappa([exact.least * 0.99, exact.loss]), [math.inf, 0.0])
+    assert products.least == pytest.approx(exact.least, rel=1e-9)
+    assert products.kappa(exact.least * 1.01) == pytest.approx(exact.kappa(exact.least * 1.01), rel=1e-8)
+
+
+def bidiagonalisation(j, b, most_steps):
+    matrix = torch.as_tensor(j)
+    return Bidiagonalisation(torch.as_tensor(b), lambda u: matrix @ u, lambda c: matrix.T @ c, j.shape[1], most_steps)
+
+
+def test_bounds_enclose_kappa_at_every_step():
+    """A spectrum over six decades, of which few steps see the upper part."""
+    draw = np.random.default_rng(3)
+    left, right = (np.linalg.qr(draw.standard_normal((n, 30)))[0] for n in (80, 40))
+    matrix, b = left * np.geomspace(1, 1e-6, 30) @ right.T, left @ draw.standard_normal(30) + 1e-3
+    exact = Spectrum.of(matrix, b)
+    epsilons = [exact.least + share * (0.5 * b @ b - exact.least) for share in (0.9, 0.3, 0.03)]
+    kappa = [exact.kappa(epsilon) for epsilon in epsilons]
+    before = [math.inf] * 3
+    for steps in (1, 2, 5, 10, 20, 28):
+        found = bidiagonalisation(matrix, b, steps)
+        # No step may be called resolved, so that all of them are taken.
+        found.kappa(epsilons, accuracy=-1.0)
+        upper, lower = found._bounds(epsilons)
+        for low, middle, high, last in zip(lower, kappa, upper, before, strict=True):
+            assert low * (1 - 1e-9) <= middle <= high * (1 + 1e-9)
+            assert high <= last * (1 + 1e-9)
+        before = upper
+
+
+def test_what_the_last_step_does_not_resolve_is_not_known():
+    draw = np.random.default_rng(4)
+    matrix, b = draw.standard_normal((60, 50)) * np.geomspace(1, 1e-5, 50), draw.standard_normal(60)
+    exact = Spectrum.of(matrix, b)
+    near, far, never = 0.4 * b @ b, exact.least * 1.05, exact.least * 0.5
+    found = bidiagonalisation(matrix, b, 10).kappa([near, far, never], 0.01)
+    assert found[0] == pytest.approx(exact.kappa(near), rel=0.01)
+    assert np.isnan(found[1:]).all()
+    found = bidiagonalisation(matrix, b, 50).kappa([near, far, never], 0.01)
+    assert found == pytest.approx([exact.kappa(near), exact.kappa(far), math.inf], rel=0.01)
+
+
+def test_a_perfect_fit_needs_no_step():
+    network, (x, _) = network_of(), data_of(20)
+    for matrix_free in (False, True):
+        tangent = Tangent(network, x, network(x).detach(), matrix_free=matrix_free)
+        assert tangent.loss == tangent.grad_norm == tangent.kappa(0.0) == 0
+
+
+def test_products_are_taken_where_a_factorisation_is_too_large(monkeypatch):
+    network, (x, y) = network_of(degree=6), data_of(9)
+    problem = LinearProblem(network, x, y)
+    assert not problem.is_large
+    monkeypatch.setattr(factor, "_MOST_HELD", 9 * problem.parameters - 1)
+    assert problem.is_large
+    tangent = Tangent(network, x, y)
+    assert tangent.kappa(tangent.loss / 2) == Tangent(network, x, y, matrix_free=True).kappa(tangent.loss / 2)
+    monkeypatch.undo()
+    monkeypatch.setattr(factor, "_LARGE", 8)
+    assert problem.is_large
+
+
 def test_loss_and_gradient_are_the_objectives(case):
     network, x, y = case
     data = Dataset("given", "regression", *(t.numpy() for t in (x, y, x, y)), y.shape[1])
@@ -198,10 +277,11 @@ def test_targets_that_only_rounding_could_reach_are_out_of_range():
 def test_a_loss_that_float64_cannot_tell_from_zero_is_out_of_reach():
     network = network_of(degree=6)
     x, y = data_of(5)
-    tangent = Tangent(network, x, y)
-    assert tangent.least < 1e-28
-    assert np.isfinite(tangent.kappa(1e-26))
-    assert np.isinf(tangent.kappa([1e-40, 0.0])).all()
+    for matrix_free in (False, True):
+        tangent = Tangent(network, x, y, matrix_free=matrix_free)
+        assert np.isfinite(tangent.kappa(1e-26))
+        assert np.isinf(tangent.kappa([1e-40, 0.0])).all()
+    assert Tangent(network, x, y).least < 1e-28
 
 
 def test_the_accuracy_of_the_root():
