@@ -309,20 +309,26 @@ def _hydra_line(error: Exception) -> str:
     if not key:
         override = getattr(error, "override", None)
         return f"cannot read '{override}': {text}" if override else text
-    prefix = key[1].rpartition(".")[0]
-    known = [name for name in _known_keys() if name.rpartition(".")[0] == prefix]
+    prefix, _, name = key[1].rpartition(".")
+    owners = [path.stem for path in sorted((config_directory() / prefix).glob("*.yaml")) if name in _content(path)]
+    if prefix and owners:
+        return f"key '{key[1]}' does not belong to the chosen {prefix}; it belongs to {prefix}={', '.join(owners)}"
+    known = [full for full in _known_keys() if full.rpartition(".")[0] == prefix]
     return f"key '{key[1]}' is not known; accepted: {', '.join(known)}{nearest(key[1], known)}"
 
 
-def _known_keys() -> list[str]:
+def _content(path: Path) -> dict[str, Any]:
     import yaml
 
+    return yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+
+
+def _known_keys() -> list[str]:
     root = config_directory()
     known = {"base", "lifting", "dataset", "trainer", "executor", "theory", "experiment"}
     for path in root.rglob("*.yaml"):
-        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
         prefix = "" if path.parent == root else f"{path.parent.name}."
-        known |= {f"{prefix}{key}" for key in content if key not in ("defaults", "hydra")}
+        known |= {f"{prefix}{key}" for key in _content(path) if key not in ("defaults", "hydra")}
     return sorted(known)
 
 

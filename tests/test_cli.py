@@ -67,6 +67,10 @@ def test_a_csv_and_a_base_of_ones_own(tmp_path, capsys):
         ("run -m lift=8..4", "lift=8..4 runs downwards"),
         ("run seeds=0", "seeds=0; accepted"),
         ("run base=mpl", "there is no base=mpl; available: deep, gated, mlp, shallow, skip; did you mean 'mlp'?"),
+        (
+            "run trainer=flow trainer.steps=9",
+            "key 'trainer.steps' does not belong to the chosen trainer; it belongs to",
+        ),
         ("run trainer.stepz=1", "key 'trainer.stepz' is not known; accepted: trainer."),
         ("run +foo=1", "key 'foo' is not known"),
         ("run trainer.steps=abc", "trainer.steps='abc'; accepted"),

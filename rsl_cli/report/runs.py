@@ -74,7 +74,9 @@ class Run:
         if self.diverged or self.train_loss <= self.least:
             return False
         if self.stop_reason in ("time", "budget"):
-            return self.log_slope < FALLING_SLOPE or self.relative_gradient > FALLING_GRADIENT
+            # A run that has not moved has no slope, and is not at rest for that.
+            unmoved = math.isnan(self.log_slope) and self.relative_gradient == 0
+            return unmoved or self.log_slope < FALLING_SLOPE or self.relative_gradient > FALLING_GRADIENT
         return self.stop_reason == "stalled"
 
     @property

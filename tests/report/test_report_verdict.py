@@ -210,6 +210,7 @@ def test_under_trained_runs_do_not_spoil_a_fall(study: Callable[..., dict[str, A
         ({"stop_reason": "time", "log_slope": -0.04}, False),
         ({"stop_reason": "time", "log_slope": None, "relative_gradient": 0.2}, True),
         ({"stop_reason": "budget", "log_slope": None, "relative_gradient": None}, False),
+        ({"stop_reason": "time", "log_slope": None, "relative_gradient": 0.0}, True),
         ({"stop_reason": "stationary", "log_slope": -0.5, "relative_gradient": 1.0}, False),
         ({"stop_reason": "budget", "log_slope": -0.5, "resolution": 1.0}, False),
         ({"stop_reason": "budget", "log_slope": -0.5, "resolution": None}, True),

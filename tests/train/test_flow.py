@@ -8,7 +8,7 @@ import problems
 import pytest
 import torch
 from scipy.integrate import solve_ivp
-from torch.func import functional_call
+from torch.func import functional_call, hessian
 from train.test_first_order import Memory
 
 import rsl_cli as rsl
@@ -60,7 +60,8 @@ def slow_gradient(net, data, kind):
         value = loss(theta)
         return value.item(), torch.autograd.grad(value, theta)[0].numpy()
 
-    both.hessian = lambda flat: torch.autograd.functional.hessian(loss, torch.tensor(flat)).numpy()
+    curvature = hessian(loss)
+    both.hessian = lambda flat: curvature(torch.tensor(flat)).detach().numpy()
     return both
 
 
