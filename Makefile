@@ -33,14 +33,18 @@ lint: $(READY) ## style, import order, docstrings, format
 types: $(READY) ## static types
 	$(BIN)/pyright
 
-bench: $(READY) ## kernels against their rivals, in one run
+bench: $(READY) ## kernels and the flow against their rivals, in one run each
 	$(BIN)/python scripts/bench_layer.py
+	$(BIN)/python scripts/bench_flow.py
 
 reproduce: $(READY) ## the committed experiments, then check that the loss falls
 	$(BIN)/rsl run experiment=sine2d
 	$(BIN)/rsl run experiment=digits
+	$(BIN)/rsl run experiment=witness
+	$(BIN)/rsl run experiment=decades
+	$(BIN)/rsl run experiment=adam_versus_flow
 	$(BIN)/rsl run experiment=small_lifts
-	$(BIN)/rsl report small_lifts --check
+	$(BIN)/rsl report small_lifts decades versus_flow --check
 
 clean: ## remove the environment and caches; results stay
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
