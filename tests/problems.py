@@ -4,10 +4,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 import yaml
 
 from rsl_cli.data import Dataset
 from rsl_cli.graph import BaseGraph
+from rsl_cli.train.trajectory import TrainingResult
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 
@@ -47,3 +49,9 @@ def least_squares(inputs: int = 3, samples: int = 40, noise: float = 0.1) -> tup
     residual = y - x @ np.linalg.lstsq(x, y, rcond=None)[0]
     data = Dataset("least_squares", "regression", x, y, x[:5], y[:5], 1)
     return data, 0.5 * float(np.mean(residual**2))
+
+
+def assert_same_training(one: TrainingResult, other: TrainingResult) -> None:
+    """Two results agree bit for bit: trajectory and final parameters."""
+    np.testing.assert_array_equal(np.array(one.trajectory.rows), np.array(other.trajectory.rows))
+    assert all(torch.equal(one.state[name], other.state[name]) for name in one.state)

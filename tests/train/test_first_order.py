@@ -56,8 +56,7 @@ def test_resumed_training_is_the_uninterrupted_one_bit_for_bit(settings):
         train_first_order(union([0, 1]), objective, settings, keeper=keeper)
     resumed = train_first_order(union([0, 1]), objective, settings, keeper=keeper)
     for one, other in zip(whole, resumed, strict=True):
-        np.testing.assert_array_equal(np.array(one.trajectory.rows), np.array(other.trajectory.rows))
-        assert all(torch.equal(one.state[name], other.state[name]) for name in one.state)
+        problems.assert_same_training(one, other)
 
 
 @pytest.mark.parametrize("parametrization", ["standard", "ntk", "mup"])

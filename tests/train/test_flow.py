@@ -180,7 +180,10 @@ def test_the_gauss_newton_matrix_is_the_explicit_one(kind, samples):
             parameter += 0.2
     objective = Objective(data, kind, dtype=torch.float64)
     names = [n for n, _ in net.named_parameters()]
-    out = lambda *p: functional_call(net, dict(zip(names, p, strict=True)), (objective.x,))[0]  # noqa: E731
+
+    def out(*parameters):
+        return functional_call(net, dict(zip(names, parameters, strict=True)), (objective.x,))[0]
+
     jacobian = torch.cat([j.flatten(2) for j in torch.autograd.functional.jacobian(out, tuple(net.parameters()))], 2)
     p = net(objective.x)[0].softmax(-1)
     middle = torch.eye(3).expand(samples, 3, 3) if kind == "mse" else torch.diag_embed(p) - p[:, :, None] * p[:, None]
@@ -199,8 +202,7 @@ def test_each_replica_of_a_union_goes_its_own_way_as_if_alone():
     for seed, result in enumerate(together):
         alone = train_flow(network([seed]), objective, settings)[0]
         assert alone.stop_reason == result.stop_reason
-        np.testing.assert_array_equal(np.array(alone.trajectory.rows), np.array(result.trajectory.rows))
-        assert all(torch.equal(alone.state[name], result.state[name]) for name in alone.state)
+        problems.assert_same_training(alone, result)
     assert len({result.trajectory.last["step"] for result in together}) > 1
 
 
@@ -212,8 +214,7 @@ def test_resumed_integration_is_the_uninterrupted_one_bit_for_bit():
         train_flow(network([0, 1]), objective, settings, keeper=keeper)
     resumed = train_flow(network([0, 1]), objective, settings, keeper=keeper)
     for one, other in zip(whole, resumed, strict=True):
-        np.testing.assert_array_equal(np.array(one.trajectory.rows), np.array(other.trajectory.rows))
-        assert all(torch.equal(one.state[name], other.state[name]) for name in one.state)
+        problems.assert_same_training(one, other)
         assert [point.time for point in one.path] == [point.time for point in other.path]
 
 

@@ -93,8 +93,7 @@ def test_resumed_and_united_training_is_the_same_bit_for_bit():
     alone = [train_lm(network([seed]), objective, settings)[0] for seed in (0, 1)]
     for one, two, three in zip(whole, resumed, alone, strict=True):
         for other in (two, three):
-            np.testing.assert_array_equal(np.array(one.trajectory.rows), np.array(other.trajectory.rows))
-            assert all(torch.equal(one.state[name], other.state[name]) for name in one.state)
+            problems.assert_same_training(one, other)
 
 
 def test_bad_settings_are_named():
