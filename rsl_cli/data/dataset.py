@@ -1,6 +1,6 @@
 """What a dataset is to the rest of rsl: four arrays, a task and a width. It knows no file, no source and no network."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -57,6 +57,12 @@ class Dataset:
     def input_shape(self) -> tuple[int, ...]:
         """Shape of one input, without the axis of samples."""
         return self.x_train.shape[1:]
+
+    def flat(self) -> "Dataset":
+        """The same numbers as inputs of shape (d,)."""
+        return replace(
+            self, x_train=self.x_train.reshape(self.samples, -1), x_test=self.x_test.reshape(len(self.x_test), -1)
+        )
 
     @property
     def samples(self) -> int:

@@ -48,15 +48,23 @@ class Leaf:
     keys: Mapping[str, Key]
     build: Callable[[Settings, Teacher | None], Dataset]
     check: Callable[[Settings], None] = lambda settings: None
+    own_shape: str | None = None
+    """What ``shape`` is called where inputs are not flattened, e.g. ``image``; None for a dataset without that key."""
 
 
-def resolve(name: str, leaf: Leaf, config: Mapping[str, Any]) -> Settings:
+def shaped(own_shape: str) -> dict[str, Key]:
+    """The key of a dataset whose inputs have more than one axis; ``auto`` leaves the choice to what reads them."""
+    return {"shape": choice("auto", "auto", "flat", own_shape)}
+
+
+def resolve(name: str, leaf: Leaf, config: Mapping[str, Any], *, flat: bool = False) -> Settings:
     """Check a dataset's configuration and fill in its defaults.
 
     Args:
         name: the dataset.
         leaf: its declaration.
         config: keys and values; ``name`` may be among them.
+        flat: whether ``shape: auto`` is flat.
 
     Returns:
         ``name`` and every key of the dataset, in the order of the declaration.
@@ -80,6 +88,8 @@ def resolve(name: str, leaf: Leaf, config: Mapping[str, Any]) -> Settings:
             raise ConfigError(
                 f"dataset.{key} is {got}; accepted: {spec.accepted}; e.g. dataset.{key}={spec.example}{hint}"
             ) from None
+    if settings.get("shape") == "auto":
+        settings["shape"] = "flat" if flat else leaf.own_shape
     leaf.check(settings)
     return settings
 
@@ -156,18 +166,28 @@ def choice(default: str, *options: str) -> Key:
             raise ValueError(nearest(value, options) if isinstance(value, str) else "")
         return value
 
-    return Key(default, " or ".join(options), default, read)
+    return Key(default, ", ".join(options[:-1]) + f" or {options[-1]}", default, read)
 
 
-def path(example: str) -> Key:
-    """A file that the user must name; it may start with ``~``."""
+def path(example: str, what: str = "a file") -> Key:
+    """A file, or what else lies on disk, that the user must name; it may start with ``~``."""
 
     def read(value: Any) -> str:
         if not isinstance(value, (str, PathLike)) or not fspath(value):
             raise ValueError("")
         return str(fspath(value))
 
-    return Key(None, "the path of a file", example, read)
+    return Key(None, f"the path of {what}", example, read)
+
+
+def optional(key: Key, meaning: str) -> Key:
+    """The same key, null by default."""
+    return Key(
+        None,
+        f"null for {meaning}, or {key.accepted}",
+        key.example,
+        lambda value: None if value is None else key.read(value),
+    )
 
 
 def name(default: str | None, what: str, example: str) -> Key:

@@ -12,13 +12,14 @@ from rsl_cli.errors import ConfigError, DataError, one_of
 _LEAVES: dict[str, Leaf] = {**synthetic.LEAVES, **tabular.LEAVES, **files.LEAVES}
 
 
-def load_dataset(config: Mapping[str, Any], *, teacher: Teacher | None = None) -> Dataset:
+def load_dataset(config: Mapping[str, Any], *, teacher: Teacher | None = None, flat: bool = False) -> Dataset:
     """Draw, load or read the dataset that a configuration describes.
 
     Args:
         config: ``name`` and any keys of that dataset; keys that are left out take their defaults.
         teacher: for dataset ``teacher`` only: from its settings to the planted function, which maps
             (N, inputs) to (N, outputs).
+        flat: whether ``shape: auto`` means inputs of shape (d,); else they keep the shape they have.
 
     Returns:
         The training part and the held-out part; equal configurations give equal arrays.
@@ -27,7 +28,7 @@ def load_dataset(config: Mapping[str, Any], *, teacher: Teacher | None = None) -
         ConfigError: an unknown dataset or key, a value of a wrong type or out of range.
         DataError: a file or a teacher that cannot be learnt from, or data that memory cannot hold.
     """
-    leaf, settings = _resolved(config)
+    leaf, settings = _resolved(config, flat)
     try:
         dataset = leaf.build(settings, teacher)
     except MemoryError:
@@ -35,14 +36,15 @@ def load_dataset(config: Mapping[str, Any], *, teacher: Teacher | None = None) -
             f"dataset '{settings['name']}' does not fit in memory; ask for fewer samples or inputs"
         ) from None
     _check_learnable(dataset)
-    return dataset
+    return dataset.flat() if settings.get("shape") == "flat" else dataset
 
 
-def content_identity(config: Mapping[str, Any]) -> Settings:
+def content_identity(config: Mapping[str, Any], *, flat: bool = False) -> Settings:
     """Return the part of a dataset's configuration that determines its numbers.
 
     Args:
         config: as for :func:`load_dataset`.
+        flat: as for :func:`load_dataset`.
 
     Returns:
         ``name`` and every key, defaults filled in and of one canonical type, hence the same for all ways to write
@@ -52,7 +54,7 @@ def content_identity(config: Mapping[str, Any]) -> Settings:
         ConfigError: as for :func:`load_dataset`.
         DataError: the file is not there or cannot be read.
     """
-    _, settings = _resolved(config)
+    _, settings = _resolved(config, flat)
     if "path" in settings:
         settings["path"] = hashlib.sha256(files.read_bytes(settings["path"])).hexdigest()
     return settings
@@ -63,7 +65,7 @@ def accepted_datasets() -> tuple[str, ...]:
     return tuple(_LEAVES)
 
 
-def _resolved(config: Mapping[str, Any]) -> tuple[Leaf, Settings]:
+def _resolved(config: Mapping[str, Any], flat: bool) -> tuple[Leaf, Settings]:
     if not isinstance(config, Mapping):
         raise ConfigError(
             f"dataset is {shorten(config)} ({type(config).__name__}); accepted: a mapping with a name, e.g. sine2d"
@@ -71,7 +73,7 @@ def _resolved(config: Mapping[str, Any]) -> tuple[Leaf, Settings]:
     name = config.get("name")
     if not isinstance(name, str) or name not in _LEAVES:
         raise ConfigError(one_of("dataset.name", name, _LEAVES))
-    return _LEAVES[name], resolve(name, _LEAVES[name], config)
+    return _LEAVES[name], resolve(name, _LEAVES[name], config, flat=flat)
 
 
 def _check_learnable(dataset: Dataset) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 
 from rsl_cli.data.dataset import Dataset, Task
 from rsl_cli.data.holdout import KEYS, hold_out
-from rsl_cli.data.keys import Key, Leaf, Settings, Teacher, choice
+from rsl_cli.data.keys import Leaf, Settings, Teacher, shaped
 
 
 @dataclass(frozen=True)
@@ -17,14 +17,11 @@ class _Packaged:
     loader: str
     task: Task
     arguments: Mapping[str, bool] = field(default_factory=dict)
-    keys: Mapping[str, Key] = field(default_factory=dict)
     image: tuple[int, ...] = ()
 
 
 _PACKAGED: dict[str, _Packaged] = {
-    "digits": _Packaged(
-        "load_digits", "classification", keys={"shape": choice("flat", "flat", "image")}, image=(1, 8, 8)
-    ),
+    "digits": _Packaged("load_digits", "classification", image=(8, 8)),
     # The scaled form is standardised over all rows, which would let the held-out ones leak into training.
     "diabetes": _Packaged("load_diabetes", "regression", {"scaled": False}),
     "breast_cancer": _Packaged("load_breast_cancer", "classification"),
@@ -38,7 +35,7 @@ def _leaf(packaged: _Packaged) -> Leaf:
         loader: Callable[..., tuple[np.ndarray, np.ndarray]] = getattr(datasets, packaged.loader)
         x, y = loader(return_X_y=True, **packaged.arguments)
         x = np.ascontiguousarray(x, dtype=np.float64)
-        if settings.get("shape") == "image":
+        if packaged.image:
             x = x.reshape(len(x), *packaged.image)
         classes = packaged.task == "classification"
         return hold_out(
@@ -51,7 +48,9 @@ def _leaf(packaged: _Packaged) -> Leaf:
             label=lambda j: f"dataset '{settings['name']}': {'class' if classes else 'target'} {j}",
         )
 
-    return Leaf({**packaged.keys, **KEYS}, build)
+    if not packaged.image:
+        return Leaf(KEYS, build)
+    return Leaf({**shaped("image"), **KEYS}, build, own_shape="image")
 
 
 LEAVES: dict[str, Leaf] = {name: _leaf(packaged) for name, packaged in _PACKAGED.items()}

@@ -16,7 +16,9 @@ import torch
 from rsl_cli.data import Dataset, content_identity, load_dataset
 from rsl_cli.errors import ConfigError, StoreError, one_of
 from rsl_cli.graph import BaseGraph, EdgeLifting, edge_lifting
+from rsl_cli.graph_config import read_graph
 from rsl_cli.lift import sample_lift
+from rsl_cli.maps import EdgeMap, Linear
 from rsl_cli.network import PARAMETRIZATIONS, LiftedNetwork
 from rsl_cli.study.measurements import Theory
 from rsl_cli.study.store import SCHEMA, RunKey, StudyStore
@@ -112,7 +114,13 @@ class StudySpec:
     @cached_property
     def data(self) -> Dataset:
         """The dataset, read or made."""
-        return load_dataset(self.config["dataset"], teacher=self._teacher)
+        return load_dataset(self.config["dataset"], teacher=self._teacher, flat=self._reads_flat)
+
+    @cached_property
+    def _reads_flat(self) -> bool:
+        """Whether the base graph can take images and sequences as vectors only."""
+        _, vertices, edges = read_graph(self.config["base"])
+        return any(vertices[edge.source].kind == "input" and _needs_flat(edge.map) for edge in edges)
 
     @cached_property
     def base(self) -> BaseGraph:
@@ -148,7 +156,7 @@ class StudySpec:
             "schema": SCHEMA,
             "base": base,
             "lifting": asdict(self.lifting),
-            "dataset": content_identity(self.config["dataset"]),
+            "dataset": content_identity(self.config["dataset"], flat=self._reads_flat),
             "loss": self.loss,
             "parametrization": self.config["parametrization"],
             "trainer": self.trainer.identity(),
@@ -184,6 +192,10 @@ class StudySpec:
         base = BaseGraph.from_config(base_config, input_shape=(full["inputs"],), output_size=full["outputs"])
         lift = sample_lift(base, full["degree"], full["seed"], self.lifting)
         return LiftedNetwork(lift, full["seed"], torch.float64)
+
+
+def _needs_flat(edge_map: EdgeMap) -> bool:
+    return isinstance(edge_map, Linear) and not any(getattr(edge_map, key, None) for key in ("flatten", "token"))
 
 
 def run_id(identity: Mapping[str, Any], lift: int, seed: int) -> str:

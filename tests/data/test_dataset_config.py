@@ -38,7 +38,8 @@ def test_files_load_as_they_stand(name: str):
     config = yaml.safe_load((CONF / f"{name}.yaml").read_text(encoding="utf-8"))
     data = load_dataset(config, teacher=lambda settings: lambda x: x[:, :1])
     assert data.name == name
-    assert content_identity(config) == config == content_identity({"name": name})
+    assert content_identity(config) == content_identity({"name": name})
+    assert content_identity(config, flat=True) == {**config, **({"shape": "flat"} if "shape" in config else {})}
     assert data.outputs > 0 and data.samples > 300
 
 
@@ -84,7 +85,7 @@ def test_examples_in_messages_are_accepted(name: str):
         ({"name": "spirals", "noise": False}, r"dataset\.noise is False \(bool\)"),
         ({"name": "spirals", "turns": 101}, r"dataset\.turns is 101 \(int\); accepted: a number from 0\.0 to 100\.0"),
         ({"name": "parity", "bits": 3, "k": 4}, r"dataset\.k is 4"),
-        ({"name": "digits", "shape": "imge"}, r"dataset\.shape is 'imge' .*flat or image;.*did you mean 'image'\?"),
+        ({"name": "digits", "shape": "imge"}, r"dataset\.shape is 'imge' .*auto, flat or image;.* mean 'image'\?"),
         ({"name": "digits", "shape": (8, 8)}, r"dataset\.shape is \(8, 8\) \(tuple\)"),
         ({"name": "digits", "standardize": "yes"}, r"dataset\.standardize is 'yes' \(str\); accepted: true or false"),
         ({"name": "digits", "standardize": 1}, r"dataset\.standardize is 1 \(int\)"),
@@ -112,6 +113,18 @@ def test_a_wrong_configuration_is_one_line_that_names_the_key(config, message: s
         with pytest.raises(ConfigError, match=message) as caught:
             refuse(config)
         assert "\n" not in str(caught.value)
+
+
+def test_a_shape_is_settled_by_what_reads_the_inputs_unless_it_is_given():
+    for flat, given, shape in [
+        (True, "auto", (64,)),
+        (False, "auto", (8, 8)),
+        (True, "image", (8, 8)),
+        (False, "flat", (64,)),
+    ]:
+        config = {"name": "digits", "shape": given}
+        assert load_dataset(config, flat=flat).input_shape == shape
+        assert content_identity(config, flat=flat)["shape"] == ("flat" if len(shape) == 1 else "image")
 
 
 def test_a_long_value_is_cut():

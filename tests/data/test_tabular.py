@@ -10,7 +10,7 @@ from rsl_cli.data.holdout import LEAST_TRAINING_ROWS, split, standardise
 from rsl_cli.errors import ConfigError, DataError
 
 FACTS = {
-    "digits": ("classification", 10, (64,), 1797),
+    "digits": ("classification", 10, (8, 8), 1797),
     "diabetes": ("regression", 1, (10,), 442),
     "breast_cancer": ("classification", 2, (30,), 569),
 }
@@ -46,7 +46,8 @@ def test_the_split_is_disjoint_complete_and_the_same_whether_standardised_or_not
     arguments = {"scaled": False} if name == "diabetes" else {}
     x, y = getattr(datasets, f"load_{name}")(return_X_y=True, **arguments)
     rows = sorted(map(tuple, np.column_stack([x, y]).tolist()))
-    kept = np.column_stack([np.vstack([raw.x_train, raw.x_test]), np.concatenate([raw.y_train, raw.y_test])])
+    both = np.concatenate([raw.x_train, raw.x_test]).reshape(len(x), -1)
+    kept = np.column_stack([both, np.concatenate([raw.y_train, raw.y_test])])
     assert sorted(map(tuple, kept.tolist())) == rows
     scaled = load_dataset({"name": name, "seed": 5})
     spread = raw.x_train.std(axis=0)
@@ -56,7 +57,7 @@ def test_the_split_is_disjoint_complete_and_the_same_whether_standardised_or_not
 
 def test_images_are_the_flat_inputs_in_another_shape():
     flat, image = (load_dataset({"name": "digits", "shape": shape}) for shape in ("flat", "image"))
-    assert image.input_shape == (1, 8, 8)
+    assert image.input_shape == (8, 8)
     assert np.array_equal(image.x_train.reshape(-1, 64), flat.x_train)
     assert np.array_equal(image.y_test, flat.y_test)
 
