@@ -4,16 +4,19 @@ A base graph (the perceptron module B of Robin, Scaman and Lelarge, ICLR 2024) s
 computes, and through which edge maps they read each other. How often a vertex is copied is the lift's business.
 """
 
+import contextlib
 import graphlib
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from rsl_cli.errors import GraphError, one_of
 from rsl_cli.graph_config import Edge, EdgeLifting, Init, Vertex, edge_lifting, read_graph
-from rsl_cli.maps import COMBINES, Block, Space
+from rsl_cli.kernels.stencil import Stencil
+from rsl_cli.maps import Space
+from rsl_cli.vertex_maps import BIASES
 
 __all__ = ["BaseGraph", "Edge", "EdgeLifting", "Init", "Vertex", "edge_lifting"]
 
@@ -102,40 +105,62 @@ class BaseGraph:
 
     def space(self, vertex: str) -> Space:
         """Y_v, the shape of one copy's activation."""
-        return self._spaces[self.vertex(vertex).name]
+        return self._spaces[self.vertex(vertex).name][1]
 
     def weight_shape(self, edge: Edge) -> Space | None:
         """W_e, the shape of one kept edge's weight; None if the map has none."""
         return edge.map.weight_shape(self.space(edge.source))
 
-    def block(self, edge: Edge) -> Block:
-        """The matrix by which one kept edge acts."""
-        return edge.map.block(self.space(edge.source))
+    def stencil(self, edge: Edge) -> Stencil:
+        """How one kept edge acts."""
+        return edge.map.stencil(self.space(edge.source))
+
+    def sum_space(self, vertex: str) -> Space:
+        """Z_v, the shape of one copy's combined slots: Y_v unless the vertex pools."""
+        return self._spaces[self.vertex(vertex).name][0]
+
+    def bias_shape(self, vertex: Vertex) -> Space | None:
+        """Shape of one copy's bias, to be broadcast to Z_v; None if there is none."""
+        return BIASES[vertex.bias](self.sum_space(vertex.name)) if vertex.bias else None
 
     @cached_property
-    def _spaces(self) -> dict[str, Space]:
-        spaces: dict[str, Space] = {}
+    def _spaces(self) -> dict[str, tuple[Space, Space]]:
+        """Z_v and Y_v of every vertex."""
+        spaces: dict[str, tuple[Space, Space]] = {}
         for vertex in self.vertices:
-            spaces[vertex.name] = self.input_shape if vertex.kind == "input" else self._combined(vertex, spaces)
+            space = self.input_shape if vertex.kind == "input" else self._combined(vertex, spaces)
+            made = space
+            for part in (vertex.norm, vertex.pool):
+                with _naming(f"vertex {vertex.name}"):
+                    made = part.space(made) if part else made
+            spaces[vertex.name] = space, made
         return spaces
 
-    def _combined(self, vertex: Vertex, spaces: Mapping[str, Space]) -> Space:
-        first: tuple[Edge, Space] | None = None
+    def _combined(self, vertex: Vertex, spaces: Mapping[str, tuple[Space, Space]]) -> Space:
+        slots: dict[str, Space] = {}
+        first: Edge | None = None
         for edge in self.in_edges(vertex.name):
-            try:
-                space = edge.map.output_space(spaces[edge.source])
-            except GraphError as error:
-                raise GraphError(f"edge {edge.name}: {error}") from error
-            expected = () if vertex.kind == "output" else (space if first is None else first[1])
-            if space != expected:
-                because = f"edge {first[0].name} gives that to {vertex.name}" if first else "an output is a scalar"
+            with _naming(f"edge {edge.name}"):
+                space = edge.map.output_space(spaces[edge.source][1])
+            expected = () if vertex.kind == "output" else (space if first is None else slots[slot_key(first)])
+            if space != expected and vertex.combine.slots is None:
+                because = f"edge {first.name} gives that to {vertex.name}" if first else "an output is a scalar"
                 raise GraphError(
                     f"edge {edge.name}: map '{edge.map_name}' needs equal spaces, got {space} and {expected} "
                     f"({because}); use map 'linear' with the right out"
                 )
-            first = first or (edge, space)
-        assert first is not None
-        return first[1]
+            slots[slot_key(edge)] = space
+            first = first or edge
+        with _naming(f"vertex {vertex.name}"):
+            return vertex.combine.space(slots)
+
+
+@contextlib.contextmanager
+def _naming(where: str) -> Iterator[None]:
+    try:
+        yield
+    except GraphError as error:
+        raise GraphError(f"{where}: {error}") from error
 
 
 def _sizes(input_shape: Sequence[int], output_size: int) -> tuple[Space, int]:
@@ -202,22 +227,29 @@ def _check_slots(graph: BaseGraph) -> None:
     for vertex in graph.vertices:
         if vertex.kind == "input":
             continue
-        combine, edges = COMBINES[vertex.combine], graph.in_edges(vertex.name)
-        needs_names = combine.least > 1 or combine.slots is not None
+        combine, edges = vertex.combine, graph.in_edges(vertex.name)
+        needs_names = combine.least > 1
         seen: dict[str, Edge] = {}
         for edge in edges:
             if edge.slot is None and needs_names:
                 raise GraphError(
-                    f"edge {edge.name}: missing slot; combine '{vertex.combine}' of {vertex.name} needs one each"
+                    f"edge {edge.name}: missing slot; combine '{combine.name}' of {vertex.name} needs one each"
                 )
-            key = edge.slot or edge.source
+            key = slot_key(edge)
             if key in seen:
                 raise GraphError(
                     f"edge {edge.name}: doubled slot '{key}' of {vertex.name}; give each in-edge its own slot"
                 )
             seen[key] = edge
+            if combine.slots is not None and key not in combine.slots:
+                raise GraphError(f"edge {edge.name}: {one_of('slot', key, combine.slots)}")
         if len(edges) < combine.least:
             raise GraphError(
-                f"vertex {vertex.name}: missing slot; combine '{vertex.combine}' needs at least {combine.least} "
+                f"vertex {vertex.name}: missing slot; combine '{combine.name}' needs at least {combine.least} "
                 f"in-edges, got {len(edges)}"
             )
+
+
+def slot_key(edge: Edge) -> str:
+    """Which argument of its target an edge feeds: the slot it names, else its source."""
+    return edge.slot or edge.source

@@ -15,7 +15,20 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rsl_cli.errors import GraphError, nearest, one_of
-from rsl_cli.maps import ACTIVATIONS, COMBINES, EdgeMap, edge_map
+from rsl_cli.maps import EdgeMap, edge_map
+from rsl_cli.vertex_maps import (
+    ACTIVATIONS,
+    BIASES,
+    COMBINES,
+    NORMS,
+    POOLS,
+    Combine,
+    Mean,
+    Norm,
+    Pool,
+    Sum,
+    vertex_part,
+)
 
 _MOST = 10_000
 """Vertices or edges one ``for`` may stand for: far beyond any base graph, small enough to stop a slip."""
@@ -24,7 +37,7 @@ _MOST = 10_000
 KINDS = ("input", "hidden", "output")
 LIFTINGS = ("random", "regular", "dense", "matching")
 INITS = ("normal", "uniform", "zeros")
-_VERTEX_KEYS = ("kind", "activation", "combine", "bias", "width", "growth", "bias_init")
+_VERTEX_KEYS = ("kind", "activation", "combine", "bias", "width", "growth", "bias_init", "norm", "pool")
 _EDGE_KEYS = ("source", "target", "map", "slot", "lifting", "init")
 
 
@@ -62,22 +75,26 @@ class Vertex:
     Args:
         name: its name.
         kind: ``input``, ``hidden`` or ``output``.
-        activation: name of the activation applied after combining the slots.
-        combine: ``sum`` or ``product`` over slots.
-        bias: whether each copy adds a trained bias of the vertex's space before its activation.
+        activation: name of the activation, applied after combining the slots, the bias and the norm.
+        combine: what makes one sum of the slots.
+        bias: whether each copy adds a trained bias, and of which shape; a key of `maps.BIASES`, or False.
         width: the fibre has ``round(width * degree ** growth)`` copies, at least one.
         growth: see ``width``.
         bias_init: law of the biases.
+        norm: applied before the activation, if any.
+        pool: applied after it, if any.
     """
 
     name: str
     kind: str
     activation: str = "identity"
-    combine: str = "sum"
-    bias: bool = False
+    combine: Combine = field(default_factory=Sum)
+    bias: bool | str = False
     width: float = 1.0
     growth: float = 1.0
     bias_init: Init = field(default_factory=Init)
+    norm: Norm | None = None
+    pool: Pool | Mean | None = None
 
 
 @dataclass(frozen=True)
@@ -159,11 +176,15 @@ def _vertex(name: str, config: Any) -> Vertex:
     _member(where, "kind", kind, KINDS)
     activation = config.get("activation", "identity")
     _member(where, "activation", activation, ACTIVATIONS)
-    combine = config.get("combine", "sum")
-    _member(where, "combine", combine, COMBINES)
+    parts = {}
+    for key, known in (("combine", COMBINES), ("norm", NORMS), ("pool", POOLS)):
+        try:
+            parts[key] = vertex_part(key, config[key], known) if key in config else None
+        except GraphError as error:
+            raise GraphError(f"{where}: {error}") from error
     bias = config.get("bias", False)
-    if not isinstance(bias, bool):
-        raise GraphError(f"{where}: bias={bias!r}; accepted: true or false")
+    if not isinstance(bias, bool | str) or (bias and bias not in BIASES):
+        raise GraphError(f"{where}: bias={bias!r}; accepted: true, false, copy or feature")
     width = _positive(where, "width", config.get("width", 1))
     growth = _number(where, "growth", config.get("growth", 1))
     if growth < 0:
@@ -176,8 +197,19 @@ def _vertex(name: str, config: Any) -> Vertex:
         raise GraphError(f"{where}: an input vertex has only the key kind, got {', '.join(config)}")
     if kind != "hidden" and ("width" in config or "growth" in config):
         raise GraphError(f"{where}: width and growth belong to hidden vertices; an {kind} is not multiplied")
+    if kind == "output" and (parts["norm"] or parts["pool"]):
+        raise GraphError(f"{where}: norm and pool belong to hidden vertices; an output is a scalar")
     return Vertex(
-        name, kind, activation, combine, bias, width, growth, _init(where, "bias_init", config.get("bias_init"))
+        name,
+        kind,
+        activation,
+        parts["combine"] or Sum(),
+        bias,
+        width,
+        growth,
+        _init(where, "bias_init", config.get("bias_init")),
+        parts["norm"],
+        parts["pool"],
     )
 
 

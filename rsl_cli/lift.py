@@ -325,7 +325,7 @@ def expected_parameters(base: BaseGraph, degree: int, default: EdgeLifting) -> i
 
 def bias_count(base: BaseGraph, fibres: Mapping[str, int]) -> int:
     """Number of bias parameters for given fibres."""
-    return sum(fibres[v.name] * math.prod(base.space(v.name)) for v in base.vertices if v.bias)
+    return sum(fibres[v.name] * math.prod(base.bias_shape(v) or ()) for v in base.vertices if v.bias)
 
 
 def _dense(_: np.random.Generator, __: Edge, ___: EdgeLifting, n_u: int, n_v: int) -> EdgeList:

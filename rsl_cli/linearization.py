@@ -60,15 +60,14 @@ def _matrices(network: LiftedNetwork, out: Tensor, cotangents: Tensor, tape: Tap
     for i, cotangent in enumerate(cotangents):
         keep = i + 1 < len(cotangents)
         gradients = torch.autograd.grad(out, places, cotangent, retain_graph=keep, materialize_grads=True)
-        for use, g, rows in zip(uses, gradients, jacobian.split(sizes), strict=True):
-            g = g.reshape(-1, samples)
+        for parameter, use, g, rows in zip(network.parameters(), uses, gradients, jacobian.split(sizes), strict=True):
             if not isinstance(use, WeightUse):
-                rows.copy_(g)
+                rows.copy_(g.sum_to_size(*parameter.shape, samples).reshape(-1, samples))
                 continue
             step = use.step
             factor = 1.0 if step.multipliers is None else step.multipliers[0]
             x = use.x.detach().reshape(-1, samples)
-            kernels.entry_products(*step.entries, factor, g.contiguous(), x, step.block.width, rows)
+            kernels.entry_products(step.pattern, factor, g.reshape(-1, samples).contiguous(), x, rows)
         yield jacobian
 
 

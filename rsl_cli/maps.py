@@ -1,34 +1,25 @@
-"""Edge maps M_e and vertex maps sigma_v: what a base graph is made of.
+"""Edge maps M_e: how one copy of a vertex acts on another.
 
-An edge map knows its spaces and how one kept edge acts, as a block of a sparse matrix; it holds no weights and no
-graph. To add one, write a frozen dataclass with the four members of `EdgeMap` and name it in `EDGE_MAPS`.
+An edge map knows its spaces and how one kept edge acts, as a stencil; it holds no weights and no graph. To add one,
+write a frozen dataclass with the four members of `EdgeMap` and name it in `EDGE_MAPS`.
+
+Spaces carry no names: (d,) is flat, (T, d) are tokens, (H, W) is a map of one channel and (C, H, W), an input's, of C.
 """
 
+import inspect
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Protocol
 
-import torch
-from torch import Tensor
-from torch.nn import functional
+import numpy as np
 
 from rsl_cli.errors import GraphError, one_of
+from rsl_cli.kernels.stencil import Stencil
 
 Space = tuple[int, ...]
 """Shape of the activations of one copy of a vertex; ``()`` is a scalar."""
-
-
-@dataclass(frozen=True)
-class Block:
-    """How one kept edge acts: a ``rows x columns`` matrix applied along the ``width`` entries of each row.
-
-    A copy's activation of ``columns * width`` numbers is read as ``columns`` rows of ``width`` numbers each.
-    """
-
-    rows: int
-    columns: int
-    width: int
 
 
 class EdgeMap(Protocol):
@@ -42,8 +33,8 @@ class EdgeMap(Protocol):
         """W_e for a given Y_u; None if the map has no weight."""
         ...
 
-    def block(self, space: Space) -> Block:
-        """The matrix by which one kept edge acts."""
+    def stencil(self, space: Space) -> Stencil:
+        """How one kept edge acts; its taps are the weight's numbers in row-major order (one, equal to 1, if none)."""
         ...
 
     def fan_in(self, space: Space) -> int:
@@ -63,9 +54,9 @@ class Scale:
         """A scalar."""
         return ()
 
-    def block(self, space: Space) -> Block:
-        """A 1 x 1 block along the whole activation."""
-        return Block(1, 1, math.prod(space))
+    def stencil(self, space: Space) -> Stencil:
+        """One entry along the whole activation."""
+        return _matrix(1, 1, math.prod(space))
 
     def fan_in(self, space: Space) -> int:
         """One."""
@@ -73,24 +64,12 @@ class Scale:
 
 
 @dataclass(frozen=True)
-class Identity:
+class Identity(Scale):
     """No weight: an activation is passed on as it is (skip edges)."""
-
-    def output_space(self, space: Space) -> Space:
-        """The same space."""
-        return space
 
     def weight_shape(self, space: Space) -> Space | None:
         """None: there is nothing to train."""
         return None
-
-    def block(self, space: Space) -> Block:
-        """A 1 x 1 block along the whole activation."""
-        return Block(1, 1, math.prod(space))
-
-    def fan_in(self, space: Space) -> int:
-        """One."""
-        return 1
 
 
 @dataclass(frozen=True)
@@ -99,36 +78,210 @@ class Linear:
 
     Args:
         out: d_out, or None for the scalar space ``()``.
+        flatten: read a space of any shape as a flat one, row-major.
+        token: of a space (T, d) read this token only, counted from 1; d_in = d.
     """
 
     out: int | None = None
+    flatten: bool = False
+    token: int | None = None
 
     def __post_init__(self) -> None:
-        if self.out is not None and (isinstance(self.out, bool) or not isinstance(self.out, int) or self.out < 1):
-            raise GraphError(
-                f"map 'linear': out={self.out!r}; accepted: a whole number from 1, or nothing for a scalar"
-            )
+        whole("map 'linear'", "out", self.out, optional="or nothing for a scalar")
+        whole("map 'linear'", "token", self.token, optional="or nothing for the whole space")
+        if not isinstance(self.flatten, bool) or (self.flatten and self.token is not None):
+            raise GraphError(f"map 'linear': flatten={self.flatten!r}; accepted: true or false, and no token beside it")
 
     def output_space(self, space: Space) -> Space:
         """``()`` or ``(out,)``."""
-        if len(space) > 1:
-            raise GraphError(f"map 'linear' needs a flat space, got {space}; flatten the input or use another map")
+        if self.token is not None and (len(space) != 2 or self.token > space[0]):
+            raise GraphError(
+                f"map 'linear' with token={self.token} needs a space (T, d) of as many tokens, got {space}"
+            )
+        if len(space) > 1 and not self.flatten and self.token is None:
+            raise GraphError(f"map 'linear' needs a flat space, got {space}; set flatten: true or use another map")
         return () if self.out is None else (self.out,)
+
+    def _read(self, space: Space) -> Space:
+        return space[1:] if self.token is not None else space
 
     def weight_shape(self, space: Space) -> Space | None:
         """``(d_in,)`` for a scalar output, else ``(out, d_in)``; a scalar input drops its axis."""
-        return self.output_space(space) + space
+        read = self._read(space)
+        return self.output_space(space) + ((math.prod(read),) if read else ())
 
-    def block(self, space: Space) -> Block:
-        """The whole matrix, one number wide."""
-        return Block(self.out or 1, math.prod(space), 1)
+    def stencil(self, space: Space) -> Stencil:
+        """The whole matrix, or one beside columns of other tokens."""
+        full = _matrix(self.out or 1, math.prod(self._read(space)))
+        return full if self.token is None else _beside(full, self.token - 1, space[0])
 
     def fan_in(self, space: Space) -> int:
         """d_in."""
-        return math.prod(space)
+        return math.prod(self._read(space))
 
 
-EDGE_MAPS: Mapping[str, Callable[..., EdgeMap]] = {"linear": Linear, "scale": Scale, "identity": Identity}
+@dataclass(frozen=True)
+class Conv:
+    """A convolution (in the sense of deep learning: no flip), W_e = kernel x kernel, or C x kernel x kernel.
+
+    Between maps of one channel (H, W); from an input (C, H, W) too. Padded with zeros by ``kernel // 2`` on every side,
+    so stride 1 keeps the size.
+
+    Args:
+        kernel: side of the kernel, odd.
+        stride: rows and columns to move by; must divide H and W, which become H / stride and W / stride.
+        upsample: repeat each pixel that many times both ways first (nearest neighbour).
+    """
+
+    kernel: int = 3
+    stride: int = 1
+    upsample: int = 1
+
+    def __post_init__(self) -> None:
+        for key in ("kernel", "stride", "upsample"):
+            whole("map 'conv'", key, getattr(self, key))
+        if self.kernel % 2 == 0:
+            raise GraphError(f"map 'conv': kernel={self.kernel}; accepted: an odd number, so that padding is the same")
+
+    def output_space(self, space: Space) -> Space:
+        """(H * upsample / stride, W * upsample / stride)."""
+        if len(space) not in (2, 3):
+            raise GraphError(f"map 'conv' needs a space (H, W) or (C, H, W), got {space}")
+        sizes = tuple(size * self.upsample for size in space[-2:])
+        if any(size % self.stride for size in sizes):
+            raise GraphError(
+                f"map 'conv' with stride={self.stride} needs sizes it divides, got {sizes}; use stride 1 or other sizes"
+            )
+        return tuple(size // self.stride for size in sizes)
+
+    def weight_shape(self, space: Space) -> Space | None:
+        """(kernel, kernel), after C for a space (C, H, W)."""
+        return (*space[:-2], self.kernel, self.kernel)
+
+    def stencil(self, space: Space) -> Stencil:
+        """Every tap is a shifted copy of the map."""
+        return _conv(self, space)
+
+    def fan_in(self, space: Space) -> int:
+        """C * kernel^2."""
+        return math.prod(space[:-2]) * self.kernel**2
+
+
+@dataclass(frozen=True)
+class TokenLinear:
+    """The same matrix at each token: (T, d_in) -> (T, out).
+
+    Args:
+        out: d_out.
+        over: ``features``; or ``tokens``, the same matrix at each feature: (T, d) -> (out, d).
+        patch: cut an image (H, W) or (C, H, W) into squares of that side, row by row; each is a token of d_in =
+            C * patch^2 numbers, channel after channel.
+    """
+
+    out: int
+    over: str = "features"
+    patch: int | None = None
+
+    def __post_init__(self) -> None:
+        whole("map 'token_linear'", "out", self.out)
+        whole("map 'token_linear'", "patch", self.patch, optional="or nothing")
+        if self.over not in ("features", "tokens"):
+            raise GraphError(f"map 'token_linear': {one_of('over', self.over, ('features', 'tokens'))}")
+        if self.over == "tokens" and self.patch is not None:
+            raise GraphError("map 'token_linear': patch makes tokens, which over: tokens then mixes; use two edges")
+
+    def _tokens(self, space: Space) -> Space:
+        if self.patch is None:
+            if len(space) != 2:
+                raise GraphError(f"map 'token_linear' needs a space (T, d), got {space}; an image needs patch")
+            return space
+        if len(space) not in (2, 3) or any(size % self.patch for size in space[-2:]):
+            raise GraphError(
+                f"map 'token_linear' with patch={self.patch} needs an image (H, W) or (C, H, W) of sizes it divides, "
+                f"got {space}"
+            )
+        area = self.patch**2
+        return math.prod(space[-2:]) // area, math.prod(space[:-2]) * area
+
+    def output_space(self, space: Space) -> Space:
+        """(T, out), or (out, d) over tokens."""
+        tokens, features = self._tokens(space)
+        return (tokens, self.out) if self.over == "features" else (self.out, features)
+
+    def weight_shape(self, space: Space) -> Space | None:
+        """(out, d_in)."""
+        return (self.out, self.fan_in(space))
+
+    def stencil(self, space: Space) -> Stencil:
+        """One matrix, repeated along the diagonal or along the features."""
+        return _token_linear(self, space)
+
+    def fan_in(self, space: Space) -> int:
+        """d_in."""
+        tokens, features = self._tokens(space)
+        return features if self.over == "features" else tokens
+
+
+def whole(what: str, key: str, value: object, optional: str = "") -> None:
+    """Refuse a value that is not a whole number from 1, nor None where ``optional`` says what nothing means."""
+    if value is None and optional:
+        return
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        accepted = "a whole number from 1" + (f", {optional}" if optional else "")
+        raise GraphError(f"{what}: {key}={value!r}; accepted: {accepted}")
+
+
+@lru_cache
+def _matrix(rows: int, columns: int, width: int = 1) -> Stencil:
+    return Stencil.matrix(rows, columns, width)
+
+
+@lru_cache
+def _beside(stencil: Stencil, place: int, count: int) -> Stencil:
+    """A stencil that reads one part of ``count`` equal parts of a copy."""
+    column = stencil.column + place * stencil.columns
+    return Stencil(stencil.rows, count * stencil.columns, stencil.taps, stencil.row, column, stencil.tap)
+
+
+@lru_cache
+def _conv(conv: Conv, space: Space) -> Stencil:
+    height, width = space[-2:]
+    rows, columns = conv.output_space(space)
+    sides = [np.arange(size) for size in (math.prod(space[:-2]), conv.kernel, conv.kernel, rows, columns)]
+    c, a, b, i, j = (index.ravel() for index in np.meshgrid(*sides, indexing="ij"))
+    y, x = i * conv.stride + a - conv.kernel // 2, j * conv.stride + b - conv.kernel // 2
+    y, x = y // conv.upsample, x // conv.upsample
+    inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
+    row, column, tap = i * columns + j, (c * height + y) * width + x, (c * conv.kernel + a) * conv.kernel + b
+    taps = len(sides[0]) * conv.kernel**2
+    return Stencil(rows * columns, math.prod(space), taps, row[inside], column[inside], tap[inside])
+
+
+@lru_cache
+def _token_linear(layer: TokenLinear, space: Space) -> Stencil:
+    tokens, features = layer._tokens(space)
+    if layer.over == "tokens":
+        return _matrix(layer.out, tokens, features)
+    numbers = np.arange(math.prod(space))
+    if layer.patch is None:
+        where = numbers.reshape(tokens, features)
+    else:
+        side, (height, width) = layer.patch, space[-2:]
+        cut = numbers.reshape(-1, height // side, side, width // side, side)
+        where = cut.transpose(1, 3, 0, 2, 4).reshape(tokens, features)
+    t, o, i = (index.ravel() for index in np.indices((tokens, layer.out, features)))
+    return Stencil(
+        tokens * layer.out, len(numbers), layer.out * features, t * layer.out + o, where[t, i], o * features + i
+    )
+
+
+EDGE_MAPS: Mapping[str, Callable[..., EdgeMap]] = {
+    "linear": Linear,
+    "scale": Scale,
+    "conv": Conv,
+    "token_linear": TokenLinear,
+    "identity": Identity,
+}
 """Every edge map by the name it has in a configuration; keyword arguments are the map's keys there."""
 
 
@@ -136,62 +289,20 @@ def edge_map(name: object, options: Mapping[str, Any]) -> EdgeMap:
     """Make an edge map from its name and keys.
 
     Raises:
-        GraphError: the name or a key is not known.
+        GraphError: the name or a key is not known, or a key the map cannot do without is missing.
     """
     if not isinstance(name, str) or name not in EDGE_MAPS:
         raise GraphError(one_of("map", name, EDGE_MAPS))
-    factory = EDGE_MAPS[name]
-    accepted = list(getattr(factory, "__dataclass_fields__", {}))
+    return make(f"map {name!r}", EDGE_MAPS[name], options)
+
+
+def make(what: str, factory: Callable[..., Any], options: Mapping[str, Any]) -> Any:
+    """Call a factory with the keys of a configuration, refusing unknown and missing ones under the name ``what``."""
+    accepted = inspect.signature(factory).parameters
     for key in options:
         if key not in accepted:
-            raise GraphError(
-                f"{one_of(f'key of map {name!r}', key, accepted)}" if accepted else f"map {name!r} has no key {key!r}"
-            )
+            raise GraphError(one_of(f"key of {what}", key, accepted) if accepted else f"{what} has no key {key!r}")
+    for key, parameter in accepted.items():
+        if parameter.default is inspect.Parameter.empty and key not in options:
+            raise GraphError(f"{what}: {key} is missing; add it, e.g. {key}: 8")
     return factory(**options)
-
-
-ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
-    "tanh": torch.tanh,
-    "relu": torch.relu,
-    "leaky_relu": functional.leaky_relu,
-    "gelu": functional.gelu,
-    "silu": functional.silu,
-    "softplus": functional.softplus,
-    "sin": torch.sin,
-    "identity": lambda z: z,
-}
-"""Every activation by name; leaky_relu has slope 0.01 below zero, gelu is the exact one (erf)."""
-
-
-@dataclass(frozen=True)
-class Sum:
-    """The pre-activations of all slots are added."""
-
-    slots: tuple[str, ...] | None = None
-    least: int = 1
-
-    def __call__(self, slots: Mapping[str, Tensor]) -> Tensor:
-        """Combine pre-activations of equal shape."""
-        first, *others = slots.values()
-        for other in others:
-            first = first + other
-        return first
-
-
-@dataclass(frozen=True)
-class Product:
-    """The pre-activations of two or more named slots are multiplied (gating)."""
-
-    slots: tuple[str, ...] | None = None
-    least: int = 2
-
-    def __call__(self, slots: Mapping[str, Tensor]) -> Tensor:
-        """Combine pre-activations of equal shape."""
-        first, *others = slots.values()
-        for other in others:
-            first = first * other
-        return first
-
-
-COMBINES: Mapping[str, Sum | Product] = {"sum": Sum(), "product": Product()}
-"""Every way to combine slots; ``slots`` are the names it needs (None: any), ``least`` how many."""

@@ -17,12 +17,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from rsl_cli.errors import ConfigError, DataError, one_of
-from rsl_cli.graph import BaseGraph, Edge, Init
+from rsl_cli.graph import BaseGraph, Edge, Init, slot_key
 from rsl_cli.kernels.autograd import Implementation, sparse_product
 from rsl_cli.kernels.pattern import Pattern
 from rsl_cli.lift import Lift, LiftUnion, fibre_sizes, lifting_of, mean_in_degree
-from rsl_cli.maps import ACTIVATIONS, COMBINES
 from rsl_cli.rng import generator
+from rsl_cli.vertex_maps import ACTIVATIONS
 
 PARAMETRIZATIONS: Mapping[str, float] = {"standard": 0.0, "ntk": 0.5, "mup": 1.0}
 """The readout is multiplied by ``degree ** -power``: 1, 1/sqrt(n) (kernel regime) or 1/n (mean field).
@@ -71,10 +71,11 @@ class LiftedNetwork(nn.Module):
                 stds = [weight_std(edge, replica, parametrization) for replica in replicas]
                 self._add(f"weight {edge.name}", edge.init, counts, shape, stds, seeds, dtype)
         for vertex in base.vertices:
-            if vertex.bias:
+            shape = base.bias_shape(vertex)
+            if shape is not None:
                 counts = [replica.fibres[vertex.name] for replica in replicas]
                 stds = [vertex.bias_init.gain for _ in replicas]
-                self._add(f"bias {vertex.name}", vertex.bias_init, counts, base.space(vertex.name), stds, seeds, dtype)
+                self._add(f"bias {vertex.name}", vertex.bias_init, counts, shape, stds, seeds, dtype)
         self._steps = [_Step(lift, index, parametrization) for index in range(len(base.edges))]
 
     @property
@@ -98,7 +99,7 @@ class LiftedNetwork(nn.Module):
         return self.get_parameter(self._names[f"weight {edge.name}"])
 
     def bias(self, vertex: str) -> nn.Parameter:
-        """Biases of the copies of a vertex, (n_v, *Y_v)."""
+        """Biases of the copies of a vertex, (n_v, *Y_v), axes along which they are shared being of size 1."""
         self.lift.base.vertex(vertex)
         return self.get_parameter(self._names[f"bias {vertex}"])
 
@@ -138,17 +139,21 @@ class LiftedNetwork(nn.Module):
             for edge, step in zip(base.edges, self._steps, strict=True):
                 if edge.target == vertex.name:
                     weight = self._tensor(f"weight {edge.name}")
-                    slots[edge.name] = step(weight, values[edge.source], self._implementation)
+                    z = step(weight, values[edge.source], self._implementation)
                     if tape is not None and weight is not None:
-                        use = WeightUse(step, values[edge.source], slots[edge.name])
-                        tape[self._names[f"weight {edge.name}"]] = use
-            z = COMBINES[vertex.combine](slots)
+                        tape[self._names[f"weight {edge.name}"]] = WeightUse(step, values[edge.source], z)
+                    space = edge.map.output_space(base.space(edge.source))
+                    slots[slot_key(edge)] = z.view(len(z) // math.prod(space), *space, samples)
+            z = vertex.combine(slots)
             bias = self._tensor(f"bias {vertex.name}")
             if bias is not None:
-                z = z.view(*bias.shape, samples) + bias.unsqueeze(-1)
+                z = z + bias.unsqueeze(-1)
                 if tape is not None:
                     tape[self._names[f"bias {vertex.name}"]] = z
-            values[vertex.name] = ACTIVATIONS[vertex.activation](z).flatten(0, -2)
+            z = vertex.norm(z) if vertex.norm else z
+            y = ACTIVATIONS[vertex.activation](z)
+            y = vertex.pool(y) if vertex.pool else y
+            values[vertex.name] = y.flatten(0, -2)
         # Losses see samples first; what comes back from them must be laid out alike, whoever is beside a replica.
         return _contiguous_backward(values[base.output.name]).view(replicas, base.output_size, samples).transpose(1, 2)
 
@@ -273,7 +278,7 @@ class _Step:
 
     def __init__(self, lift: Lift | LiftUnion, index: int, parametrization: str) -> None:
         edge, base = lift.base.edges[index], lift.base
-        self.block = base.block(edge)
+        self.stencil = base.stencil(edge)
         self.from_input = base.vertex(edge.source).kind == "input"
         self.multipliers = None
         if _is_multiplied(edge, base, parametrization):
@@ -284,55 +289,57 @@ class _Step:
             n_u, n_v = replica.fibres[edge.source], replica.fibres[edge.target]
             self.geometry.append(_Geometry(n_v, n_u, len(replica.lists[index][0]) == n_u * n_v))
         self._index, self._lift = index, lift
-        self._height = sum(geometry.rows for geometry in self.geometry) * self.block.rows * self.block.width
+        self._height = sum(geometry.rows for geometry in self.geometry) * self.stencil.rows * self.stencil.width
         self.counts = [len(replica.lists[index][0]) for replica in lift.replicas]
         # Weightless edges copy; a matrix product with ones would cost more than it says.
         has_weight = base.weight_shape(edge) is not None
         # By kind: were it by the edges drawn, a small replica would round otherwise alone than beside a large one.
         kinds = [lifting_of(edge, base, replica.lifting) for replica in lift.replicas]
         always = all(kind.kind == "dense" or (self.from_input and (kind.in_degree or 0) >= 1) for kind in kinds)
-        self.dense = has_weight and always and all(geometry.complete for geometry in self.geometry)
-        if not self.dense:
-            self.order, self.pattern = _pattern(lift, index, self.block.rows, self.block.columns)
+        complete = always and all(geometry.complete for geometry in self.geometry)
+        self.dense = has_weight and complete and self.stencil.is_matrix
 
     def __call__(self, weight: Tensor | None, x: Tensor, implementation: Implementation) -> Tensor:
         """Multiply: x is (1 or R, d, N) from the input, else (copies * numbers, N); returns (copies * numbers, N)."""
         samples = x.shape[-1]
-        block = self.block
-        if self.from_input and not self.dense:
-            x = x.expand(len(self.geometry), -1, -1).reshape(-1, samples)
+        stencil = self.stencil
         if self.dense:
             assert weight is not None
             return self._dense(weight, x, samples)
+        if self.from_input:
+            x = x.expand(len(self.geometry), -1, -1).reshape(-1, samples)
         values = x.new_ones(self.pattern.size) if weight is None else weight.reshape(-1)
-        if self.order is not None:
-            values = values[torch.as_tensor(self.order, device=x.device)]
         if self.multipliers is not None:
             factors = torch.as_tensor(self.multipliers, dtype=x.dtype, device=x.device)
-            counts = torch.as_tensor([count * block.rows * block.columns for count in self.counts], device=x.device)
+            counts = torch.as_tensor([count * stencil.taps for count in self.counts], device=x.device)
             values = values * factors.repeat_interleave(counts)
-        wide = x.reshape(self.pattern.columns, block.width * samples)
+        wide = x.reshape(self.pattern.columns * stencil.columns, stencil.width * samples)
         return sparse_product(values, wide, self.pattern, implementation).view(self._height, samples)
 
     @cached_property
-    def entries(self) -> tuple[np.ndarray, np.ndarray]:
-        """Row and column of each number of the flat weight in the edge's matrix, int32 (E * |W_e|,) each."""
-        rows, columns = _entries(self._lift, self._index, self.block.rows, self.block.columns)
-        return rows.astype(np.int32), columns.astype(np.int32)
+    def pattern(self) -> Pattern:
+        """Where the kept edges are, and how each acts."""
+        base = self._lift.base
+        edge = base.edges[self._index]
+        sources, targets = self._lift.edge_lists[self._index]
+        shape = (self._lift.fibre(edge.target), self._lift.fibre(edge.source))
+        equal = len({(geometry.rows, geometry.columns) for geometry in self.geometry}) == 1
+        blocks = len(self.geometry) if equal else 1
+        return Pattern.from_edges(targets, sources, *shape, blocks, self.stencil)
 
     def _dense(self, weight: Tensor, x: Tensor, samples: int) -> Tensor:
-        block, outs, row, edge = self.block, [], 0, 0
+        stencil, outs, row, edge = self.stencil, [], 0, 0
         # Only then do the gradients of later replicas start at odd places.
-        unaligned = len(self.counts) > 1 and block.width * samples * x.element_size() % _ALIGNMENT > 0
+        unaligned = len(self.counts) > 1 and stencil.width * samples * x.element_size() % _ALIGNMENT > 0
         for index, (geometry, count) in enumerate(zip(self.geometry, self.counts, strict=True)):
-            columns = geometry.columns * block.columns
-            part = weight[edge : edge + count].reshape(geometry.rows, geometry.columns, block.rows, block.columns)
-            matrix = part.transpose(1, 2).reshape(geometry.rows * block.rows, columns)
-            height = columns * block.width
+            columns = geometry.columns * stencil.columns
+            part = weight[edge : edge + count].reshape(geometry.rows, geometry.columns, stencil.rows, stencil.columns)
+            matrix = part.transpose(1, 2).reshape(geometry.rows * stencil.rows, columns)
+            height = columns * stencil.width
             flat = x.flatten(0, -2)
             shared = self.from_input and x.shape[0] == 1
             operand = flat if shared else flat[row : row + height]
-            out = _aligned(matrix) @ _aligned(operand).reshape(columns, block.width * samples)
+            out = _aligned(matrix) @ _aligned(operand).reshape(columns, stencil.width * samples)
             out = out if self.multipliers is None else out * self.multipliers[index]
             outs.append(_contiguous_backward(out) if unaligned else out)
             row += height
@@ -376,32 +383,6 @@ class _Contiguous(torch.autograd.Function):
 
 def _contiguous_backward(x: Tensor) -> Tensor:
     return cast(Tensor, _Contiguous.apply(x))
-
-
-def _pattern(lift: Lift | LiftUnion, index: int, rows: int, columns: int) -> tuple[np.ndarray | None, Pattern]:
-    """Write every kept edge out as a block of scalar entries, sorted by row.
-
-    Returns:
-        The order in which a flat weight's entries stand in the pattern (None: as they are), and the pattern.
-    """
-    edge = lift.base.edges[index]
-    shape = (lift.fibre(edge.target) * rows, lift.fibre(edge.source) * columns)
-    equal = len({(replica.fibres[edge.source], replica.fibres[edge.target]) for replica in lift.replicas}) == 1
-    blocks = len(lift.replicas) if equal else 1
-    row_of, column_of = _entries(lift, index, rows, columns)
-    order = None
-    if rows > 1:
-        order = np.argsort(row_of, kind="stable")
-        row_of, column_of = row_of[order], column_of[order]
-    return order, Pattern.from_edges(row_of, column_of, *shape, blocks)
-
-
-def _entries(lift: Lift | LiftUnion, index: int, rows: int, columns: int) -> tuple[np.ndarray, np.ndarray]:
-    """Row and column of every scalar entry of an edge's matrix, in the order of its flat weight."""
-    sources, targets = lift.edge_lists[index]
-    row_of = targets[:, None, None] * rows + np.arange(rows)[:, None] + np.zeros(columns, dtype=np.int64)
-    column_of = sources[:, None, None] * columns + np.zeros((rows, 1), dtype=np.int64) + np.arange(columns)
-    return row_of.ravel(), column_of.ravel()
 
 
 def _seeds(seed: int | np.integer | Sequence[int] | None, replicas: Sequence[Lift]) -> list[int]:

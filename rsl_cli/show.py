@@ -22,7 +22,7 @@ def describe(spec: StudySpec) -> str:
         parts = [vertex.kind, f"space {_space(base.space(vertex.name))}"]
         if vertex.kind == "hidden":
             parts += [vertex.activation, *(["bias"] if vertex.bias else [])]
-            parts += [f"combine {vertex.combine}"] if vertex.combine != "sum" else []
+            parts += [f"combine {vertex.combine.name}"] if vertex.combine.name != "sum" else []
             parts += [f"fibre {vertex.width:g} n^{vertex.growth:g}"] if (vertex.width, vertex.growth) != (1, 1) else []
         lines.append(f"  {vertex.name:<8} {', '.join(parts)}")
     for edge in base.edges:

@@ -60,7 +60,7 @@ def _replica(network, replica: Lift, x: Tensor, edge_start, copy_start) -> dict[
                 slots.append(total)
             z = slots[0]
             for slot in slots[1:]:
-                z = z * slot if vertex.combine == "product" else z + slot
+                z = z * slot if vertex.combine.name == "product" else z + slot
             if vertex.bias:
                 z = z + network._tensor(f"bias {vertex.name}")[copy_start[vertex.name] + copy]
             values[vertex.name, copy] = ACTIVATIONS[vertex.activation](z)

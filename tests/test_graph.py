@@ -63,7 +63,7 @@ MISTAKES = {
     ),
     "linear of an image": (
         {"input_shape": (1, 8, 8)},
-        "edge x->h: map 'linear' needs a flat space, got (1, 8, 8); flatten the input or use another map",
+        "edge x->h: map 'linear' needs a flat space, got (1, 8, 8); set flatten: true or use another map",
     ),
     "missing slot": (
         {"vertices": {"g": {"combine": "product"}}},
@@ -99,8 +99,8 @@ MISTAKES = {
     ),
     "unknown key of a vertex": (
         {"vertices": {"h": {"activaton": "tanh"}}},
-        "vertex h: key 'activaton' is not known; accepted: kind, activation, combine, bias, width, growth, bias_init; "
-        "did you mean 'activation'?",
+        "vertex h: key 'activaton' is not known; accepted: kind, activation, combine, bias, width, growth, bias_init, "
+        "norm, pool; did you mean 'activation'?",
     ),
     "unknown activation": (
         {"vertices": {"h": {"activation": "tahn"}}},
@@ -117,7 +117,7 @@ MISTAKES = {
     ),
     "unknown combine": (
         {"vertices": {"h": {"combine": None}}},
-        "vertex h: combine None is not known; accepted: sum, product",
+        "vertex h: combine None is not known; accepted: sum, product, attention",
     ),
     "vertex that is no mapping": (
         {"vertices": {"h": "tanh"}},
@@ -129,7 +129,7 @@ MISTAKES = {
     ),
     "bias that is no switch": (
         {"vertices": {"h": {"bias": 1}}},
-        "vertex h: bias=1; accepted: true or false",
+        "vertex h: bias=1; accepted: true, false, copy or feature",
     ),
     "width of zero": ({"vertices": {"h": {"width": 0}}}, "vertex h: width=0; accepted: a number above 0"),
     "width of text": ({"vertices": {"h": {"width": "2"}}}, "vertex h: width='2'; accepted: a finite number"),
@@ -171,11 +171,12 @@ MISTAKES = {
     ),
     "unknown map": (
         {"more": [edge("x", "g", "linaer")]},
-        "edge x->g: map 'linaer' is not known; accepted: linear, scale, identity; did you mean 'linear'?",
+        "edge x->g: map 'linaer' is not known; accepted: linear, scale, conv, token_linear, identity; "
+        "did you mean 'linear'?",
     ),
     "map of another type": (
         {"more": [edge("x", "g", {"kind": "linear"})]},
-        "edge x->g: map {'kind': 'linear'} is not known; accepted: linear, scale, identity",
+        "edge x->g: map {'kind': 'linear'} is not known; accepted: linear, scale, conv, token_linear, identity",
     ),
     "no map": (
         {"more": [{"source": "x", "target": "g"}]},
@@ -183,7 +184,7 @@ MISTAKES = {
     ),
     "key of a map": (
         {"more": [edge("x", "g", "linear", outs=2)]},
-        "edge x->g: key of map 'linear' 'outs' is not known; accepted: out; did you mean 'out'?",
+        "edge x->g: key of map 'linear' 'outs' is not known; accepted: out, flatten, token; did you mean 'out'?",
     ),
     "key of a map without keys": (
         {"more": [edge("x", "g", kernel=3)]},

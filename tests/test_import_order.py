@@ -12,10 +12,11 @@ PACKAGE = ROOT / "rsl_cli"
 ORDER = [
     "errors",
     "rng",
+    "kernels",
     "maps",
+    "vertex_maps",
     "graph_config",
     "graph",
-    "kernels",
     "lift",
     "network",
     "linearization",

@@ -1,5 +1,6 @@
 """The sample-wise Jacobian against torch.func, row by row, on every shipped base graph."""
 
+import numpy as np
 import pytest
 import torch
 from problems import group
@@ -8,6 +9,8 @@ from torch.func import functional_call, jacrev
 from rsl_cli.errors import ConfigError
 from rsl_cli.graph import BaseGraph
 from rsl_cli.kernels import cpu, reference
+from rsl_cli.kernels.pattern import Pattern
+from rsl_cli.kernels.stencil import Stencil
 from rsl_cli.lift import disjoint_union, sample_lift
 from rsl_cli.linearization import sample_jacobians
 from rsl_cli.network import LiftedNetwork
@@ -52,10 +55,11 @@ def test_a_probe_mixes_outputs_sample_by_sample():
 
 def test_wide_edges_sum_over_their_width():
     g, x = torch.randn(2 * 3, 5, dtype=torch.float64), torch.randn(4 * 3, 5, dtype=torch.float64)
-    rows, columns = torch.tensor([0, 1, 1], dtype=torch.int32).numpy(), torch.tensor([3, 0, 2]).int().numpy()
+    rows, columns = np.array([0, 1, 1]), np.array([3, 0, 2])
+    pattern = Pattern.from_edges(rows, columns, 2, 4, stencil=Stencil.matrix(1, 1, width=3))
     fast, slow = torch.empty(3, 5, dtype=torch.float64), torch.empty(3, 5, dtype=torch.float64)
-    cpu.entry_products(rows, columns, 0.5, g, x, 3, fast)
-    reference.entry_products(rows, columns, 0.5, g, x, 3, slow)
+    cpu.entry_products(pattern, 0.5, g, x, fast)
+    reference.entry_products(pattern, 0.5, g, x, slow)
     expected = torch.stack(
         [
             0.5 * sum(g[3 * r + w] * x[3 * c + w] for w in range(3))

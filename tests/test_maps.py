@@ -2,12 +2,14 @@
 
 import math
 
+import numpy as np
 import oracles
 import pytest
 import torch
 
 from rsl_cli.errors import GraphError
-from rsl_cli.maps import ACTIVATIONS, COMBINES, EDGE_MAPS, Identity, Linear, Scale, edge_map
+from rsl_cli.maps import EDGE_MAPS, Conv, Identity, Linear, Scale, TokenLinear, edge_map
+from rsl_cli.vertex_maps import ACTIVATIONS, COMBINES
 
 SPACES = [(), (1,), (3,)]
 
@@ -15,17 +17,17 @@ SPACES = [(), (1,), (3,)]
 @pytest.mark.parametrize("made", [Scale(), Identity(), Linear(), Linear(1), Linear(2)])
 @pytest.mark.parametrize("space", SPACES)
 def test_shapes_agree(made, space):
-    block, weight = made.block(space), made.weight_shape(space)
-    assert block.columns * block.width == math.prod(space)
-    assert block.rows * block.width == math.prod(made.output_space(space))
-    assert weight is None or math.prod(weight) == block.rows * block.columns
-    assert made.fan_in(space) == block.columns
+    stencil, weight = made.stencil(space), made.weight_shape(space)
+    assert stencil.columns * stencil.width == math.prod(space)
+    assert stencil.rows * stencil.width == math.prod(made.output_space(space))
+    assert stencil.taps == math.prod(weight or ())
+    assert made.fan_in(space) == np.bincount(stencil.row).max()
 
 
 def test_scale_and_identity_take_any_space():
     for made in (Scale(), Identity()):
         assert made.output_space((3, 8, 8)) == (3, 8, 8)
-        assert made.block((3, 8, 8)).width == 192
+        assert made.stencil((3, 8, 8)).width == 192
     assert Identity().weight_shape((3,)) is None and Scale().weight_shape((3,)) == ()
 
 
@@ -38,7 +40,9 @@ def test_sizes_of_linear(out):
 
 def test_maps_by_name():
     assert edge_map("linear", {"out": 3}) == Linear(3) and edge_map("linear", {"out": None}) == Linear()
-    assert [type(edge_map(name, {})) for name in EDGE_MAPS] == [Linear, Scale, Identity]
+    needed = {"token_linear": {"out": 2}}
+    made = [type(edge_map(name, needed.get(name, {}))) for name in EDGE_MAPS]
+    assert made == [Linear, Scale, Conv, TokenLinear, Identity]
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
@@ -53,6 +57,6 @@ def test_activations_are_all_compared():
 
 def test_combines():
     a, b, c = torch.arange(12, dtype=torch.float64).reshape(3, 4)
-    assert torch.equal(COMBINES["sum"]({"a": a}), a)
-    assert torch.equal(COMBINES["sum"]({"a": a, "b": b, "c": c}), a + b + c)
-    assert torch.equal(COMBINES["product"]({"a": a, "b": b, "c": c}), a * b * c)
+    assert torch.equal(COMBINES["sum"]()({"a": a}), a)
+    assert torch.equal(COMBINES["sum"]()({"a": a, "b": b, "c": c}), a + b + c)
+    assert torch.equal(COMBINES["product"]()({"a": a, "b": b, "c": c}), a * b * c)

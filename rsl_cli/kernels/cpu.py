@@ -26,37 +26,44 @@ _SERIAL_WORK = 1 << 15
 
 
 def product(weight: Tensor, x: Tensor, pattern: Pattern) -> Tensor:
-    """The sparse matrix times x, (rows, M)."""
-    out = torch.empty(pattern.rows, x.shape[1], dtype=x.dtype)
-    tile = _tile(pattern.columns // pattern.blocks, x)
-    arguments = (pattern.indptr, pattern.indices, weight.numpy(), x.numpy(), out.numpy(), tile)
-    threads = _threads(pattern.size * x.shape[1])
-    if threads == 1:
-        _rows(0, pattern.rows, *arguments)
-    else:
-        _rows_parallel(_chunks(pattern, threads), *arguments)
-    return out
+    """The sparse matrix times x."""
+    return _product(pattern.indptr, pattern.indices, weight.numpy(), x, pattern, transposed=False)
 
 
 def transposed_product(weight: Tensor, g: Tensor, pattern: Pattern) -> Tensor:
-    """The transposed sparse matrix times g, (columns, M)."""
-    out = torch.empty(pattern.columns, g.shape[1], dtype=g.dtype)
+    """The transposed sparse matrix times g."""
     indptr, rows, positions = pattern.transposed
-    tile = _tile(pattern.rows // pattern.blocks, g)
-    arguments = (indptr, rows, weight.numpy().take(positions), g.numpy(), out.numpy(), tile)
-    threads = _threads(pattern.size * g.shape[1])
+    taps = pattern.stencil.taps
+    ordered = weight.numpy().take(positions) if taps == 1 else weight.numpy().reshape(-1, taps)[positions].reshape(-1)
+    return _product(indptr, rows, ordered, g, pattern, transposed=True)
+
+
+def _product(
+    indptr: np.ndarray, indices: np.ndarray, weight: np.ndarray, x: Tensor, pattern: Pattern, *, transposed: bool
+) -> Tensor:
+    stencil = pattern.stencil.transposed if transposed else pattern.stencil
+    rows, columns = (pattern.columns, pattern.rows) if transposed else (pattern.rows, pattern.columns)
+    samples = x.shape[1]
+    out = torch.empty(rows * stencil.rows, samples, dtype=x.dtype)
+    plan = stencil.plan(samples, _tile(columns // pattern.blocks * stencil.columns, x))
+    numbers = (x.numpy().reshape(-1), out.numpy().reshape(-1))
+    arguments = (indptr, indices, weight, *numbers, plan.pieces, plan.tiles, plan.links, plan.sizes)
+    threads = _threads(pattern.size * len(stencil.tap) * samples)
     if threads == 1:
-        _rows(0, pattern.columns, *arguments)
+        _rows(0, rows, *arguments)
     else:
-        _rows_parallel(_chunks(pattern, threads, transposed=True), *arguments)
+        _rows_parallel(_chunks(pattern, threads, transposed=transposed), *arguments)
     return out
 
 
 def sampled_product(x: Tensor, g: Tensor, pattern: Pattern) -> Tensor:
-    """The dense product g x^T at the pattern's entries only, (E,)."""
-    out = torch.empty(pattern.size, dtype=x.dtype)
-    arguments = (pattern.indptr, pattern.indices, x.numpy(), g.numpy(), out.numpy(), _DOT_TILE)
-    threads = _threads(pattern.size * x.shape[1])
+    """The dense product g x^T at the pattern's entries only, (E * T,)."""
+    stencil, samples = pattern.stencil, x.shape[1]
+    out = torch.empty(pattern.size * stencil.taps, dtype=x.dtype)
+    plan = stencil.plan(samples, _DOT_TILE)
+    numbers = (x.numpy().reshape(-1), g.numpy().reshape(-1), out.numpy())
+    arguments = (pattern.indptr, pattern.indices, *numbers, plan.pieces, plan.tiles, plan.links, plan.sizes)
+    threads = _threads(pattern.size * len(stencil.tap) * samples)
     if threads == 1:
         _dots(0, pattern.rows, *arguments)
     else:
@@ -64,11 +71,13 @@ def sampled_product(x: Tensor, g: Tensor, pattern: Pattern) -> Tensor:
     return out
 
 
-def entry_products(
-    rows: np.ndarray, columns: np.ndarray, factor: float, g: Tensor, x: Tensor, width: int, out: Tensor
-) -> None:
+def entry_products(pattern: Pattern, factor: float, g: Tensor, x: Tensor, out: Tensor) -> None:
     """Entry by entry and sample by sample, the sampled product before samples are summed; see the reference."""
-    _entries(rows, columns, factor, g.numpy(), x.numpy(), width, out.numpy())
+    stencil = pattern.stencil
+    runs = np.stack(stencil.runs, axis=1)
+    starts = np.searchsorted(runs[:, 2], np.arange(stencil.taps + 1))
+    sizes = np.array([stencil.columns, stencil.rows, stencil.taps, stencil.width])
+    _entries(pattern.row_of, pattern.indices, factor, g.numpy(), x.numpy(), runs, starts, sizes, out.numpy())
 
 
 def _tile(gathered_rows: int, operand: Tensor) -> int:
@@ -97,141 +106,208 @@ def _chunks(pattern: Pattern, threads: int, *, transposed: bool = False) -> np.n
 
 
 @njit(cache=True, fastmath=_FAST, nogil=True)
-def _rows(first, last, indptr, indices, weight, x, out, tile):
-    samples = x.shape[1]
-    for start in range(0, samples, tile):
-        stop = min(start + tile, samples)
+def _rows(first, last, indptr, indices, weight, x, out, pieces, tiles, links, sizes):
+    of_column, of_row, taps, widest = sizes
+    most = _longest(first, last, indptr) * widest if taps > 1 or widest > 1 else 0
+    starts, weights = np.empty(most, np.int64), np.empty(most, weight.dtype)
+    for tile in range(len(tiles) - 1):
         for row in range(first, last):
-            k, end = indptr[row], indptr[row + 1]
-            into = out[row, start:stop]
-            if end - k >= 8:
-                _eight(k, indices, weight, x, into, start, stop, False)
-                k += 8
-            elif end - k >= 4:
-                _four(k, indices, weight, x, into, start, stop, False)
-                k += 4
-            elif end > k:
-                w, a = weight[k], x[indices[k], start:stop]
-                for m in range(stop - start):
-                    into[m] = w * a[m]
-                k += 1
-            else:
-                for m in range(stop - start):
-                    into[m] = 0.0
-            while end - k >= 8:
-                _eight(k, indices, weight, x, into, start, stop, True)
-                k += 8
-            if end - k >= 4:
-                _four(k, indices, weight, x, into, start, stop, True)
-                k += 4
-            while k < end:
-                w, a = weight[k], x[indices[k], start:stop]
-                for m in range(stop - start):
-                    into[m] += w * a[m]
-                k += 1
+            for piece in range(tiles[tile], tiles[tile + 1]):
+                start, length, shift, link, end = pieces[piece]
+                into = out[row * of_row + start : row * of_row + start + length]
+                if taps == 1 and end - link == 1:
+                    shift += links[link, 0]
+                    _add_up(indptr[row], indptr[row + 1], indices, of_column, shift, weight, x, into)
+                    continue
+                n = 0
+                for k in range(indptr[row], indptr[row + 1]):
+                    for term in range(link, end):
+                        starts[n] = indices[k] * of_column + links[term, 0]
+                        weights[n] = weight[k * taps + links[term, 1]]
+                        n += 1
+                _add_up(0, n, starts, 1, shift, weights, x, into)
+
+
+@njit(cache=True, fastmath=_FAST, nogil=True)
+def _longest(first, last, indptr):
+    most = 0
+    for row in range(first, last):
+        most = max(most, indptr[row + 1] - indptr[row])
+    return most
+
+
+@njit(cache=True, fastmath=_FAST, nogil=True)
+def _add_up(k, end, starts, factor, shift, weight, x, into):
+    """Sum weight[k] * x[starts[k] * factor + shift:] over k into a piece of the result."""
+    if end - k >= 8:
+        _eight(k, starts, factor, shift, weight, x, into, False)
+        k += 8
+    elif end - k >= 4:
+        _four(k, starts, factor, shift, weight, x, into, False)
+        k += 4
+    elif end > k:
+        w, a = weight[k], _start(k, starts, factor, shift)
+        for m in range(np.uintp(len(into))):
+            into[m] = w * x[a + m]
+        k += 1
+    else:
+        for m in range(np.uintp(len(into))):
+            into[m] = 0.0
+    while end - k >= 8:
+        _eight(k, starts, factor, shift, weight, x, into, True)
+        k += 8
+    if end - k >= 4:
+        _four(k, starts, factor, shift, weight, x, into, True)
+        k += 4
+    while k < end:
+        w, a = weight[k], _start(k, starts, factor, shift)
+        for m in range(np.uintp(len(into))):
+            into[m] += w * x[a + m]
+        k += 1
 
 
 @njit(cache=True, fastmath=_FAST, nogil=True, inline="always")
-def _eight(k, indices, weight, x, into, start, stop, add):
+def _start(k, starts, factor, shift):
+    # Unsigned: signed ones could be negative, which would be looked after at every access.
+    return np.uintp(starts[k] * factor + shift)
+
+
+@njit(cache=True, fastmath=_FAST, nogil=True, inline="always")
+def _eight(k, starts, factor, shift, weight, x, into, add):
     w0, w1, w2, w3 = weight[k], weight[k + 1], weight[k + 2], weight[k + 3]
     w4, w5, w6, w7 = weight[k + 4], weight[k + 5], weight[k + 6], weight[k + 7]
     a0, a1, a2, a3 = (
-        x[indices[k], start:stop],
-        x[indices[k + 1], start:stop],
-        x[indices[k + 2], start:stop],
-        x[indices[k + 3], start:stop],
+        _start(k, starts, factor, shift),
+        _start(k + 1, starts, factor, shift),
+        _start(k + 2, starts, factor, shift),
+        _start(k + 3, starts, factor, shift),
     )
     a4, a5, a6, a7 = (
-        x[indices[k + 4], start:stop],
-        x[indices[k + 5], start:stop],
-        x[indices[k + 6], start:stop],
-        x[indices[k + 7], start:stop],
+        _start(k + 4, starts, factor, shift),
+        _start(k + 5, starts, factor, shift),
+        _start(k + 6, starts, factor, shift),
+        _start(k + 7, starts, factor, shift),
     )
     if add:
-        for m in range(stop - start):
-            into[m] += (w0 * a0[m] + w1 * a1[m] + w2 * a2[m] + w3 * a3[m]) + (
-                w4 * a4[m] + w5 * a5[m] + w6 * a6[m] + w7 * a7[m]
+        for m in range(np.uintp(len(into))):
+            into[m] += (w0 * x[a0 + m] + w1 * x[a1 + m] + w2 * x[a2 + m] + w3 * x[a3 + m]) + (
+                w4 * x[a4 + m] + w5 * x[a5 + m] + w6 * x[a6 + m] + w7 * x[a7 + m]
             )
     else:
-        for m in range(stop - start):
-            into[m] = (w0 * a0[m] + w1 * a1[m] + w2 * a2[m] + w3 * a3[m]) + (
-                w4 * a4[m] + w5 * a5[m] + w6 * a6[m] + w7 * a7[m]
+        for m in range(np.uintp(len(into))):
+            into[m] = (w0 * x[a0 + m] + w1 * x[a1 + m] + w2 * x[a2 + m] + w3 * x[a3 + m]) + (
+                w4 * x[a4 + m] + w5 * x[a5 + m] + w6 * x[a6 + m] + w7 * x[a7 + m]
             )
 
 
 @njit(cache=True, fastmath=_FAST, nogil=True, inline="always")
-def _four(k, indices, weight, x, into, start, stop, add):
+def _four(k, starts, factor, shift, weight, x, into, add):
     w0, w1, w2, w3 = weight[k], weight[k + 1], weight[k + 2], weight[k + 3]
     a0, a1, a2, a3 = (
-        x[indices[k], start:stop],
-        x[indices[k + 1], start:stop],
-        x[indices[k + 2], start:stop],
-        x[indices[k + 3], start:stop],
+        _start(k, starts, factor, shift),
+        _start(k + 1, starts, factor, shift),
+        _start(k + 2, starts, factor, shift),
+        _start(k + 3, starts, factor, shift),
     )
     if add:
-        for m in range(stop - start):
-            into[m] += w0 * a0[m] + w1 * a1[m] + w2 * a2[m] + w3 * a3[m]
+        for m in range(np.uintp(len(into))):
+            into[m] += w0 * x[a0 + m] + w1 * x[a1 + m] + w2 * x[a2 + m] + w3 * x[a3 + m]
     else:
-        for m in range(stop - start):
-            into[m] = w0 * a0[m] + w1 * a1[m] + w2 * a2[m] + w3 * a3[m]
+        for m in range(np.uintp(len(into))):
+            into[m] = w0 * x[a0 + m] + w1 * x[a1 + m] + w2 * x[a2 + m] + w3 * x[a3 + m]
 
 
 @njit(cache=True, fastmath=_FAST, nogil=True)
-def _dots(first, last, indptr, indices, x, g, out, tile):
-    samples = x.shape[1]
-    for k in range(indptr[first], indptr[last]):
-        out[k] = 0.0
-    for start in range(0, samples, tile):
-        stop = min(start + tile, samples)
+def _dots(first, last, indptr, indices, x, g, out, pieces, tiles, links, sizes):
+    of_column, of_row, taps, widest = sizes
+    for place in range(indptr[first] * taps, indptr[last] * taps):
+        out[place] = 0.0
+    most = _longest(first, last, indptr) * widest if taps > 1 or widest > 1 else 0
+    starts, sums = np.empty(most, np.int64), np.empty(most, out.dtype)
+    for tile in range(len(tiles) - 1):
         for row in range(first, last):
-            b = g[row, start:stop]
-            k, end = indptr[row], indptr[row + 1]
-            while end - k >= 4:
-                a0, a1, a2, a3 = (
-                    x[indices[k], start:stop],
-                    x[indices[k + 1], start:stop],
-                    x[indices[k + 2], start:stop],
-                    x[indices[k + 3], start:stop],
-                )
-                s0 = s1 = s2 = s3 = x.dtype.type(0.0)
-                for m in range(stop - start):
-                    s0 += a0[m] * b[m]
-                    s1 += a1[m] * b[m]
-                    s2 += a2[m] * b[m]
-                    s3 += a3[m] * b[m]
-                out[k] += s0
-                out[k + 1] += s1
-                out[k + 2] += s2
-                out[k + 3] += s3
-                k += 4
-            while k < end:
-                a = x[indices[k], start:stop]
-                s = x.dtype.type(0.0)
-                for m in range(stop - start):
-                    s += a[m] * b[m]
-                out[k] += s
-                k += 1
-
-
-@njit(cache=True, fastmath=_FAST, nogil=True, parallel=True)
-def _rows_parallel(chunks, indptr, indices, weight, x, out, tile):
-    for chunk in prange(len(chunks) - 1):
-        _rows(chunks[chunk], chunks[chunk + 1], indptr, indices, weight, x, out, tile)
-
-
-@njit(cache=True, fastmath=_FAST, nogil=True, parallel=True)
-def _dots_parallel(chunks, indptr, indices, x, g, out, tile):
-    for chunk in prange(len(chunks) - 1):
-        _dots(chunks[chunk], chunks[chunk + 1], indptr, indices, x, g, out, tile)
+            k, stop = indptr[row], indptr[row + 1]
+            for piece in range(tiles[tile], tiles[tile + 1]):
+                start, length, shift, link, end = pieces[piece]
+                b = g[row * of_row + start : row * of_row + start + length]
+                if taps == 1 and end - link == 1:
+                    _add_dots(indices[k:stop], of_column, shift + links[link, 0], x, b, out[k:stop])
+                    continue
+                n = 0
+                for entry in range(k, stop):
+                    for term in range(link, end):
+                        starts[n] = indices[entry] * of_column + links[term, 0]
+                        n += 1
+                sums[:n] = 0.0
+                _add_dots(starts[:n], 1, shift, x, b, sums)
+                n = 0
+                for entry in range(k, stop):
+                    for term in range(link, end):
+                        out[entry * taps + links[term, 1]] += sums[n]
+                        n += 1
 
 
 @njit(cache=True, fastmath=_FAST, nogil=True)
-def _entries(rows, columns, factor, g, x, width, out):
-    for k in range(len(rows)):
-        b, a, into = g[rows[k] * width], x[columns[k] * width], out[k]
-        for m in range(len(into)):
-            into[m] = factor * b[m] * a[m]
-        for w in range(1, width):
-            b, a = g[rows[k] * width + w], x[columns[k] * width + w]
-            for m in range(len(into)):
-                into[m] += factor * b[m] * a[m]
+def _add_dots(starts, factor, shift, x, b, into):
+    """Add <x[starts[k] * factor + shift:], b> to into[k]."""
+    k, end = 0, len(starts)
+    while end - k >= 4:
+        a0, a1, a2, a3 = (
+            _start(k, starts, factor, shift),
+            _start(k + 1, starts, factor, shift),
+            _start(k + 2, starts, factor, shift),
+            _start(k + 3, starts, factor, shift),
+        )
+        s0 = s1 = s2 = s3 = x.dtype.type(0.0)
+        for m in range(np.uintp(len(b))):
+            s0 += x[a0 + m] * b[m]
+            s1 += x[a1 + m] * b[m]
+            s2 += x[a2 + m] * b[m]
+            s3 += x[a3 + m] * b[m]
+        into[k] += s0
+        into[k + 1] += s1
+        into[k + 2] += s2
+        into[k + 3] += s3
+        k += 4
+    while k < end:
+        a = _start(k, starts, factor, shift)
+        s = x.dtype.type(0.0)
+        for m in range(np.uintp(len(b))):
+            s += x[a + m] * b[m]
+        into[k] += s
+        k += 1
+
+
+@njit(cache=True, fastmath=_FAST, nogil=True, parallel=True)
+def _rows_parallel(chunks, indptr, indices, weight, x, out, pieces, tiles, links, sizes):
+    for chunk in prange(len(chunks) - 1):
+        _rows(chunks[chunk], chunks[chunk + 1], indptr, indices, weight, x, out, pieces, tiles, links, sizes)
+
+
+@njit(cache=True, fastmath=_FAST, nogil=True, parallel=True)
+def _dots_parallel(chunks, indptr, indices, x, g, out, pieces, tiles, links, sizes):
+    for chunk in prange(len(chunks) - 1):
+        _dots(chunks[chunk], chunks[chunk + 1], indptr, indices, x, g, out, pieces, tiles, links, sizes)
+
+
+@njit(cache=True, fastmath=_FAST, nogil=True)
+def _entries(row_of, indices, factor, g, x, runs, run_starts, sizes, out):
+    of_column, of_row, taps, width = sizes
+    for k in range(len(indices)):
+        for tap in range(taps):
+            into = out[k * taps + tap]
+            first = True
+            for run in range(run_starts[tap], run_starts[tap + 1]):
+                row, column, _, length = runs[run]
+                row, column = (row_of[k] * of_row + row) * width, (indices[k] * of_column + column) * width
+                for w in range(length * width):
+                    b, a = g[row + w], x[column + w]
+                    if first:
+                        for m in range(np.uintp(len(into))):
+                            into[m] = factor * b[m] * a[m]
+                        first = False
+                    else:
+                        for m in range(np.uintp(len(into))):
+                            into[m] += factor * b[m] * a[m]
+            if first:
+                into[:] = 0.0

@@ -8,10 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rsl_cli.kernels.stencil import POINT, Stencil
+
 
 @dataclass(frozen=True, eq=False)
 class Pattern:
-    """Positions of E non-zeros in a ``rows x columns`` matrix, stored by rows (CSR).
+    """Positions of E entries in a ``rows x columns`` matrix, stored by rows (CSR). An entry is a stencil.
 
     Args:
         rows: number of rows.
@@ -20,6 +22,8 @@ class Pattern:
         indices: int32 (E,), the column of each entry.
         blocks: the matrix is block diagonal with that many blocks of equal size; kernels size their tiles by one block,
             so that a block's product does not depend on what is beside it.
+        stencil: what one entry is, a small matrix of T weights; a number unless said otherwise. Weights come entry
+            after entry, (E * T,).
     """
 
     rows: int
@@ -27,19 +31,26 @@ class Pattern:
     indptr: np.ndarray
     indices: np.ndarray
     blocks: int = 1
+    stencil: Stencil = POINT
 
     @classmethod
     def from_edges(
-        cls, targets: np.ndarray, sources: np.ndarray, rows: int, columns: int, blocks: int = 1
+        cls,
+        targets: np.ndarray,
+        sources: np.ndarray,
+        rows: int,
+        columns: int,
+        blocks: int = 1,
+        stencil: Stencil = POINT,
     ) -> "Pattern":
         """Make a pattern from (E,) row and column indices already sorted by row."""
         indptr = np.zeros(rows + 1, dtype=np.int64)
         np.cumsum(np.bincount(targets, minlength=rows), out=indptr[1:])
-        return cls(rows, columns, indptr, sources.astype(np.int32), blocks)
+        return cls(rows, columns, indptr, sources.astype(np.int32), blocks, stencil)
 
     @property
     def size(self) -> int:
-        """E, the number of non-zeros."""
+        """E, the number of entries."""
         return len(self.indices)
 
     @cached_property

@@ -220,7 +220,7 @@ def _computes(base: BaseGraph) -> dict[str, Any]:
     """What of a base graph says what its lifts compute: not how they are drawn, nor how large they are."""
     facts: dict[str, Any] = {}
     for vertex in base.vertices:
-        for what in ("kind", "activation", "combine", "bias"):
+        for what in ("kind", "activation", "combine", "bias", "norm", "pool"):
             facts[f"{what} of vertex {vertex.name}"] = getattr(vertex, what)
         facts[f"space of vertex {vertex.name}"] = base.space(vertex.name)
     return facts | {f"map of edge {edge.name}": edge.map for edge in base.edges}

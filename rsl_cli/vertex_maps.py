@@ -1,0 +1,263 @@
+"""Vertex maps sigma_v: what a vertex makes of the arguments its edges feed.
+
+A vertex combines its slots, adds its bias, normalises, applies its activation and pools, in this order. Each part is a
+table of small classes; tensors are (copies, *space, samples), and every copy and sample is computed by itself.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from rsl_cli.errors import GraphError, one_of
+from rsl_cli.maps import Space, make, whole
+
+
+def vertex_part(key: str, config: object, parts: Mapping[str, Callable[..., Any]]) -> Any:
+    """Make a part of a vertex map from its name, or a mapping of ``kind`` and the part's own keys.
+
+    Args:
+        key: what to call it in an error: combine, norm or pool.
+        config: a name, or ``{"kind": name, ...}``.
+        parts: one of `COMBINES`, `NORMS` and `POOLS`.
+
+    Raises:
+        GraphError: the name or a key is not known, or a value not accepted.
+    """
+    options = dict(config) if isinstance(config, Mapping) else {"kind": config}
+    kind = options.pop("kind", None)
+    if not isinstance(kind, str) or kind not in parts:
+        raise GraphError(one_of(key, kind, parts))
+    return make(f"{key} {kind!r}", parts[kind], options)
+
+
+ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
+    "tanh": torch.tanh,
+    "relu": torch.relu,
+    "leaky_relu": functional.leaky_relu,
+    "gelu": functional.gelu,
+    "silu": functional.silu,
+    "softplus": functional.softplus,
+    "sin": torch.sin,
+    "identity": lambda z: z,
+}
+"""Every activation by name; leaky_relu has slope 0.01 below zero, gelu is the exact one (erf)."""
+
+
+class Combine(Protocol):
+    """How a vertex makes one sum z of what its slots hold."""
+
+    @property
+    def name(self) -> str:
+        """What it is called in a configuration."""
+        ...
+
+    @property
+    def slots(self) -> tuple[str, ...] | None:
+        """The names it needs; None: any, all of one space."""
+        ...
+
+    @property
+    def least(self) -> int:
+        """How many slots there must be."""
+        ...
+
+    def space(self, spaces: Mapping[str, Space]) -> Space:
+        """Z_v, given what each slot holds; raises GraphError if they do not meet."""
+        ...
+
+    def __call__(self, slots: Mapping[str, Tensor]) -> Tensor:
+        """Combine tensors (n_v, *space, N), one for each slot."""
+        ...
+
+
+@dataclass(frozen=True)
+class Sum:
+    """The pre-activations of all slots are added."""
+
+    name = "sum"
+    slots = None
+    least = 1
+
+    def space(self, spaces: Mapping[str, Space]) -> Space:
+        """The one space of all slots."""
+        return next(iter(spaces.values()))
+
+    def __call__(self, slots: Mapping[str, Tensor]) -> Tensor:
+        """Combine pre-activations of equal shape."""
+        first, *others = slots.values()
+        for other in others:
+            first = first + other
+        return first
+
+
+@dataclass(frozen=True)
+class Product:
+    """The pre-activations of two or more named slots are multiplied (gating)."""
+
+    name = "product"
+    slots = None
+    least = 2
+
+    def space(self, spaces: Mapping[str, Space]) -> Space:
+        """The one space of all slots."""
+        return next(iter(spaces.values()))
+
+    def __call__(self, slots: Mapping[str, Tensor]) -> Tensor:
+        """Combine pre-activations of equal shape."""
+        first, *others = slots.values()
+        for other in others:
+            first = first * other
+        return first
+
+
+@dataclass(frozen=True)
+class Attention:
+    """softmax(q k^T / sqrt(d)) v: each copy is one head (Vaswani et al., 2017, section 3.2.1).
+
+    Args:
+        causal: token t attends to tokens 1..t only.
+    """
+
+    causal: bool = False
+    name = "attention"
+    slots = ("q", "k", "v")
+    least = 3
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.causal, bool):
+            raise GraphError(f"combine 'attention': causal={self.causal!r}; accepted: true or false")
+
+    def space(self, spaces: Mapping[str, Space]) -> Space:
+        """(T, d_v), from q (T, d), k (S, d) and v (S, d_v)."""
+        q, k, v = (spaces[slot] for slot in self.slots)
+        if not (
+            len(q) == len(k) == len(v) == 2 and q[1] == k[1] and k[0] == v[0] and (q[0] == k[0] or not self.causal)
+        ):
+            raise GraphError(
+                f"combine 'attention' needs q of a space (T, d), k of (S, d) and v of (S, d_v), T = S if causal; "
+                f"got {q}, {k} and {v}"
+            )
+        return q[0], v[1]
+
+    def __call__(self, slots: Mapping[str, Tensor]) -> Tensor:
+        """Combine (n_v, T, d, N), (n_v, S, d, N) and (n_v, S, d_v, N)."""
+        q, k, v = (slots[slot].permute(0, 3, 1, 2) for slot in self.slots)
+        scores = q @ k.transpose(2, 3) / q.shape[3] ** 0.5
+        if self.causal:
+            later = torch.ones(scores.shape[2:], dtype=torch.bool, device=scores.device).triu(1)
+            scores = scores.masked_fill(later, -math.inf)
+        return (scores.softmax(3) @ v).permute(0, 2, 3, 1)
+
+
+COMBINES: Mapping[str, Callable[..., Combine]] = {"sum": Sum, "product": Product, "attention": Attention}
+"""Every way to combine slots, by name."""
+
+
+@dataclass(frozen=True)
+class Norm:
+    """Divide by a size, so that the mean square is one; without trained gains (a vertex's edges have weights).
+
+    Args:
+        centred: subtract the mean first (Ba et al., 2016), or not (Zhang and Sennrich, 2019).
+        over: ``last``, along the last axis of the space (the features of a token); or ``all``, over the whole copy.
+        eps: added to the mean square.
+    """
+
+    centred: bool
+    over: str = "last"
+    eps: float = 1e-5
+
+    def __post_init__(self) -> None:
+        if self.over not in ("last", "all"):
+            raise GraphError(f"norm: {one_of('over', self.over, ('last', 'all'))}")
+        if isinstance(self.eps, bool) or not isinstance(self.eps, int | float) or not 0 < self.eps < math.inf:
+            raise GraphError(f"norm: eps={self.eps!r}; accepted: a number above 0")
+
+    def space(self, space: Space) -> Space:
+        """The same space."""
+        if not space:
+            raise GraphError("norm of a scalar is its sign; normalise a vertex whose space has an axis")
+        return space
+
+    def __call__(self, z: Tensor) -> Tensor:
+        """Normalise (n_v, *space, N)."""
+        axes = (z.dim() - 2,) if self.over == "last" else tuple(range(1, z.dim() - 1))
+        if self.centred:
+            z = z - z.mean(axes, keepdim=True)
+        return z * (z.square().mean(axes, keepdim=True) + self.eps).rsqrt()
+
+
+NORMS: Mapping[str, Callable[..., Norm]] = {"rms": partial(Norm, False), "layer": partial(Norm, True)}
+"""Every normalisation by name; both take ``over`` and ``eps``."""
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Replace squares of a map (H, W) by their largest number or their mean.
+
+    Args:
+        largest: or the mean.
+        size: side of a square; must divide H and W.
+    """
+
+    largest: bool
+    size: int = 2
+
+    def __post_init__(self) -> None:
+        whole("pool", "size", self.size)
+
+    def space(self, space: Space) -> Space:
+        """(H / size, W / size)."""
+        if len(space) != 2 or any(side % self.size for side in space):
+            raise GraphError(f"pool of size {self.size} needs a space (H, W) of sizes it divides, got {space}")
+        return tuple(side // self.size for side in space)
+
+    def __call__(self, y: Tensor) -> Tensor:
+        """Pool (n_v, H, W, N)."""
+        copies, height, width, samples = y.shape
+        squares = y.reshape(copies, height // self.size, self.size, width // self.size, self.size, samples)
+        return squares.amax((2, 4)) if self.largest else squares.mean((2, 4))
+
+
+@dataclass(frozen=True)
+class Mean:
+    """The mean over all of a map (H, W), or over the tokens of a space (T, d).
+
+    Args:
+        tokens: only over T.
+    """
+
+    tokens: bool
+
+    def space(self, space: Space) -> Space:
+        """``()`` or (d,)."""
+        if len(space) != 2:
+            raise GraphError(f"pool needs a space {'(T, d)' if self.tokens else '(H, W)'}, got {space}")
+        return space[1:] if self.tokens else ()
+
+    def __call__(self, y: Tensor) -> Tensor:
+        """Pool (n_v, *space, N)."""
+        return y.mean(1) if self.tokens else y.mean((1, 2))
+
+
+POOLS: Mapping[str, Callable[..., Pool | Mean]] = {
+    "max": partial(Pool, True),
+    "avg": partial(Pool, False),
+    "global_avg": partial(Mean, False),
+    "token_avg": partial(Mean, True),
+}
+"""Every pooling by name; max and avg take ``size``."""
+
+BIASES: Mapping[bool | str, Callable[[Space], Space]] = {
+    True: lambda space: space,
+    "copy": lambda space: (1,) * len(space),
+    "feature": lambda space: (1,) * len(space[:-1]) + space[-1:],
+}
+"""Shape of a copy's bias: a number for each of its space; one for all (a channel's); one for each place of the last
+axis (the same at every token). Axes of size 1 are broadcast."""
