@@ -5,7 +5,8 @@ Whether they form a graph at all is not known here.
 A vertex or an edge may carry ``for: {i: "1..depth-1"}``: it stands for one vertex or edge per value of ``i``, with
 ``{i}`` and sums such as ``{i+1}`` in its names replaced. Other whole numbers beside ``vertices`` and ``edges`` (here
 ``depth``) are constants for it, and so keys a command line can set: ``base.depth=6``. Several indices nest, the later
-ones may use the earlier: ``for: {j: "2..depth", i: "1..j-1"}`` joins every pair.
+ones may use the earlier: ``for: {j: "2..depth", i: "1..j-1"}`` joins every pair. Any value written ``"{...}"`` is the
+whole number it stands for: ``kernel: "{kernel}"``.
 """
 
 import re
@@ -152,16 +153,16 @@ def expand(mapping: Mapping[str, Any]) -> tuple[str, dict[str, Any], list[Any]]:
             name = _fill(str(pattern), values, f"vertex {pattern}")
             if name in written:
                 raise GraphError(f"vertex {name}: written twice; rename one of them or narrow its for")
-            written[name] = _without_for(config)
+            written[name] = _numbers(_without_for(config), values, f"vertex {pattern}")
     joined = []
     for config in edges:
         where = f"edge {config.get('source')}->{config.get('target')}" if isinstance(config, Mapping) else "edge"
         for values in _each(config, constants, where):
             edge = _without_for(config)
             if isinstance(edge, dict):
-                for key in ("source", "target", "slot"):
-                    if isinstance(edge.get(key), str):
-                        edge[key] = _fill(edge[key], values, where)
+                names = {key: edge.pop(key) for key in ("source", "target", "slot") if key in edge}
+                filled = {k: _fill(v, values, where) if isinstance(v, str) else v for k, v in names.items()}
+                edge = filled | _numbers(edge, values, where)
             joined.append(edge)
     return str(mapping.get("name", "unnamed")), written, joined
 
@@ -353,6 +354,15 @@ def _nested(ranges: list[tuple[str, Any]], values: dict[str, int], where: str) -
 
 def _fill(pattern: str, values: Mapping[str, int], where: str) -> str:
     return re.sub(r"\{([^{}]*)\}", lambda match: str(_value(match[1], values, where)), pattern)
+
+
+def _numbers(config: Any, values: Mapping[str, int], where: str) -> Any:
+    """The configuration with every value written ``"{...}"`` replaced by its number."""
+    if isinstance(config, Mapping):
+        return {key: _numbers(value, values, where) for key, value in config.items()}
+    if isinstance(config, str) and config.startswith("{") and config.endswith("}"):
+        return _value(config[1:-1], values, where)
+    return config
 
 
 def _value(text: str, values: Mapping[str, int], where: str) -> int:

@@ -96,7 +96,7 @@ class Linear:
         """``()`` or ``(out,)``."""
         if self.token is not None and (len(space) != 2 or self.token > space[0]):
             raise GraphError(
-                f"map 'linear' with token={self.token} needs a space (T, d) of as many tokens, got {space}"
+                f"map 'linear' with token={self.token} needs a space (T, d), T >= {self.token}, got {space}"
             )
         if len(space) > 1 and not self.flatten and self.token is None:
             raise GraphError(f"map 'linear' needs a flat space, got {space}; set flatten: true or use another map")

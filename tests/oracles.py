@@ -2,10 +2,14 @@
 
 import torch
 from torch import Tensor
+from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from rsl_cli.graph import Edge
 from rsl_cli.lift import Lift
+from rsl_cli.maps import Conv, Linear, TokenLinear
 from rsl_cli.network import LiftedNetwork
+from rsl_cli.vertex_maps import Mean, Pool
 
 ACTIVATIONS = {
     "identity": lambda z: z,
@@ -47,8 +51,8 @@ def _replica(network, replica: Lift, x: Tensor, edge_start, copy_start) -> dict[
                 if edge.target != vertex.name:
                     continue
                 # Zero, yet a function of x, so that a vertex without in-edges has derivatives too.
-                nothing = 0 * x.flatten(1).sum(1)
-                total = nothing.reshape(-1, *[1] * len(base.space(vertex.name))).expand(-1, *base.space(vertex.name))
+                nothing, space = 0 * x.flatten(1).sum(1), edge.map.output_space(base.space(edge.source))
+                total = nothing.reshape(-1, *[1] * len(space)).expand(-1, *space)
                 for k in range(len(sources)):
                     if targets[k] == copy:
                         weight = None
@@ -57,19 +61,51 @@ def _replica(network, replica: Lift, x: Tensor, edge_start, copy_start) -> dict[
                         total = total + _act(edge, weight, values[edge.source, int(sources[k])])
                 if vertex.kind == "output" and edge.source != base.input.name:
                     total = total * replica.degree**-power
-                slots.append(total)
-            z = slots[0]
-            for slot in slots[1:]:
-                z = z * slot if vertex.combine.name == "product" else z + slot
+                slots.append((edge.slot, total))
+            z = slots[0][1]
+            if vertex.combine.name == "attention":
+                named = dict(slots)
+                # The one of torch's implementations that has derivatives in forward mode.
+                with sdpa_kernel(SDPBackend.MATH):
+                    z = functional.scaled_dot_product_attention(
+                        *(named[name][:, None] for name in "qkv"), is_causal=vertex.combine.causal
+                    )[:, 0]
+            else:
+                for _, slot in slots[1:]:
+                    z = z * slot if vertex.combine.name == "product" else z + slot
             if vertex.bias:
                 z = z + network._tensor(f"bias {vertex.name}")[copy_start[vertex.name] + copy]
-            values[vertex.name, copy] = ACTIVATIONS[vertex.activation](z)
+            if vertex.norm is not None:
+                axes = z.shape[1:] if vertex.norm.over == "all" else z.shape[-1:]
+                norm = functional.layer_norm if vertex.norm.centred else functional.rms_norm
+                z = norm(z, tuple(axes), eps=vertex.norm.eps)
+            values[vertex.name, copy] = _pool(vertex.pool, ACTIVATIONS[vertex.activation](z))
     return values
+
+
+def _pool(pool, y: Tensor) -> Tensor:
+    if isinstance(pool, Mean):
+        return y.mean(1) if pool.tokens else functional.adaptive_avg_pool2d(y[:, None], 1).flatten()
+    if isinstance(pool, Pool):
+        return (functional.max_pool2d if pool.largest else functional.avg_pool2d)(y[:, None], pool.size)[:, 0]
+    return y
 
 
 def _act(edge: Edge, weight: Tensor | None, y: Tensor) -> Tensor:
     if weight is None:
         return y
+    if isinstance(edge.map, Conv):
+        image = y if y.dim() == 4 else y[:, None]
+        image = functional.interpolate(image, scale_factor=edge.map.upsample) if edge.map.upsample > 1 else image
+        kernel = weight if weight.dim() == 3 else weight[None]
+        return functional.conv2d(image, kernel[None], stride=edge.map.stride, padding=edge.map.kernel // 2)[:, 0]
+    if isinstance(edge.map, TokenLinear):
+        if edge.map.patch is not None:
+            image = y if y.dim() == 4 else y[:, None]
+            y = functional.unfold(image, edge.map.patch, stride=edge.map.patch).transpose(1, 2)
+        return y @ weight.T if edge.map.over == "features" else weight @ y
+    if isinstance(edge.map, Linear) and (edge.map.flatten or edge.map.token):
+        y = y[:, edge.map.token - 1] if edge.map.token else y.flatten(1)
     if weight.dim() == 0:
         return y * weight
     if y.dim() == 1:

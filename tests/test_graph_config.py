@@ -35,11 +35,12 @@ def test_shipped_bases_compose_and_lift(name):
     config = composed("base", name)
     assert config == yaml.safe_load(path.read_text(encoding="utf-8"))
     assert config["name"] == name and path.read_text(encoding="utf-8").startswith("# ")
-    for sizes in ({}, {"input_shape": (64,), "output_size": 10}):
-        base = graph(config, **sizes)
+    image = any(edge["map"] in ("conv", "token_linear") or "token" in edge for edge in config["edges"])
+    for shape, outputs in [((8, 8), 1), ((8, 8), 10)] if image else [((2,), 1), ((64,), 10)]:
+        base = graph(config, input_shape=shape, output_size=outputs)
         sample_lift(base, 16).check()
         for edge in base.in_edges(base.output.name):
-            assert edge.map_name == "scale" and edge.init.kind == "zeros"
+            assert edge.map_name in ("scale", "linear") and edge.init.kind == "zeros"
             assert edge.lifting is not None and edge.lifting.kind == "dense"
 
 
