@@ -4,6 +4,7 @@ How the bytes of each format become columns is in ``formats``; this module refus
 could not be computed on, because a silent repair would change the study without a word.
 """
 
+import hashlib
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -51,6 +52,11 @@ def read_bytes(path: str) -> bytes:
     if not content:
         raise DataError(f"dataset.path {path!r} is an empty file; give one that holds data")
     return content
+
+
+def by_content(settings: Settings) -> Settings:
+    """Put the SHA-256 of a file's bytes, in hexadecimal, in the place of its path."""
+    return {**settings, "path": hashlib.sha256(read_bytes(settings["path"])).hexdigest()}
 
 
 def encode_target(values: np.ndarray, task: str, where: str) -> tuple[Task, np.ndarray, int, list[str]]:
@@ -256,8 +262,8 @@ def _columns(example: str) -> dict[str, Key]:
 
 
 LEAVES: dict[str, Leaf] = {
-    "csv": Leaf(_columns("data/houses.csv"), _from_table(read_csv), _check_columns),
-    "parquet": Leaf(_columns("data/houses.parquet"), _from_table(read_parquet), _check_columns),
+    "csv": Leaf(_columns("data/houses.csv"), _from_table(read_csv), _check_columns, by_content),
+    "parquet": Leaf(_columns("data/houses.parquet"), _from_table(read_parquet), _check_columns, by_content),
     "npz": Leaf(
         {
             "path": path("data/images.npz"),
@@ -267,5 +273,6 @@ LEAVES: dict[str, Leaf] = {
             **KEYS,
         },
         _from_npz,
+        content=by_content,
     ),
 }

@@ -48,6 +48,8 @@ class Leaf:
     keys: Mapping[str, Key]
     build: Callable[[Settings, Teacher | None], Dataset]
     check: Callable[[Settings], None] = lambda settings: None
+    content: Callable[[Settings], Settings] = lambda settings: settings
+    """From settings to those that name what is read by its content, whatever its place."""
     own_shape: str | None = None
     """What ``shape`` is called where inputs are not flattened, e.g. ``image``; None for a dataset without that key."""
 

@@ -1,15 +1,19 @@
 """From a dataset's configuration to its arrays and to its identity; the only place that knows every dataset."""
 
-import hashlib
 from collections.abc import Mapping
 from typing import Any
 
-from rsl_cli.data import files, synthetic, tabular
+from rsl_cli.data import files, images, synthetic, tabular
 from rsl_cli.data.dataset import Dataset
 from rsl_cli.data.keys import Leaf, Settings, Teacher, resolve, shorten
 from rsl_cli.errors import ConfigError, DataError, one_of
 
-_LEAVES: dict[str, Leaf] = {**synthetic.LEAVES, **tabular.LEAVES, **files.LEAVES}
+_LEAVES: dict[str, Leaf] = {
+    **synthetic.LEAVES,
+    **tabular.LEAVES,
+    **images.LEAVES,
+    **files.LEAVES,
+}
 
 
 def load_dataset(config: Mapping[str, Any], *, teacher: Teacher | None = None, flat: bool = False) -> Dataset:
@@ -48,16 +52,15 @@ def content_identity(config: Mapping[str, Any], *, flat: bool = False) -> Settin
 
     Returns:
         ``name`` and every key, defaults filled in and of one canonical type, hence the same for all ways to write
-        one configuration; ``path`` is replaced by the SHA-256 of the file's bytes, in hexadecimal.
+        one configuration; ``path`` is replaced by the SHA-256 of what lies there, in hexadecimal, or by null where
+        checksums say that it is the published data.
 
     Raises:
         ConfigError: as for :func:`load_dataset`.
         DataError: the file is not there or cannot be read.
     """
-    _, settings = _resolved(config, flat)
-    if "path" in settings:
-        settings["path"] = hashlib.sha256(files.read_bytes(settings["path"])).hexdigest()
-    return settings
+    leaf, settings = _resolved(config, flat)
+    return leaf.content(settings)
 
 
 def accepted_datasets() -> tuple[str, ...]:

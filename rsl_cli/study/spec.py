@@ -195,7 +195,7 @@ class StudySpec:
 
 
 def _needs_flat(edge_map: EdgeMap) -> bool:
-    return isinstance(edge_map, Linear) and not any(getattr(edge_map, key, None) for key in ("flatten", "token"))
+    return isinstance(edge_map, Linear) and not (edge_map.flatten or edge_map.token)
 
 
 def run_id(identity: Mapping[str, Any], lift: int, seed: int) -> str:

@@ -14,7 +14,8 @@ from rsl_cli.errors import ConfigError, DataError
 
 CONF = Path(__file__).parents[2] / "conf" / "dataset"
 CSV = {"name": "csv", "path": "a.csv", "target": "y"}
-TABLES = ("csv", "parquet", "npz")
+ELSEWHERE = ("csv", "parquet", "npz", "mnist", "fashion_mnist", "cifar10")
+"""Sets that lie in files or beyond a network."""
 
 
 def test_every_dataset_has_its_file_and_every_file_its_dataset():
@@ -33,13 +34,13 @@ def test_files_spell_out_the_defaults_in_order_under_a_header(name: str):
     assert text.startswith("# ")
 
 
-@pytest.mark.parametrize("name", [name for name in accepted_datasets() if name not in TABLES])
+@pytest.mark.parametrize("name", [name for name in accepted_datasets() if name not in ELSEWHERE])
 def test_files_load_as_they_stand(name: str):
     config = yaml.safe_load((CONF / f"{name}.yaml").read_text(encoding="utf-8"))
     data = load_dataset(config, teacher=lambda settings: lambda x: x[:, :1])
     assert data.name == name
     assert content_identity(config) == content_identity({"name": name})
-    assert content_identity(config, flat=True) == {**config, **({"shape": "flat"} if "shape" in config else {})}
+    assert content_identity(config, flat=True) == config | ({"shape": "flat"} if "shape" in config else {})
     assert data.outputs > 0 and data.samples > 300
 
 
@@ -94,6 +95,7 @@ def test_examples_in_messages_are_accepted(name: str):
         ({"name": "diabetes", "test_fraction": np.ones(3)}, r"dataset\.test_fraction is array\(\[1\., 1\., 1\.\]\)"),
         ({"name": "csv"}, r"dataset\.path is not set; accepted: the path of a file; .*path=data/houses\.csv"),
         ({"name": "npz"}, r"dataset\.path is not set; .*images\.npz"),
+        ({"name": "mnist", "path": 3}, r"dataset\.path is 3 \(int\); accepted: null for a copy from OpenML, or the "),
         ({"name": "csv", "path": ""}, r"dataset\.path is '' \(str\)"),
         ({"name": "csv", "path": 3}, r"dataset\.path is 3 \(int\)"),
         ({"name": "csv", "path": "a.csv"}, r"dataset\.target is not set; .* name of a column; .*target=price"),
