@@ -3,13 +3,14 @@
 from collections.abc import Mapping
 from typing import Any
 
-from rsl_cli.data import files, images, synthetic, tabular
+from rsl_cli.data import files, images, sequences, synthetic, tabular
 from rsl_cli.data.dataset import Dataset
 from rsl_cli.data.keys import Leaf, Settings, Teacher, resolve, shorten
 from rsl_cli.errors import ConfigError, DataError, one_of
 
 _LEAVES: dict[str, Leaf] = {
     **synthetic.LEAVES,
+    **sequences.LEAVES,
     **tabular.LEAVES,
     **images.LEAVES,
     **files.LEAVES,

@@ -20,20 +20,24 @@ Part = Literal["train", "held-out"]
 Stream = Callable[[str], np.random.Generator]
 """From the name of a quantity to the generator of its draws."""
 
-_SIZES: dict[str, Key] = {"samples": count(16384, low=2), "test_samples": count(4096), "seed": seed()}
+SIZES: dict[str, Key] = {"samples": count(16384, low=2), "test_samples": count(4096), "seed": seed()}
 _CONSTANT = 1e-12
 """A teacher whose spread is below this share of its size is constant but for rounding."""
 
 
 @dataclass(frozen=True)
-class _Function:
-    """A law of (x, y): ``draw(settings, n, stream)`` returns float64 (n, inputs) and the targets of the task."""
+class Function:
+    """A law of (x, y): ``draw(settings, n, stream)`` returns float64 (n, *inputs) and the targets of the task.
+
+    ``outputs`` is their number, or the name of the key that says it.
+    """
 
     task: Task
-    outputs: int
+    outputs: int | str
     draw: Callable[[Settings, int, Stream], tuple[np.ndarray, np.ndarray]]
     keys: Mapping[str, Key] = field(default_factory=dict)
     check: Callable[[Settings], None] = lambda settings: None
+    own_shape: str | None = None
 
 
 def _sine2d(settings: Settings, n: int, stream: Stream) -> tuple[np.ndarray, np.ndarray]:
@@ -79,13 +83,13 @@ def _check_parity(settings: Settings) -> None:
         )
 
 
-_FUNCTIONS: dict[str, _Function] = {
-    "sine2d": _Function("regression", 1, _sine2d),
-    "spirals": _Function("classification", 2, _spirals, {"noise": real(0.02, 0.0), "turns": real(1.5, 0.0, 100.0)}),
-    "parity": _Function(
+_FUNCTIONS: dict[str, Function] = {
+    "sine2d": Function("regression", 1, _sine2d),
+    "spirals": Function("classification", 2, _spirals, {"noise": real(0.02, 0.0), "turns": real(1.5, 0.0, 100.0)}),
+    "parity": Function(
         "classification", 2, _parity, {"bits": integer(20, 1, 4096), "k": integer(3, 1, 4096)}, _check_parity
     ),
-    "lemniscate": _Function("regression", 2, _lemniscate),
+    "lemniscate": Function("regression", 2, _lemniscate),
 }
 
 
@@ -93,7 +97,8 @@ def _stream(settings: Settings, part: Part) -> Stream:
     return lambda quantity: generator(settings["seed"], f"data/{settings['name']}/{part}/{quantity}")
 
 
-def _leaf(function: _Function) -> Leaf:
+def sampled(function: Function) -> Leaf:
+    """The dataset of a function: parts of ``samples`` and ``test_samples``, each from streams of its own."""
     target = np.float64 if function.task == "regression" else np.int64
 
     def build(settings: Settings, teacher: Teacher | None) -> Dataset:
@@ -106,10 +111,10 @@ def _leaf(function: _Function) -> Leaf:
             y_train=y_train.astype(target, copy=False),
             x_test=x_test,
             y_test=y_test.astype(target, copy=False),
-            outputs=function.outputs,
+            outputs=settings[function.outputs] if isinstance(function.outputs, str) else function.outputs,
         )
 
-    return Leaf({**function.keys, **_SIZES}, build, function.check)
+    return Leaf({**function.keys, **SIZES}, build, function.check, own_shape=function.own_shape)
 
 
 def _planted(settings: Settings, teacher: Teacher | None) -> Dataset:
@@ -165,8 +170,8 @@ def _taught(function: Callable[[np.ndarray], np.ndarray], x: np.ndarray, setting
 
 
 LEAVES: dict[str, Leaf] = {
-    **{name: _leaf(function) for name, function in _FUNCTIONS.items()},
+    **{name: sampled(function) for name, function in _FUNCTIONS.items()},
     "teacher": Leaf(
-        {"degree": integer(4, 1), "inputs": integer(2, 1, 65536), "outputs": integer(1, 1, 65536), **_SIZES}, _planted
+        {"degree": integer(4, 1), "inputs": integer(2, 1, 65536), "outputs": integer(1, 1, 65536), **SIZES}, _planted
     ),
 }

@@ -14,7 +14,7 @@ from rsl_cli.errors import ConfigError, DataError
 
 CONF = Path(__file__).parents[2] / "conf" / "dataset"
 CSV = {"name": "csv", "path": "a.csv", "target": "y"}
-ELSEWHERE = ("csv", "parquet", "npz", "mnist", "fashion_mnist", "cifar10")
+ELSEWHERE = ("csv", "parquet", "npz", "text", "mnist", "fashion_mnist", "cifar10")
 """Sets that lie in files or beyond a network."""
 
 
@@ -95,7 +95,9 @@ def test_examples_in_messages_are_accepted(name: str):
         ({"name": "diabetes", "test_fraction": np.ones(3)}, r"dataset\.test_fraction is array\(\[1\., 1\., 1\.\]\)"),
         ({"name": "csv"}, r"dataset\.path is not set; accepted: the path of a file; .*path=data/houses\.csv"),
         ({"name": "npz"}, r"dataset\.path is not set; .*images\.npz"),
+        ({"name": "text"}, r"dataset\.path is not set; accepted: the path of a file; .*book\.txt"),
         ({"name": "mnist", "path": 3}, r"dataset\.path is 3 \(int\); accepted: null for a copy from OpenML, or the "),
+        ({"name": "tokens", "task": "copi"}, r"dataset\.task is .*recall, copy or reverse; .* mean 'copy'\?"),
         ({"name": "csv", "path": ""}, r"dataset\.path is '' \(str\)"),
         ({"name": "csv", "path": 3}, r"dataset\.path is 3 \(int\)"),
         ({"name": "csv", "path": "a.csv"}, r"dataset\.target is not set; .* name of a column; .*target=price"),
