@@ -7,7 +7,8 @@ import torch
 from threadpoolctl import threadpool_limits
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # malloc.h
-_KEPT_BYTES = 32 << 20
+_KEPT_BYTES = (1 << 30, 32 << 20)
+"""Most that glibc accepts: the second before version 2.35."""
 
 
 def prepare(threads: int | None = None) -> None:
@@ -22,7 +23,7 @@ def prepare(threads: int | None = None) -> None:
     if sys.platform == "linux":
         mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # Absent from musl.
         if mallopt is not None:
-            mallopt(_MMAP_THRESHOLD, _KEPT_BYTES)
+            any(mallopt(_MMAP_THRESHOLD, kept) for kept in _KEPT_BYTES)
             mallopt(_TRIM_THRESHOLD, 2**31 - 1)
     if threads is not None:
         torch.set_num_threads(max(1, threads))
