@@ -83,11 +83,12 @@ class Stencil:
         return row[first], (row + shift)[first], tap[first], length
 
     def plan(self, samples: int, tile: int) -> Plan:
-        """Cut the result into pieces that read the same taps throughout, none longer than a tile.
+        """Cut the result into pieces that read the same taps throughout, and those into tiles over samples.
 
         Args:
             samples: numbers of one row, for all samples together.
-            tile: most numbers of one piece.
+            tile: how many of them belong to one tile. Runs of several rows are left whole, since reading on from row to
+                row is worth more than a tile that fits the cache.
         """
         key = (samples, tile)
         if key not in self._plans:
@@ -96,7 +97,9 @@ class Stencil:
 
     def _planned(self, samples: int, tile: int) -> Plan:
         row, column, tap, length = self.runs
-        cuts = np.unique(np.concatenate([[0, self.rows], row, row + length]))
+        cuts = np.unique([0, self.rows, *row, *(row + length)])
+        if (np.diff(cuts) > 1).any():
+            tile = max(samples, 1)
         first, last = np.searchsorted(cuts, row), np.searchsorted(cuts, row + length)
         count = last - first
         run = np.repeat(np.arange(len(row)), count)
@@ -106,13 +109,13 @@ class Stencil:
         links = np.stack([(column[run] + cuts[segment] - row[run]) * samples, tap[run]], axis=1)
         ends = np.searchsorted(segment, np.arange(len(cuts)))
         pieces = []
-        for i, (start, stop) in enumerate(zip(cuts[:-1] * samples, cuts[1:] * samples, strict=True)):
-            for number, shift in enumerate(range(0, stop - start, tile)):
-                pieces.append((number, start + shift, min(tile, stop - start - shift), shift, ends[i], ends[i + 1]))
-        table = np.array(sorted(pieces), dtype=np.int64).reshape(-1, 6)
-        tiles = np.searchsorted(table[:, 0], np.arange(table[-1, 0] + 2 if len(table) else 1))
+        for shift in range(0, samples, tile):
+            lengths = np.minimum(tile, samples - shift) if samples > tile else np.diff(cuts) * samples
+            columns = (cuts[:-1] * samples + shift, lengths, shift, ends[:-1], ends[1:])
+            pieces.append(np.stack(np.broadcast_arrays(*columns), axis=1))
+        tiles = np.arange(len(pieces) + 1) * (len(cuts) - 1)
         sizes = np.array([self.columns * samples, self.rows * samples, self.taps, np.diff(ends).max()])
-        return Plan(np.ascontiguousarray(table[:, 1:]), tiles, np.ascontiguousarray(links), sizes)
+        return Plan(np.concatenate([np.empty((0, 5), np.int64), *pieces]), tiles, np.ascontiguousarray(links), sizes)
 
     def parts(self, most: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """Row, column and tap of the entries, at most ``most`` (but at least one) at a time."""
