@@ -114,11 +114,13 @@ def _act(edge: Edge, weight: Tensor | None, y: Tensor) -> Tensor:
 
 
 def sparse_matrix(weight: Tensor, pattern) -> Tensor:
-    """The dense matrix of a pattern, one entry at a time; entries at one place add up."""
-    rows = []
+    """The dense matrix of a pattern, one number at a time; numbers at one place add up."""
+    stencil = pattern.stencil
+    matrix = torch.zeros(pattern.rows * stencil.rows, pattern.columns * stencil.columns, dtype=weight.dtype)
     for row in range(pattern.rows):
-        entries = [torch.zeros((), dtype=weight.dtype) for _ in range(pattern.columns)]
         for k in range(pattern.indptr[row], pattern.indptr[row + 1]):
-            entries[pattern.indices[k]] = entries[pattern.indices[k]] + weight[k]
-        rows.append(torch.stack(entries))
-    return torch.stack(rows)
+            for r, c, tap in zip(stencil.row, stencil.column, stencil.tap, strict=True):
+                here = torch.zeros_like(matrix)
+                here[row * stencil.rows + r, pattern.indices[k] * stencil.columns + c] = 1
+                matrix = matrix + weight[k * stencil.taps + tap] * here
+    return matrix

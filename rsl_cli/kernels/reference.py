@@ -54,7 +54,7 @@ def entry_products(pattern: Pattern, factor: float, g: Tensor, x: Tensor, out: T
         out: (E * T, N), overwritten.
     """
     width, samples = pattern.stencil.width, out.shape[1]
-    g, x = (operand.view(-1, width, samples) for operand in (g, x))
+    g, x = (operand.view(len(operand) // width, width, samples) for operand in (g, x))
     out.zero_()
     for rows, columns, places in _entries(pattern, g):
         out.index_add_(0, places, (g[rows] * x[columns]).sum(1), alpha=factor)

@@ -8,7 +8,7 @@ from threadpoolctl import threadpool_limits
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # malloc.h
 _KEPT_BYTES = (1 << 30, 32 << 20)
-"""Most that glibc accepts: the second before version 2.35."""
+"""Larger blocks are mapped anew each time. Older glibc takes no more than the second."""
 
 
 def prepare(threads: int | None = None) -> None:

@@ -1,6 +1,7 @@
 """The sparse products: implementations against each other and the dense truth, derivatives of every order and mode."""
 
 import itertools
+import math
 import os
 import subprocess
 import sys
@@ -17,21 +18,42 @@ from torch.autograd import gradcheck, gradgradcheck
 from rsl_cli.kernels import cpu, reference
 from rsl_cli.kernels.autograd import Implementation, sparse_product
 from rsl_cli.kernels.pattern import Pattern
+from rsl_cli.kernels.stencil import POINT, Stencil
+from rsl_cli.maps import Conv, Linear, TokenLinear
 
 IMPLEMENTATIONS = list(Implementation)
 
 
-def pattern_of(in_degrees, columns: int, seed: int = 0) -> Pattern:
+STENCILS = {
+    "number": POINT,
+    "matrix": Stencil.matrix(2, 3),
+    "convolution": Conv(3).stencil((3, 4)),
+    "strided convolution": Conv(3, stride=2).stencil((2, 4)),
+    "convolution of an image": Conv(3).stencil((2, 2, 3)),
+    "larger map": Conv(3, upsample=2).stencil((1, 2)),
+    "matrix at every token": TokenLinear(2).stencil((3, 2)),
+    "one token of three": Linear(2, token=2).stencil((3, 2)),
+    "a row that reads nothing": Stencil(3, 2, 2, np.array([0, 2, 2]), np.array([1, 0, 0]), np.array([1, 0, 1])),
+}
+
+
+def pattern_of(in_degrees, columns: int, seed: int = 0, stencil: Stencil = POINT) -> Pattern:
     """A pattern of given in-degrees per row; columns may repeat when a row has more than there are."""
     rng = np.random.default_rng(seed)
     rows = [np.sort(rng.choice(columns, k, replace=k > columns)) for k in in_degrees]
     sources = np.concatenate([np.zeros(0, dtype=np.int64), *rows])
-    return Pattern.from_edges(np.repeat(np.arange(len(in_degrees)), in_degrees), sources, len(in_degrees), columns)
+    targets = np.repeat(np.arange(len(in_degrees)), in_degrees)
+    return Pattern.from_edges(targets, sources, len(in_degrees), columns, stencil=stencil)
 
 
 def operands(pattern: Pattern, samples: int, dtype=torch.float64, seed: int = 0):
     rng = np.random.default_rng(seed)
-    shapes = ((pattern.size,), (pattern.columns, samples), (pattern.rows, samples))
+    stencil = pattern.stencil
+    shapes = (
+        (pattern.size * stencil.taps,),
+        (pattern.columns * stencil.columns, samples),
+        (pattern.rows * stencil.rows, samples),
+    )
     return [torch.as_tensor(rng.standard_normal(shape), dtype=dtype) for shape in shapes]
 
 
@@ -59,6 +81,34 @@ def test_products_are_those_of_the_dense_matrix(pattern, samples):
     for kernels in (reference, cpu):
         for got, want in zip(products(kernels, weight, x, g, pattern), expected, strict=True):
             torch.testing.assert_close(got, want, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("name", STENCILS)
+@pytest.mark.parametrize("samples", [0, 1, 5, 600])
+def test_products_with_stencils_are_those_of_the_dense_matrix(name, samples):
+    pattern = pattern_of([3, 0, 1, 9], 4, stencil=STENCILS[name])
+    weight, x, g = operands(pattern, samples)
+    matrix = oracles.sparse_matrix(weight.requires_grad_(), pattern)
+    (of_weight,) = torch.autograd.grad((g * (matrix @ x)).sum(), weight)
+    expected = ((matrix @ x).detach(), (matrix.T @ g).detach(), of_weight)
+    for kernels in (reference, cpu):
+        for got, want in zip(products(kernels, weight.detach(), x, g, pattern), expected, strict=True):
+            torch.testing.assert_close(got, want, rtol=1e-11, atol=1e-11)
+        by_sample = torch.full((len(weight), samples), math.nan, dtype=torch.float64)
+        kernels.entry_products(pattern, 2.0, g, x, by_sample)
+        torch.testing.assert_close(by_sample.sum(1), 2 * of_weight, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("name", STENCILS)
+def test_derivatives_with_stencils(name):
+    pattern = pattern_of([2, 0, 1], 2, stencil=STENCILS[name])
+    weight, x, _ = (tensor.requires_grad_() for tensor in operands(pattern, 2))
+
+    def product(weight, x):
+        return sparse_product(weight, x, pattern, Implementation.NUMBA)
+
+    assert gradcheck(product, (weight, x), check_forward_ad=True)
+    assert gradgradcheck(product, (weight, x), check_fwd_over_rev=True)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
