@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from rsl_cli.graph import BaseGraph
     from rsl_cli.kernels.autograd import Implementation, sparse_product
     from rsl_cli.lift import Lift, LiftUnion, disjoint_union, sample_lift
+    from rsl_cli.module import base_from_module, load_module
     from rsl_cli.network import LiftedNetwork
     from rsl_cli.study.session import load_study, run_study
     from rsl_cli.theory.bound import loss_bound
@@ -26,6 +27,8 @@ _HOMES = {
     "LiftUnion": "lift",
     "sample_lift": "lift",
     "disjoint_union": "lift",
+    "base_from_module": "module",
+    "load_module": "module",
     # networks
     "LiftedNetwork": "network",
     "sparse_product": "kernels.autograd",
@@ -51,8 +54,10 @@ __all__ = [
     "LiftedNetwork",
     "RslError",
     "Trajectory",
+    "base_from_module",
     "disjoint_union",
     "gradient_flow",
+    "load_module",
     "load_study",
     "loss_bound",
     "report",

@@ -19,6 +19,7 @@ ORDER = [
     "graph",
     "lift",
     "network",
+    "module",
     "linearization",
     "data",
     "train",

@@ -19,6 +19,7 @@ from rsl_cli.graph import BaseGraph, EdgeLifting, edge_lifting
 from rsl_cli.graph_config import read_graph
 from rsl_cli.lift import sample_lift
 from rsl_cli.maps import EdgeMap, Linear
+from rsl_cli.module import module_config
 from rsl_cli.network import PARAMETRIZATIONS, LiftedNetwork
 from rsl_cli.study.measurements import Theory
 from rsl_cli.study.store import SCHEMA, RunKey, StudyStore
@@ -86,6 +87,8 @@ class StudySpec:
                 raise ConfigError(f"{key}={config.get(key)!r}; a group is needed: {key}=NAME")
         full = {**DEFAULTS, **config}
         full["executor"] = _executor(full["executor"])
+        if "target" in full["base"]:
+            full["base"] = module_config(full["base"], *_shapes(full["dataset"]))
         lifts, seeds = lift_degrees(full["lift"]), seed_list(full["seeds"])
         trainer = trainer_settings(full["trainer"])
         if full["parametrization"] is None:
@@ -192,6 +195,15 @@ class StudySpec:
         base = BaseGraph.from_config(base_config, input_shape=(full["inputs"],), output_size=full["outputs"])
         lift = sample_lift(base, full["degree"], full["seed"], self.lifting)
         return LiftedNetwork(lift, full["seed"], torch.float64)
+
+
+def _shapes(dataset: Mapping[str, Any]) -> tuple[list[tuple[int, ...]], int]:
+    """Shapes that a sample of the data can have, its own first, and the number of outputs."""
+    full = content_identity(dataset) if dataset.get("name") == "teacher" else {}
+    if full:
+        return [(full["inputs"],)], full["outputs"]
+    data = load_dataset(dataset)
+    return [data.input_shape, data.flat().input_shape], data.outputs
 
 
 def _needs_flat(edge_map: EdgeMap) -> bool:

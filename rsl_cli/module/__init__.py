@@ -1,0 +1,193 @@
+"""Base graphs from torch modules: any `nn.Module` whose layers have a map can be lifted, and loads into its lift."""
+
+import importlib
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from rsl_cli.errors import ConfigError, one_of
+from rsl_cli.graph import BaseGraph
+from rsl_cli.graph_config import Init
+from rsl_cli.lift import Lift
+from rsl_cli.maps import Space
+from rsl_cli.module.draft import Draft, in_order, named_terms, to_config
+from rsl_cli.module.trace import read_module, shape_taken
+from rsl_cli.network import LiftedNetwork
+
+__all__ = ["base_from_module", "load_module", "module_config"]
+
+_KEYS = ("name", "target", "arguments")
+
+
+def base_from_module(module: nn.Module, input_shape: Sequence[int]) -> BaseGraph:
+    """The base graph that a torch module computes: its lift of degree 1, dense, is the module.
+
+    Channels, attention heads and the features of vectors become copies, tokens stay axes of one copy. Weights between
+    hidden vertices take the study's lifting; what passes on without weights (a residual) is joined by matching.
+
+    Args:
+        module: from (N, *input_shape), or (N, 1, H, W) where that is (H, W), to (N, outputs), of layers that
+            `rsl_cli.module.layers` lists.
+        input_shape: shape of one sample.
+
+    Raises:
+        GraphError: the module cannot be traced, or a layer has no map; the text names the layer and its line.
+    """
+    last = read_module(module, input_shape)
+    config = to_config(type(module).__name__, last)
+    return BaseGraph.from_config(config, input_shape=input_shape, output_size=last.copies)
+
+
+def module_config(config: Mapping[str, Any], shapes: Sequence[Space], outputs: int) -> dict[str, Any]:
+    """The base graph of a study's ``base: {target: package.Class, arguments: {...}}``, written out.
+
+    Args:
+        config: ``target`` is imported, from the current folder too, and called with ``arguments``; ``name`` names the
+            base graph, by default as the class.
+        shapes: of one sample, as the data can be read; the first that the module takes is used.
+        outputs: how many numbers the data wants.
+
+    Returns:
+        A configuration for `BaseGraph.from_config`, of vertices and edges, which says nothing about the module.
+
+    Raises:
+        ConfigError: the class cannot be imported or made, or gives another number of outputs.
+        GraphError: as for `base_from_module`.
+    """
+    for key in config:
+        if key not in _KEYS:
+            raise ConfigError(one_of("key of base=module", key, _KEYS))
+    module = _made(config.get("target"), config.get("arguments") or {})
+    last = read_module(module, next((shape for shape in shapes if shape_taken(module, shape)), shapes[0]))
+    if last.copies != outputs:
+        raise ConfigError(
+            f"base.target={config['target']}: gives {last.copies} outputs, the data wants {outputs}; "
+            "change base.arguments or the last layer"
+        )
+    return to_config(str(config.get("name") or type(module).__name__), last)
+
+
+def load_module(network: LiftedNetwork, module: nn.Module) -> None:
+    """Copy a module's parameters into the lift of degree 1 of its base graph: both then compute the same.
+
+    Args:
+        network: over ``sample_lift(base_from_module(module, shape), 1, lifting={"kind": "dense"})``.
+        module: whose parameters are read.
+
+    Raises:
+        ConfigError: the network is over another lift, or over another base graph.
+        GraphError: as for `base_from_module`.
+    """
+    lift = network.lift
+    if not isinstance(lift, Lift) or lift.degree != 1:
+        raise ConfigError(
+            f"load_module: a lift of degree {lift.degree}; accepted: sample_lift(base, 1, lifting={{'kind': 'dense'}})"
+        )
+    base = base_from_module(module, lift.base.input_shape)
+    if _computed(base) != _computed(lift.base):
+        raise ConfigError(
+            f"load_module: the network is a lift of '{lift.base.name}', which is not what {base.name} computes; "
+            "make its base by base_from_module"
+        )
+    drafts = in_order(read_module(module, lift.base.input_shape))
+    labels = _labels(drafts, lift)
+    state = dict(module.named_parameters())
+    with torch.no_grad():
+        for draft in drafts:
+            for term in named_terms(draft):
+                if term.weight is None:
+                    continue
+                sources, targets = lift.edges(term.source.name, draft.name, term.slot)
+                if len(sources) < draft.copies * term.source.copies:
+                    raise ConfigError(
+                        f"load_module: edge {term.source.name}->{draft.name} keeps {len(sources)} of "
+                        f"{draft.copies * term.source.copies} pairs; sample the lift with lifting={{'kind': 'dense'}}"
+                    )
+                matrix = term.matrix(draft.copies, state)
+                kept = matrix[_index(labels[draft.name][targets]), _index(labels[term.source.name][sources])]
+                network.weight(term.source.name, draft.name, term.slot).copy_(kept)
+            if draft.biases:
+                bias = network.bias(draft.name)
+                total = sum((one.read(state) for one in draft.biases), torch.zeros(()))
+                assert isinstance(total, Tensor)
+                shape = (draft.copies, *bias.shape[1:])
+                bias.copy_(total.expand(shape)[_index(labels[draft.name])])
+
+
+def _index(copies: np.ndarray) -> Tensor:
+    return torch.as_tensor(copies)
+
+
+def _labels(drafts: Sequence[Draft], lift: Lift) -> dict[str, np.ndarray]:
+    """Which copy of the module each copy of the lift is: matchings have permuted them."""
+    matched = [
+        (term.source.name, draft.name, lift.edges(term.source.name, draft.name, term.slot))
+        for draft in drafts
+        for term in named_terms(draft)
+        if term.weight is None and term.source.terms
+    ]
+    labels: dict[str, np.ndarray] = {}
+    for draft in drafts:
+        frontier = [] if draft.name in labels else [draft.name]
+        labels.setdefault(draft.name, np.arange(draft.copies))
+        while frontier:
+            here = frontier.pop()
+            for source, target, (sources, targets) in matched:
+                other = {source: target, target: source}.get(here)
+                if other is None or other in labels:
+                    continue
+                near, far = (sources, targets) if here == source else (targets, sources)
+                labels[other] = np.empty(len(far), dtype=np.int64)
+                labels[other][far] = labels[here][near]
+                frontier.append(other)
+    return labels
+
+
+def _computed(base: BaseGraph) -> tuple[object, ...]:
+    """What a base graph computes: without name, growth, laws and lifting."""
+    vertices = {replace(vertex, growth=1.0, bias_init=Init()) for vertex in base.vertices}
+    edges = {replace(edge, lifting=None, init=Init()) for edge in base.edges}
+    return vertices, edges, base.input_shape, base.output_size
+
+
+def _made(target: object, arguments: object) -> nn.Module:
+    """The module that a configuration names."""
+    where = f"base.target={target}"
+    home, _, name = str(target).rpartition(".")
+    if not isinstance(target, str) or not home:
+        raise ConfigError(f"{where}; accepted: package.Class, a torch module of your own")
+    if not isinstance(arguments, Mapping):
+        raise ConfigError(f"base.arguments={arguments!r}; accepted: a mapping, e.g. base.arguments={{width: 32}}")
+    here = str(Path.cwd())
+    sys.path.append(here)
+    try:
+        importlib.invalidate_caches()
+        found = getattr(importlib.import_module(home), name, None)
+    except Exception as error:
+        raise ConfigError(
+            f"{where}: cannot import {home}: {type(error).__name__}: {_line(error)}; it is looked for in the current "
+            "folder and where Python looks"
+        ) from error
+    finally:
+        sys.path.remove(here)
+    if found is None:
+        raise ConfigError(f"{where}: {home} has no {name}; name a class in it")
+    if not (isinstance(found, type) and issubclass(found, nn.Module)):
+        raise ConfigError(f"{where}: is not a torch.nn.Module; name a class that is one")
+    try:
+        return found(**arguments)
+    except Exception as error:
+        given = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
+        raise ConfigError(
+            f"{where}: {name}({given}) fails: {type(error).__name__}: {_line(error)}; mend base.arguments"
+        ) from error
+
+
+def _line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
