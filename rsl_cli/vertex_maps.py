@@ -4,10 +4,10 @@ A vertex combines its slots, adds its bias, normalises, applies its activation a
 table of small classes; tensors are (copies, *space, samples), and every copy and sample is computed by itself.
 """
 
+import functools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -147,12 +147,31 @@ class Attention:
 
     def __call__(self, slots: Mapping[str, Tensor]) -> Tensor:
         """Combine (n_v, T, d, N), (n_v, S, d, N) and (n_v, S, d_v, N)."""
-        q, k, v = (slots[slot].permute(0, 3, 1, 2) for slot in self.slots)
-        scores = q @ k.transpose(2, 3) / q.shape[3] ** 0.5
+        q, k, v = (slots[slot] for slot in self.slots)
+        scores = _pairs(q / q.shape[2] ** 0.5, k)
         if self.causal:
-            later = torch.ones(scores.shape[2:], dtype=torch.bool, device=scores.device).triu(1)
-            scores = scores.masked_fill(later, -math.inf)
-        return (scores.softmax(3) @ v).permute(0, 2, 3, 1)
+            later = torch.ones(scores.shape[1:3], dtype=torch.bool, device=scores.device).triu(1)
+            scores = scores.masked_fill(later[:, :, None], -math.inf)
+        return _mixed(scores.softmax(2), v)
+
+
+_NARROW = 32
+"""Numbers of a head's keys up to which products along the samples are faster than many small matrix products."""
+
+
+def _pairs(q: Tensor, k: Tensor) -> Tensor:
+    """<q_t, k_s>: from (n, T, d, N) and (n, S, d, N) to (n, T, S, N)."""
+    if k.shape[1] * k.shape[2] > _NARROW:
+        return torch.einsum("ntdm,nsdm->ntsm", q, k)
+    terms = (q[:, :, None, i] * k[:, None, :, i] for i in range(q.shape[2]))
+    return functools.reduce(torch.add, terms)
+
+
+def _mixed(shares: Tensor, v: Tensor) -> Tensor:
+    """Sums of v_s by the shares of each t: from (n, T, S, N) and (n, S, d, N) to (n, T, d, N)."""
+    if v.shape[1] * v.shape[2] > _NARROW:
+        return torch.einsum("ntsm,nsdm->ntdm", shares, v)
+    return torch.stack([(shares * v[:, None, :, i]).sum(2) for i in range(v.shape[2])], 2)
 
 
 COMBINES: Mapping[str, Callable[..., Combine]] = {"sum": Sum, "product": Product, "attention": Attention}
@@ -193,7 +212,10 @@ class Norm:
         return z * (z.square().mean(axes, keepdim=True) + self.eps).rsqrt()
 
 
-NORMS: Mapping[str, Callable[..., Norm]] = {"rms": partial(Norm, False), "layer": partial(Norm, True)}
+NORMS: Mapping[str, Callable[..., Norm]] = {
+    "rms": functools.partial(Norm, False),
+    "layer": functools.partial(Norm, True),
+}
 """Every normalisation by name; both take ``over`` and ``eps``."""
 
 
@@ -247,10 +269,10 @@ class Mean:
 
 
 POOLS: Mapping[str, Callable[..., Pool | Mean]] = {
-    "max": partial(Pool, True),
-    "avg": partial(Pool, False),
-    "global_avg": partial(Mean, False),
-    "token_avg": partial(Mean, True),
+    "max": functools.partial(Pool, True),
+    "avg": functools.partial(Pool, False),
+    "global_avg": functools.partial(Mean, False),
+    "token_avg": functools.partial(Mean, True),
 }
 """Every pooling by name; max and avg take ``size``."""
 
