@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rsl_cli import report
     from rsl_cli.errors import RslError
+    from rsl_cli.portable import export
     from rsl_cli.graph import BaseGraph
     from rsl_cli.kernels.autograd import Implementation, sparse_product
     from rsl_cli.lift import Lift, LiftUnion, disjoint_union, sample_lift
@@ -33,6 +34,7 @@ _HOMES = {
     "LiftedNetwork": "network",
     "sparse_product": "kernels.autograd",
     "Implementation": "kernels.autograd",
+    "export": "portable",
     # training
     "gradient_flow": "train.flow",
     # theory
@@ -56,6 +58,7 @@ __all__ = [
     "Trajectory",
     "base_from_module",
     "disjoint_union",
+    "export",
     "gradient_flow",
     "load_module",
     "load_study",

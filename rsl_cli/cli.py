@@ -97,6 +97,18 @@ def _parser() -> argparse.ArgumentParser:
     show.add_argument("--save", type=Path, metavar="FILE", help="draw base and smallest lift to .png, .pdf or .svg")
     show.add_argument("--config-dir", type=Path, help="folder with configuration of your own")
     show.set_defaults(action=_show)
+    export = commands.add_parser(
+        "export",
+        help="a trained lift as plain torch code, tensors and GraphML",
+        description="Write a finished run as a folder that needs torch alone: model.py, graph.json, model.safetensors, "
+        "graph.graphml. Of the runs named, the one of least held-out loss.",
+    )
+    _completing(export.add_argument("study", help="name or folder"), _study_words)
+    export.add_argument("run", nargs="*", help="lift=64, seed=0, or the start of a run's folder; none: any")
+    export.add_argument("--to", type=Path, required=True, metavar="DIR", help="the folder to make")
+    export.add_argument("--force", action="store_true", help="replace DIR if it is there")
+    export.add_argument("--results-dir", default="results", type=Path)
+    export.set_defaults(action=_export)
     listing = commands.add_parser("list", help="studies, runs done / failed / missing, verdict")
     listing.add_argument("--results-dir", default="results", type=Path)
     listing.set_defaults(action=_list)
@@ -214,6 +226,16 @@ def _show(parsed: argparse.Namespace) -> int:
     if parsed.save:
         draw(spec, parsed.save)
         print(f"drawn: {parsed.save}")
+    return 0
+
+
+def _export(parsed: argparse.Namespace) -> int:
+    from rsl_cli.portable import choose_run, export, run_network
+
+    store = _find(parsed.study, parsed.results_dir)
+    key = choose_run(store, parsed.run)
+    export(run_network(store, key), parsed.to, force=parsed.force)
+    print(f"exported run {key.directory} of study {store.name}: {parsed.to}")
     return 0
 
 

@@ -25,6 +25,7 @@ ORDER = [
     "train",
     "theory",
     "study",
+    "portable",
     "stats",
     "report",
     "show",
