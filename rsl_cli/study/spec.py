@@ -5,7 +5,7 @@ import json
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -153,11 +153,9 @@ class StudySpec:
     @cached_property
     def identity(self) -> dict[str, Any]:
         """Everything that determines the numbers, but lift and seed: no names, paths, devices or executors."""
-        base = asdict(self.base)
-        del base["name"]
         return {
             "schema": SCHEMA,
-            "base": base,
+            "base": _computed(self.base),
             "lifting": asdict(self.lifting),
             "dataset": content_identity(self.config["dataset"], flat=self._reads_flat),
             "loss": self.loss,
@@ -204,6 +202,26 @@ def _shapes(dataset: Mapping[str, Any]) -> tuple[list[tuple[int, ...]], int]:
         return [(full["inputs"],)], full["outputs"]
     data = load_dataset(dataset)
     return [data.input_shape, data.flat().input_shape], data.outputs
+
+
+def _computed(base: BaseGraph) -> dict[str, Any]:
+    """A base graph without its name. Defaults are left unsaid, so that a new key changes no identity there was."""
+    plain = asdict(base)
+    del plain["name"]
+    for vertex, facts in zip(base.vertices, plain["vertices"], strict=True):
+        options = _chosen(vertex.combine)
+        facts["combine"] = {"name": vertex.combine.name, **options} if options else vertex.combine.name
+        for key in ("norm", "pool"):
+            part = facts.pop(key)
+            facts |= {key: {"name": type(getattr(vertex, key)).__name__, **part}} if part is not None else {}
+    for edge, facts in zip(base.edges, plain["edges"], strict=True):
+        facts["map"] = ({"out": edge.map.out} if isinstance(edge.map, Linear) else {}) | _chosen(edge.map)
+    return plain
+
+
+def _chosen(part: Any) -> dict[str, Any]:
+    """The fields of a part of a base graph that are not at their defaults."""
+    return {one.name: getattr(part, one.name) for one in fields(part) if getattr(part, one.name) != one.default}
 
 
 def _needs_flat(edge_map: EdgeMap) -> bool:
