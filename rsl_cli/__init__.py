@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rsl_cli import report
     from rsl_cli.errors import RslError
-    from rsl_cli.portable import export
     from rsl_cli.graph import BaseGraph
     from rsl_cli.kernels.autograd import Implementation, sparse_product
     from rsl_cli.lift import Lift, LiftUnion, disjoint_union, sample_lift
     from rsl_cli.module import base_from_module, load_module
     from rsl_cli.network import LiftedNetwork
+    from rsl_cli.portable import export
     from rsl_cli.study.session import load_study, run_study
     from rsl_cli.theory.bound import loss_bound
     from rsl_cli.theory.tangent import tangent_kappa

@@ -176,6 +176,11 @@ def test_what_has_no_map_is_refused_by_name_and_line(function, layers, shape, te
         assert any(f"{__file__}:{line + more}" in message for more in range(2)), message
 
 
+def test_a_module_that_cannot_run_fails_where_it_is_wrong():
+    with pytest.raises(GraphError, match=r"^layer 'b' \(Linear\) at \S+: mat1 and mat2 shapes cannot be multiplied"):
+        base_from_module(Layers(lambda m, x: m.b(m.a(x).flatten(1)), a=conv, b=nn.Linear(3, 1)), (8, 8))
+
+
 def test_loading_into_other_lifts_is_refused():
     module = modules.Gated()
     base = base_from_module(module, (6,))

@@ -54,7 +54,7 @@ def read_module(module: nn.Module, input_shape: Sequence[int]) -> Draft:
         ) from error
     reader = _Reader(fx.GraphModule(module, graph), module, tuple(input_shape))
     with torch.no_grad():
-        reader.run(_zeros(module, shape_taken(module, input_shape) or input_shape))
+        reader.run(_zeros(module, shape_taken(module, input_shape) or _likely_shape(module, input_shape)))
     assert reader.last is not None
     return reader.last
 
@@ -75,6 +75,12 @@ def shape_taken(module: nn.Module, input_shape: Sequence[int]) -> Space | None:
         return None
     finally:
         module.train(training)
+
+
+def _likely_shape(module: nn.Module, input_shape: Sequence[int]) -> Space:
+    """As what a module that cannot be run was meant to take samples, so that it fails where it is wrong."""
+    channel = len(input_shape) == 2 and any(isinstance(layer, nn.Conv2d) for layer in module.modules())
+    return (1, *input_shape) if channel else tuple(input_shape)
 
 
 def _zeros(module: nn.Module, shape: Sequence[int]) -> Tensor:
