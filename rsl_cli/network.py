@@ -273,6 +273,10 @@ Tape = dict[str, WeightUse | Tensor]
 """By parameter name: where a weight acts, or the sums (n_v, *Y_v, N) to which a bias was added."""
 
 
+_NARROW = 4
+"""Side of a complete matrix up to which the sparse kernels multiply by it."""
+
+
 class _Step:
     """One base edge as a matrix product: complete edges by torch's, others by the sparse kernels."""
 
@@ -297,7 +301,11 @@ class _Step:
         kinds = [lifting_of(edge, base, replica.lifting) for replica in lift.replicas]
         always = all(kind.kind == "dense" or (self.from_input and (kind.in_degree or 0) >= 1) for kind in kinds)
         complete = always and all(geometry.complete for geometry in self.geometry)
-        self.dense = has_weight and complete and self.stencil.is_matrix
+        # A narrow matrix is no work for GEMM, and sparse products take all replicas in one call.
+        sides = [self.stencil.columns] if self.from_input else []
+        sides += [self.stencil.rows * base.output_size] if base.vertex(edge.target).kind == "output" else []
+        narrow = min(sides, default=_NARROW + 1) <= _NARROW
+        self.dense = has_weight and complete and self.stencil.is_matrix and not narrow
 
     def __call__(self, weight: Tensor | None, x: Tensor, implementation: Implementation) -> Tensor:
         """Multiply: x is (1 or R, d, N) from the input, else (copies * numbers, N); returns (copies * numbers, N)."""
@@ -307,7 +315,7 @@ class _Step:
             assert weight is not None
             return self._dense(weight, x, samples)
         if self.from_input:
-            x = x.expand(len(self.geometry), -1, -1).reshape(-1, samples)
+            x = x.expand(len(self.geometry), -1, -1).flatten(0, 1)
         values = x.new_ones(self.pattern.size) if weight is None else weight.reshape(-1)
         if self.multipliers is not None:
             factors = torch.as_tensor(self.multipliers, dtype=x.dtype, device=x.device)
