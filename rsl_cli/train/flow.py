@@ -1,14 +1,13 @@
 """Gradient flow, theta' = -grad L(theta), integrated with error control over as many decades of time as it takes.
 
 Numerical differentiation formulas of order 1 to 5 (`rsl_cli.train.ndf`), their implicit equation solved by Newton's
-method with the Gauss-Newton matrix for the Hessian. The matrix is kept for as many steps as Newton's method converges
-with it and taken over no more samples than that needs: stiff modes are few early on, whatever the lift. It decides
-speed alone: what is solved is the flow's own equation on all samples, to the tolerance asked for.
+method (`rsl_cli.train.newton`): the flow's own equation on all samples, to the tolerance asked for.
 """
 
 import math
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,9 +19,9 @@ from rsl_cli.errors import ConfigError, DataError
 from rsl_cli.lift import LiftUnion
 from rsl_cli.network import LiftedNetwork
 from rsl_cli.train.checkpoint import Keeper
-from rsl_cli.train.gauss_newton import Curvature, SingularError
 from rsl_cli.train.implicit import Course, is_stationary, reach, train_implicit
 from rsl_cli.train.ndf import Differences
+from rsl_cli.train.newton import FEW_STEPS, Newton
 from rsl_cli.train.objective import Objective
 from rsl_cli.train.replicas import Answer, Ask, Method
 from rsl_cli.train.settings import check_values, known_keys, real, whole
@@ -30,10 +29,6 @@ from rsl_cli.train.trajectory import TrainingResult, Trajectory
 
 FIRST_TIME = 1e-2
 """Flow time of the first sample after the start."""
-_FIRST_SUBSET = 256
-"""Samples of the first Gauss-Newton matrix; twice as many where Newton's method fails with a fresh one, half the step
-later too."""
-_NEWTON_STEPS = 4
 _FIRST_ERROR = 0.01
 """Share of the tolerance that the first step's whole motion may be, before error control takes over."""
 _LEAST_FACTOR, _MOST_FACTOR = 0.2, 10.0
@@ -201,12 +196,8 @@ class _Integration:
         self.times = list(times)
         self.step, self.t = 0, 0.0
         self.since_change = 0
-        self.curvature: Curvature | None = None
-        self.formed_at = course.start
-        self.fresh = False
-        self.subset = min(course.samples, _FIRST_SUBSET)
-        rtol = settings.rtol
-        self.newton_tolerance = max(10 * np.finfo(float).eps / rtol, min(0.03, rtol**0.5))
+        tolerance = max(10 * np.finfo(float).eps / settings.rtol, min(0.03, settings.rtol**0.5))
+        self.newton = Newton(course.samples, tolerance, course.start)
 
     def run(self) -> Method:
         """Integrate from the course's state to its end."""
@@ -254,24 +245,23 @@ class _Integration:
 
     def _one_step(self) -> Generator[Ask, Answer, float | None]:
         """Take one accepted step; its loss, or None if no step is possible."""
-        diff, halved = self.differences, 0
+        diff, halved = self.differences, False
         while True:
             if diff.h < 10 * np.spacing(self.t) or diff.h < 1e-290:
                 return None
             predicted = diff.predicted
-            solved = yield from self._solve(predicted, diff.psi, diff.c)
+            solved = yield from self.newton.solve(predicted, diff.psi, diff.c, partial(self._norm, y=predicted))
             if solved is None:
-                if not self.fresh:
-                    self.curvature = None
-                elif self.subset < self.course.samples and halved > 0:
-                    self.subset, self.curvature, halved = min(2 * self.subset, self.course.samples), None, 0
+                # Too few samples in the matrix, or too long a step: the step's length is tried first.
+                if halved and self.newton.grow():
+                    halved = False
                 else:
                     self._rescale(0.5)
-                    halved += 1
+                    halved = True
                 continue
-            correction, loss, iterations = solved
+            correction = solved.correction
             y = predicted + correction
-            safety = 0.9 * (2 * _NEWTON_STEPS + 1) / (2 * _NEWTON_STEPS + iterations)
+            safety = 0.9 * (2 * FEW_STEPS + 1) / (2 * FEW_STEPS + solved.iterations)
             error = self._norm(diff.error(correction), y)
             if error > 1:
                 self._rescale(max(_LEAST_FACTOR, safety * error ** (-1 / (diff.order + 1))))
@@ -279,40 +269,11 @@ class _Integration:
             self.step += 1
             self.t += diff.h
             self.since_change += 1
-            self.fresh = False
+            self.newton.accepted()
             diff.advance(correction)
             if self.since_change > diff.order:
                 self._choose_order(error, y, safety)
-            return loss
-
-    def _solve(
-        self, predicted: np.ndarray, psi: np.ndarray, c: float
-    ) -> Generator[Ask, Answer, tuple[np.ndarray, float, int] | None]:
-        """Newton's method for the correction; (correction, loss, iterations), or None if it does not converge."""
-        correction, previous = np.zeros_like(predicted), None
-        for iteration in range(1, _NEWTON_STEPS + 1):
-            y = predicted + correction
-            answer = yield Ask(y, curvature=self.subset if self.curvature is None else 0)
-            if answer.curvature is not None:
-                self.curvature, self.formed_at, self.fresh = answer.curvature, y, True
-            if not (math.isfinite(answer.loss) and np.isfinite(answer.gradient).all()) or self.curvature is None:
-                return None
-            try:
-                update = self.curvature.solve(c, -c * answer.gradient - psi - correction)
-            except SingularError:
-                return None
-            size = self._norm(update, predicted)
-            rate = None if previous is None else size / previous
-            if not math.isfinite(size) or (
-                rate is not None
-                and (rate >= 1 or rate ** (_NEWTON_STEPS + 1 - iteration) / (1 - rate) * size > self.newton_tolerance)
-            ):
-                return None
-            correction = correction + update
-            if size == 0 or (rate is not None and rate / (1 - rate) * size < self.newton_tolerance):
-                return correction, answer.loss, iteration
-            previous = size
-        return None
+            return solved.loss
 
     def _choose_order(self, error: float, y: np.ndarray, safety: float) -> None:
         diff = self.differences
@@ -373,16 +334,13 @@ class _Integration:
 
     def _commit(self) -> None:
         diff = self.differences
-        scalars = np.array([self.step, self.t, diff.h, diff.order, self.since_change, self.subset])
-        self.course.commit(differences=diff.d.copy(), scalars=scalars, formed_at=self.formed_at.copy())
+        scalars = np.array([self.step, self.t, diff.h, diff.order, self.since_change])
+        self.course.commit(differences=diff.d.copy(), scalars=scalars, **self.newton.state())
 
     def _resume(self) -> Generator[Ask, Answer, None]:
-        """Go on from a checkpoint: the matrix is formed again where it was formed before."""
         state = self.course.state
-        step, self.t, h, order, since, subset = state["scalars"].tolist()
-        self.step, self.since_change, self.subset = int(step), int(since), int(subset)
-        self.formed_at = state["formed_at"]
+        step, self.t, h, order, since = state["scalars"].tolist()
+        self.step, self.since_change = int(step), int(since)
         self.differences = Differences(state["differences"].copy(), h, int(order))
         self.times = [at for at in self.times if at > self.t]
-        answer = yield Ask(self.formed_at, curvature=self.subset)
-        self.curvature = answer.curvature
+        yield from self.newton.resume(state)

@@ -1,0 +1,173 @@
+"""Newton's method for the flow's implicit equation, z + psi + c grad L(y + z) = 0, step after step.
+
+It starts from I + c H, H the Gauss-Newton matrix of a random subset of the samples. What that matrix lacks (the other
+samples, the residuals' curvature, the way gone since it was formed) is learned from the gradients that the iterations
+take anyway, as the secants of the BFGS formula: solving by products with the full matrix would cost as many passes over
+the data, and know no more than the Gauss-Newton part. So the matrix decides speed alone; what is solved is the flow's
+own equation on all samples.
+"""
+
+import math
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+
+import numpy as np
+
+from rsl_cli.train.gauss_newton import Curvature, SingularError
+from rsl_cli.train.replicas import Answer, Ask
+
+FEW_STEPS = 4
+"""Iterations with a matrix of an earlier step before a new one is formed."""
+_MANY_STEPS = 6
+"""Iterations with a new one."""
+_OVERSHOT = 0.9
+"""Of the slope at an update's beginning; where it ends with a larger one of the other sign, it is cut back."""
+_MOST_CUTS = 3
+_LEAST_CONVEXITY = 0.1
+"""A step so long that I + c grad^2 L is seen with less curvature than this would jump over an unstable motion."""
+_FIRST_SUBSET = 256
+"""Samples of the first Gauss-Newton matrix; twice as many where even half the step fails with a fresh one."""
+_FIRST_LIFE = 8.0
+"""Steps after which a matrix is replaced unasked; thereafter as many as the last one that failed had served."""
+_LONGER_LIFE = 1 / 8
+"""What a matrix replaced unasked adds to the life of the next: lives grow again, slowly."""
+
+Norm = Callable[[np.ndarray], float]
+
+
+@dataclass(frozen=True)
+class Solution:
+    """A correction z, (P,), the loss at the last point visited, and the number of iterations."""
+
+    correction: np.ndarray
+    loss: float
+    iterations: int
+
+
+class Newton:
+    """The solver of one replica's implicit equations, with what it keeps from step to step.
+
+    Args:
+        samples: N.
+        tolerance: of a solution, in units of the norm.
+        start: parameters (P,).
+    """
+
+    def __init__(self, samples: int, tolerance: float, start: np.ndarray) -> None:
+        self._samples, self._tolerance = samples, tolerance
+        self._subset = min(samples, _FIRST_SUBSET)
+        self._curvature: Curvature | None = None
+        self._formed_at = start
+        self._secants: list[tuple[np.ndarray, np.ndarray]] = []
+        self._age, self._life = 0, _FIRST_LIFE
+
+    def solve(
+        self, predicted: np.ndarray, psi: np.ndarray, c: float, norm: Norm
+    ) -> Generator[Ask, Answer, Solution | None]:
+        """Solve for one step.
+
+        Args:
+            predicted: y, (P,).
+            psi: (P,).
+            c: above 0.
+            norm: of a correction, in units of the step's own tolerance.
+
+        Returns:
+            The solution, or None where the step has to be shorter.
+        """
+        if self._age >= int(self._life):
+            self._life += _LONGER_LIFE
+            self._forget()
+        solution = yield from self._iterate(predicted, psi, c, norm)
+        if solution is None and self._age > 0:
+            self._life = float(self._age)
+            self._forget()
+            solution = yield from self._iterate(predicted, psi, c, norm)
+        return solution
+
+    def accepted(self) -> None:
+        """The step was taken: the matrix is one step older."""
+        self._age += 1
+
+    def grow(self) -> bool:
+        """Take the next matrix over twice the samples; whether there are more to take."""
+        if self._subset == self._samples:
+            return False
+        self._subset = min(2 * self._subset, self._samples)
+        self._forget()
+        return True
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Arrays to go on from, for `resume`."""
+        secants = np.array(self._secants).reshape(-1, 2, len(self._formed_at))
+        newton = np.array([self._subset, self._age, self._life])
+        return {"newton": newton, "secants": secants, "formed_at": self._formed_at.copy()}
+
+    def resume(self, state: dict[str, np.ndarray]) -> Generator[Ask, Answer, None]:
+        """Go on from a checkpoint: the matrix is formed again where it was formed before."""
+        subset, age, self._life = state["newton"].tolist()
+        self._subset, self._age, self._formed_at = int(subset), int(age), state["formed_at"]
+        self._secants = [(update, change) for update, change in state["secants"]]
+        answer = yield Ask(self._formed_at, curvature=self._subset)
+        self._curvature = answer.curvature
+
+    def _forget(self) -> None:
+        self._curvature, self._secants, self._age = None, [], 0
+
+    def _iterate(
+        self, predicted: np.ndarray, psi: np.ndarray, c: float, norm: Norm
+    ) -> Generator[Ask, Answer, Solution | None]:
+        """Iterate until converged, or until it is seen that this matrix does not get there."""
+        correction, previous = np.zeros_like(predicted), math.inf
+        answer = yield Ask(predicted, curvature=self._subset if self._curvature is None else 0)
+        if answer.curvature is not None:
+            self._curvature, self._formed_at = answer.curvature, predicted
+        most = FEW_STEPS if self._age else _MANY_STEPS
+        for iteration in range(1, most + 1):
+            if not _is_finite(answer):
+                return None
+            residual = c * answer.gradient + psi + correction
+            try:
+                update = -self._inverse_times(residual, c)
+            except SingularError:
+                return None
+            size = norm(update)
+            rate = size / previous
+            if size == 0 or (0 < rate < 1 and rate / (1 - rate) * size < self._tolerance):
+                return Solution(correction + update, answer.loss, iteration)
+            hopeless = rate >= 1 or rate ** (most + 1 - iteration) / (1 - rate) * size > self._tolerance
+            if not math.isfinite(size) or (hopeless and iteration >= most / 2):
+                return None
+            trial = answer
+            for _ in range(1 + _MOST_CUTS):
+                trial = yield Ask(predicted + correction + update)
+                change = trial.gradient - answer.gradient
+                squared, convexity = update @ update, update @ change
+                if not _is_finite(trial) or squared + c * convexity < _LEAST_CONVEXITY * squared:
+                    return None
+                self._secants.append((update, change))
+                before = update @ residual
+                after = before + squared + c * convexity
+                if self._age or after <= _OVERSHOT * -before:
+                    break
+                update = before / (before - after) * update
+            correction, answer, previous = correction + update, trial, size
+        return None
+
+    def _inverse_times(self, vector: np.ndarray, c: float) -> np.ndarray:
+        """Solve with I + c H, corrected by the secants: the two loops of Nocedal and Wright (2006), algorithm 7.4."""
+        assert self._curvature is not None
+        pairs = [(update, update + c * change) for update, change in self._secants]
+        pairs = [(s, w, s @ w) for s, w in pairs if s @ w > 0]
+        weights = []
+        for s, w, product in reversed(pairs):
+            weights.append(s @ vector / product)
+            vector = vector - weights[-1] * w
+        solved = self._curvature.solve(c, vector)
+        for (s, w, product), weight in zip(pairs, reversed(weights), strict=True):
+            solved = solved + (weight - w @ solved / product) * s
+        return solved
+
+
+def _is_finite(answer: Answer) -> bool:
+    return math.isfinite(answer.loss) and bool(np.isfinite(answer.gradient).all())
