@@ -143,9 +143,10 @@ def _measured_reasons(measures: Measures) -> list[str]:
 def _inequality_sentence(found: Inequality) -> str:
     times = "violation" if found.violations == 1 else "violations"
     points = "point" if found.points == 1 else "points"
+    lifts = f"lift{'s' if len(found.lifts) > 1 else ''} {', '.join(map(str, found.lifts))}"
     sentence = (
-        f"The Kurdyka-Lojasiewicz inequality was checked at {found.points} {points} of training, for every target "
-        f"loss below the point's, with {found.violations} {times}; the least slack is {found.least_slack:.3g}."
+        f"The Kurdyka-Lojasiewicz inequality was checked at {found.points} {points} of training, {lifts}, for every "
+        f"target loss below the point's, with {found.violations} {times}; the least slack is {found.least_slack:.3g}."
     )
     if found.violations:
         sentence += f" The worst is in {found.worst}: its loss, gradient or kappa is wrong."

@@ -30,7 +30,7 @@ class Inequality:
     """The Kurdyka-Lojasiewicz inequality over all points of training and all targets below their loss.
 
     ``checked`` and ``violations`` count pairs of a point and a target, ``points`` the points with at least one such
-    pair. ``worst`` is the run of the least slack.
+    pair, ``lifts`` theirs. ``worst`` is the run of the least slack.
     """
 
     checked: int
@@ -38,6 +38,7 @@ class Inequality:
     violations: int
     least_slack: float
     worst: str | None
+    lifts: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,7 @@ def check_inequality(tangent: Rows) -> Inequality:
         violations=int((slack < VIOLATION).sum()),
         least_slack=float(slack.min()),
         worst=str(rows["run"][slack.argmin()]),
+        lifts=tuple(sorted({int(lift) for lift in rows["lift"]})),
     )
 
 

@@ -88,7 +88,7 @@ class Theory:
         tables = {"drift": weight_drift(start, result.state)}
         if self.coverage and witness is not None:
             tables["coverage"] = coverage_table(start, witness, self.coverage)
-        if self.tangent is not None and result.stop_reason != "diverged":
+        if self.tangent is not None and result.stop_reason != "diverged" and self._is_small(lift):
             start = start.to(objective.x.device)
             last = result.trajectory.last
             end = torch.cat([part.reshape(-1) for part in result.state.values()])
@@ -97,6 +97,10 @@ class Theory:
             origin = parameters_to_vector(start.parameters()).detach()
             tables["tangent"] = tangent_table(start, objective, origin, path, self.tangent, lift.seed)
         return tables
+
+    def _is_small(self, lift: Lift) -> bool:
+        assert self.tangent is not None
+        return self.tangent.largest is None or lift.parameter_count <= self.tangent.largest
 
 
 def _etas(value: Any) -> tuple[float, ...]:

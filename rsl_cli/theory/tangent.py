@@ -8,7 +8,7 @@ network was trained is not known here.
 import copy
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -138,11 +138,13 @@ class TangentProbe:
         epsilons: target losses.
         probes: random points on the sphere around the start.
         radius: of that sphere, in units of the parameters.
+        largest: parameters beyond which a lift is not measured, since kappa costs like P^3; None: all are.
     """
 
     epsilons: tuple[float, ...] = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
     probes: int = 4
     radius: float = 1.0
+    largest: int | None = None
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "TangentProbe":
@@ -166,15 +168,19 @@ class TangentProbe:
             ),
             "probes": (whole(settings.probes, 0), "a whole number from 0"),
             "radius": (real(settings.radius) and settings.radius > 0, "a number above 0"),
+            "largest": (settings.largest is None or whole(settings.largest, 1), "null or a whole number from 1"),
         }
         for key, (accepted, what) in checks.items():
             if not accepted:
                 raise ConfigError(f"theory.tangent.{key}={getattr(settings, key)!r}; accepted: {what}")
-        return cls(tuple(float(value) for value in epsilons), settings.probes, float(settings.radius))
+        return replace(settings, epsilons=tuple(float(value) for value in epsilons), radius=float(settings.radius))
 
     def identity(self) -> dict[str, Any]:
-        """The settings that determine the numbers: all of them."""
-        return {**asdict(self), "epsilons": list(self.epsilons)}
+        """The settings that determine the numbers."""
+        settings = {**asdict(self), "epsilons": list(self.epsilons)}
+        if self.largest is None:
+            del settings["largest"]
+        return settings
 
 
 _KEYS = tuple(TangentProbe.__dataclass_fields__)
