@@ -8,8 +8,9 @@ import functools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -36,8 +37,40 @@ def vertex_part(key: str, config: object, parts: Mapping[str, Callable[..., Any]
     return make(f"{key} {kind!r}", parts[kind], options)
 
 
+class _Tanh(torch.autograd.Function):
+    """tanh in double precision by NumPy, whose loops are three times as fast as torch's."""
+
+    @staticmethod
+    def forward(z: Tensor) -> Tensor:
+        return torch.from_numpy(np.tanh(z.detach().numpy()))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.save_for_backward(output)
+        ctx.save_for_forward(output)
+
+    @staticmethod
+    def backward(ctx: Any, cotangent: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        (y,) = ctx.saved_tensors
+        return torch.ops.aten.tanh_backward(cotangent, y)
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        (y,) = ctx.saved_tensors
+        return tangent * (1 - y * y)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> Any:
+        return _Tanh.apply(args[0]), in_dims[0]
+
+
+def _tanh(z: Tensor) -> Tensor:
+    by_numpy = z.dtype == torch.float64 and z.device.type == "cpu"
+    return cast(Tensor, _Tanh.apply(z)) if by_numpy else torch.tanh(z)
+
+
 ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
-    "tanh": torch.tanh,
+    "tanh": _tanh,
     "relu": torch.relu,
     "leaky_relu": functional.leaky_relu,
     "gelu": functional.gelu,
