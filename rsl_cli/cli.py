@@ -94,7 +94,10 @@ def _parser() -> argparse.ArgumentParser:
     report.set_defaults(action=_report)
     show = commands.add_parser("show", help="base graph, fibres, parameters and memory per degree; nothing is trained")
     _completing(show.add_argument("overrides", nargs="*", help="as for `rsl run`"), _override_words)
-    show.add_argument("--save", type=Path, metavar="FILE", help="draw base and smallest lift to .png, .pdf or .svg")
+    show.add_argument("--save", type=Path, metavar="FILE", help="draw base and smallest lift: .png, .pdf, .svg, .dot")
+    show.add_argument(
+        "--engine", choices=["graphviz", "matplotlib"], help="what draws; Graphviz where it is installed, if left out"
+    )
     show.add_argument("--config-dir", type=Path, help="folder with configuration of your own")
     show.set_defaults(action=_show)
     export = commands.add_parser(
@@ -224,7 +227,7 @@ def _show(parsed: argparse.Namespace) -> int:
     spec = StudySpec.from_config(compose(parsed.overrides, parsed.config_dir))
     print(describe(spec))
     if parsed.save:
-        draw(spec, parsed.save)
+        draw(spec, parsed.save, parsed.engine)
         print(f"drawn: {parsed.save}")
     return 0
 

@@ -231,6 +231,11 @@ class Norm:
         if isinstance(self.eps, bool) or not isinstance(self.eps, int | float) or not 0 < self.eps < math.inf:
             raise GraphError(f"norm: eps={self.eps!r}; accepted: a number above 0")
 
+    @property
+    def name(self) -> str:
+        """What it is called in a configuration."""
+        return "layer" if self.centred else "rms"
+
     def space(self, space: Space) -> Space:
         """The same space."""
         if not space:
@@ -267,6 +272,11 @@ class Pool:
     def __post_init__(self) -> None:
         whole("pool", "size", self.size)
 
+    @property
+    def name(self) -> str:
+        """What it is called in a configuration."""
+        return "max" if self.largest else "avg"
+
     def space(self, space: Space) -> Space:
         """(H / size, W / size)."""
         if len(space) != 2 or any(side % self.size for side in space):
@@ -289,6 +299,11 @@ class Mean:
     """
 
     tokens: bool
+
+    @property
+    def name(self) -> str:
+        """What it is called in a configuration."""
+        return "token_avg" if self.tokens else "global_avg"
 
     def space(self, space: Space) -> Space:
         """``()`` or (d,)."""
