@@ -21,6 +21,8 @@ from rsl_cli.study.store import write_atomic
 
 ENGINES = ("graphviz", "matplotlib")
 _FORMATS = ("png", "pdf", "svg", "dot")
+_DOT_SECONDS = 60
+"""Graphviz places some thousand edges in that time; a drawing with more is Matplotlib's."""
 _MOST_DRAWN = 48
 """Copies of a vertex a drawing shows: beyond it edges are a grey smear."""
 # Colours of Okabe and Ito (2008), told apart by the colour-blind; dashes as well, for print.
@@ -53,14 +55,19 @@ def draw(spec: StudySpec, path: Path, engine: str | None = None) -> None:
     if engine == "graphviz" and dot is None and form != "dot":
         raise ConfigError("--engine graphviz: no program dot on the PATH; install Graphviz or leave --engine out")
     lift = sample_lift(spec.base, spec.lifts[0], spec.seeds[0], spec.lifting)
-    if form == "dot":
-        content = to_dot(lift).encode()
-    elif engine != "matplotlib" and dot is not None:
-        command = [dot, f"-T{form}", *(["-Gdpi=120"] if form == "png" else [])]
-        content = subprocess.run(command, input=to_dot(lift).encode(), capture_output=True, check=True).stdout
-    else:
-        content = _by_matplotlib(lift, form)
-    write_atomic(path, content)
+    content = to_dot(lift).encode() if form == "dot" else None
+    if content is None and dot is not None and engine != "matplotlib":
+        content = _by_graphviz(dot, lift, form)
+    write_atomic(path, _by_matplotlib(lift, form) if content is None else content)
+
+
+def _by_graphviz(dot: str, lift: Lift, form: str) -> bytes | None:
+    command = [dot, f"-T{form}", *(["-Gdpi=120"] if form == "png" else [])]
+    text = to_dot(lift).encode()
+    try:
+        return subprocess.run(command, input=text, capture_output=True, check=True, timeout=_DOT_SECONDS).stdout
+    except subprocess.TimeoutExpired:
+        return None
 
 
 def to_dot(lift: Lift) -> str:
@@ -70,16 +77,8 @@ def to_dot(lift: Lift) -> str:
         "digraph lift {",
         '  rankdir=LR; newrank=true; splines=line; fontname="Helvetica"; nodesep=0.08; ranksep=0.9;',
         '  node [fontname="Helvetica", fontsize=10]; edge [fontname="Helvetica", fontsize=8];',
-        f'  subgraph cluster_base {{ label="base graph {base.name}"; color=none;',
     ]
-    for vertex in base.vertices:
-        space = " x ".join(map(str, base.space(vertex.name))) or "scalar"
-        lines.append(f'    "base {vertex.name}" [label="{vertex.name}\\n{space}", shape=box, style=rounded];')
-    for edge in base.edges:
-        lines.append(
-            f'    "base {edge.source}" -> "base {edge.target}" [label="{_label(edge)}", {_dot_style(edge, lift)}];'
-        )
-    lines += ["  }", f'  subgraph cluster_lift {{ label="{_title(lift)}"; color=none;']
+    lines += [f'  subgraph cluster_lift {{ label="{_title(lift)}"; color=none;']
     for vertex in base.vertices:
         shown = min(_MOST_DRAWN, lift.fibre(vertex.name))
         lines.append(
@@ -93,6 +92,14 @@ def to_dot(lift: Lift) -> str:
             if max(a, b) < _MOST_DRAWN:
                 style = _dot_style(edge, lift)
                 lines.append(f'    "{edge.source} {a}" -> "{edge.target} {b}" [arrowhead=none, penwidth=0.5, {style}];')
+    # Last, since from left to right Graphviz puts later ones on top.
+    lines += ["  }", f'  subgraph cluster_base {{ label="base graph {base.name}"; color=none;']
+    for vertex in base.vertices:
+        space = " x ".join(map(str, base.space(vertex.name))) or "scalar"
+        lines.append(f'    "base {vertex.name}" [label="{vertex.name}\\n{space}", shape=box, style=rounded];')
+    for (source, target), edges in _parallel(base).items():
+        style = _dot_style(edges[0], lift)
+        lines.append(f'    "base {source}" -> "base {target}" [label="{_label(edges)}", {style}];')
     return "\n".join([*lines, "  }", "}", ""])
 
 
@@ -105,8 +112,16 @@ def _style(edge: Edge, lift: Lift) -> tuple[str, Literal["solid", "dashed"]]:
     return _STYLES[lifting_of(edge, lift.base, lift.lifting).kind]
 
 
-def _label(edge: Edge) -> str:
-    return edge.map_name + (f" [{edge.slot}]" if edge.slot else "")
+def _parallel(base: BaseGraph) -> dict[tuple[str, str], list[Edge]]:
+    """Edges by their two ends."""
+    parallel: dict[tuple[str, str], list[Edge]] = {}
+    for edge in base.edges:
+        parallel.setdefault((edge.source, edge.target), []).append(edge)
+    return parallel
+
+
+def _label(edges: list[Edge]) -> str:
+    return edges[0].map_name + "".join(f" {edge.slot}" for edge in edges if edge.slot)
 
 
 def _title(lift: Lift) -> str:
@@ -153,10 +168,7 @@ def _shares(columns: Mapping[str, int]) -> dict[str, tuple[float, float]]:
 def _draw_base(axes: Axes, lift: Lift, columns: Mapping[str, int]) -> None:
     shares = _shares(columns)
     places = {name: (float(column), sum(shares[name]) / 2) for name, column in columns.items()}
-    parallel: dict[tuple[str, str], list[Edge]] = {}
-    for edge in lift.base.edges:
-        parallel.setdefault((edge.source, edge.target), []).append(edge)
-    for (source, target), edges in parallel.items():
+    for (source, target), edges in _parallel(lift.base).items():
         span = columns[target] - columns[source]
         colour, dash = _style(edges[0], lift)
         # Longer skips bow, so that they do not hide behind what they skip.
@@ -176,8 +188,9 @@ def _draw_base(axes: Axes, lift: Lift, columns: Mapping[str, int]) -> None:
         (x0, y0), (x1, y1) = places[source], places[target]
         # The middle of the arc: half of its bow off the chord's middle, to the chord's left.
         middle = ((x0 + x1) / 2 + bow / 2 * (y1 - y0), (y0 + y1) / 2 - bow / 2 * span * _ASPECT)
-        text = edges[0].map_name + "".join(f" {edge.slot}" for edge in edges if edge.slot)
-        axes.annotate(text, middle, (0, 4), textcoords="offset points", ha="center", fontsize=6.5, color="#444444")
+        axes.annotate(
+            _label(edges), middle, (0, 4), textcoords="offset points", ha="center", fontsize=6.5, color="#444444"
+        )
     for name, place in places.items():
         axes.scatter(*place, s=420, color="white", edgecolor="#222222", zorder=3)
         axes.annotate(name, place, ha="center", va="center", fontsize=8, zorder=4)

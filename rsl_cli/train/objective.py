@@ -126,7 +126,12 @@ class Objective:
 
     def _chunks(self, network: LiftedNetwork, total: int) -> list[slice]:
         # Sized by one replica, so that what is beside it in a union cannot change its rounding.
-        largest = max(max(replica.fibres.values()) for replica in network.lift.replicas)
+        base = network.lift.base
+        largest = max(
+            copies * math.prod(base.sum_space(vertex))
+            for replica in network.lift.replicas
+            for vertex, copies in replica.fibres.items()
+        )
         size = min(max(_CHUNK_NUMBERS // largest, 64), 4096)
         return [slice(start, min(start + size, total)) for start in range(0, total, size)]
 
