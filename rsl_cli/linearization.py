@@ -5,15 +5,13 @@ product of two numbers: after a forward and a backward pass, the whole Jacobian 
 """
 
 from collections.abc import Callable, Iterator
-from types import ModuleType
-from typing import cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from rsl_cli.errors import ConfigError
-from rsl_cli.kernels import reference
+from rsl_cli.kernels.autograd import kernels_for
 from rsl_cli.network import LiftedNetwork, Tape, WeightUse
 
 Probe = Callable[[Tensor], Tensor]
@@ -56,7 +54,7 @@ def _matrices(network: LiftedNetwork, out: Tensor, cotangents: Tensor, tape: Tap
     places = [use.z if isinstance(use, WeightUse) else use for use in uses]
     sizes = [parameter.numel() for parameter in network.parameters()]
     jacobian = torch.empty(sum(sizes), samples, dtype=out.dtype, device=out.device)
-    kernels = _kernels(out)
+    kernels = kernels_for(out, out)
     for i, cotangent in enumerate(cotangents):
         keep = i + 1 < len(cotangents)
         gradients = torch.autograd.grad(out, places, cotangent, retain_graph=keep, materialize_grads=True)
@@ -69,11 +67,3 @@ def _matrices(network: LiftedNetwork, out: Tensor, cotangents: Tensor, tape: Tap
             x = use.x.detach().reshape(-1, samples)
             kernels.entry_products(step.pattern, factor, g.reshape(-1, samples).contiguous(), x, rows)
         yield jacobian
-
-
-def _kernels(like: Tensor) -> ModuleType:
-    if like.device.type != "cpu":
-        return reference
-    from rsl_cli.kernels import cpu
-
-    return cast(ModuleType, cpu)

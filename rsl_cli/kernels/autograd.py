@@ -6,6 +6,8 @@ Being linear in each argument, every derivative of a product is again one of the
 """
 
 import enum
+from functools import cache
+from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
@@ -24,6 +26,7 @@ class Implementation(enum.Enum):
     AUTO = "auto"
     REFERENCE = "reference"
     NUMBA = "numba"
+    TRITON = "triton"
 
 
 class _Argument(enum.Enum):
@@ -44,7 +47,8 @@ def sparse_product(
         weight: (E,), the matrix's entries in the pattern's order.
         x: (columns, M), feature-major: one row per copy, samples contiguous.
         pattern: where the entries are.
-        implementation: AUTO takes Numba for float32 and float64 on the CPU, plain torch elsewhere.
+        implementation: AUTO takes, for float32 and float64, Numba on the CPU and Triton (where it can be imported) on
+            CUDA devices; plain torch elsewhere.
 
     Returns:
         (rows, M); differentiable in ``weight`` and ``x`` by backward, jvp, `torch.func` and vmap.
@@ -57,7 +61,7 @@ class _Partial(torch.autograd.Function):
 
     @staticmethod
     def forward(argument: _Argument, a: Tensor, b: Tensor, pattern: Pattern, implementation: Implementation) -> Tensor:
-        kernels = _kernels(a, b, implementation)
+        kernels = kernels_for(a, b, implementation)
         a, b = a.detach().contiguous(), b.detach().contiguous()
         if argument is _Argument.G:
             return kernels.product(a, b, pattern)
@@ -132,10 +136,30 @@ def _is_recorded() -> bool:
     return torch.is_grad_enabled() or transformed or forward_ad._current_level >= 0
 
 
-def _kernels(a: Tensor, b: Tensor, implementation: Implementation) -> ModuleType:
-    compiled = a.device.type == "cpu" and a.dtype == b.dtype and a.dtype in (torch.float32, torch.float64)
-    if implementation is Implementation.REFERENCE or (implementation is Implementation.AUTO and not compiled):
+def kernels_for(a: Tensor, b: Tensor, implementation: Implementation = Implementation.AUTO) -> ModuleType:
+    """The module whose functions are those of `rsl_cli.kernels.reference`, for two operands."""
+    if implementation is Implementation.AUTO:
+        implementation = _fastest(a, b)
+    if implementation is Implementation.REFERENCE:
         return reference
-    from rsl_cli.kernels import cpu
+    if implementation is Implementation.NUMBA:
+        from rsl_cli.kernels import cpu
 
-    return cpu
+        return cpu
+    from rsl_cli.kernels import cuda
+
+    return cuda
+
+
+def _fastest(a: Tensor, b: Tensor) -> Implementation:
+    if a.device == b.device and a.dtype == b.dtype and a.dtype in (torch.float32, torch.float64):
+        if a.device.type == "cpu":
+            return Implementation.NUMBA
+        if a.device.type == "cuda" and _has_triton():
+            return Implementation.TRITON
+    return Implementation.REFERENCE
+
+
+@cache
+def _has_triton() -> bool:
+    return find_spec("triton") is not None

@@ -1,5 +1,6 @@
 """Where the non-zeros of a sparse matrix are: index arrays, made once per lift and shared by every product."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -80,18 +81,23 @@ class Pattern:
             self._chunks[count, transposed] = np.append(starts, len(indptr) - 1)
         return self._chunks[count, transposed]
 
-    def on(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Row and column of each entry as int64 tensors on a device, kept for the next call."""
-        if device not in self._tensors:
-            self._tensors[device] = tuple(
-                torch.as_tensor(index, dtype=torch.int64, device=device) for index in (self.row_of, self.indices)
+    def on(self, device: torch.device, arrays: Callable[["Pattern"], tuple[np.ndarray, ...]]) -> tuple[Tensor, ...]:
+        """Index arrays as int64 tensors on a device, kept for the next call.
+
+        Args:
+            device: where the tensors are.
+            arrays: makes the arrays of this pattern; a function of a module, by which they are kept.
+        """
+        if (device, arrays) not in self._tensors:
+            self._tensors[device, arrays] = tuple(
+                torch.as_tensor(index, dtype=torch.int64, device=device) for index in arrays(self)
             )
-        return self._tensors[device]
+        return self._tensors[device, arrays]
 
     @cached_property
     def _chunks(self) -> dict[tuple[int, bool], np.ndarray]:
         return {}
 
     @cached_property
-    def _tensors(self) -> dict[torch.device, Any]:
+    def _tensors(self) -> dict[Any, tuple[Tensor, ...]]:
         return {}

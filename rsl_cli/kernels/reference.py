@@ -10,6 +10,7 @@ with w (E,), x (columns, M), g (rows, M). Where an entry is a stencil of T weigh
 
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -63,7 +64,7 @@ def entry_products(pattern: Pattern, factor: float, g: Tensor, x: Tensor, out: T
 def _entries(pattern: Pattern, like: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Row, column and place among the weights of all entries of all stencils, int64, in parts."""
     stencil = pattern.stencil
-    rows, columns = pattern.on(like.device)
+    rows, columns = pattern.on(like.device, _positions)
     entry = torch.arange(pattern.size, device=like.device)
     most = _MOST // max(pattern.size * like[:1].numel(), 1)
     for part in stencil.parts(most):
@@ -73,3 +74,7 @@ def _entries(pattern: Pattern, like: Tensor) -> Iterator[tuple[Tensor, Tensor, T
             (columns[:, None] * stencil.columns + c).flatten(),
             (entry[:, None] * stencil.taps + t).flatten(),
         )
+
+
+def _positions(pattern: Pattern) -> tuple[np.ndarray, ...]:
+    return pattern.row_of, pattern.indices

@@ -21,7 +21,7 @@ from rsl_cli.kernels.pattern import Pattern
 from rsl_cli.kernels.stencil import POINT, Stencil
 from rsl_cli.maps import Conv, Linear, TokenLinear
 
-IMPLEMENTATIONS = list(Implementation)
+IMPLEMENTATIONS = [Implementation.AUTO, Implementation.REFERENCE, Implementation.NUMBA]
 
 
 STENCILS = {
