@@ -6,6 +6,7 @@ Losses are compared with BDF at a tight tolerance. Run by hand: ``python scripts
 """
 
 import argparse
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from rsl_cli.lift import disjoint_union, sample_lift
 from rsl_cli.linearization import sample_jacobians
 from rsl_cli.network import LiftedNetwork
 from rsl_cli.study.machine import prepare
-from rsl_cli.train.flow import Flow, train_flow
+from rsl_cli.train.flow import FIRST_TIME, Flow, train_flow
 from rsl_cli.train.objective import Objective
 from rsl_cli.train.replicas import Ask, Replicas
 
@@ -146,8 +147,16 @@ class Problem:
 
         Replicas.answer = counted  # pyright: ignore[reportAttributeAccessIssue]
         settings = Flow(t_end=times[-1], rtol=rtol, atol=atol, log_per_decade=1, stationary=0.0)
-        began = time.perf_counter()
-        result = train_flow(self.network(), self.objective, settings)[0]
+        began = said = time.perf_counter()
+
+        def report(share: int, whole: int, loss: float) -> None:
+            nonlocal said
+            if time.perf_counter() - said > 10:
+                said = time.perf_counter()
+                reached = FIRST_TIME * (times[-1] / FIRST_TIME) ** (share / whole)
+                print(f"{said - began:.0f} s: t = {reached:.1e}, loss {loss:.2e}", file=sys.stderr, flush=True)
+
+        result = train_flow(self.network(), self.objective, settings, progress=report)[0]
         seconds = time.perf_counter() - began
         Replicas.answer = answer
         rows = {round(row[1], 9): row[2] for row in result.trajectory.rows}
