@@ -13,7 +13,8 @@ from rsl_cli.graph_config import LIFTINGS, expand
 from rsl_cli.lift import sample_lift
 
 CONF = Path(__file__).parents[1] / "conf"
-BASES = sorted(path.stem for path in (CONF / "base").glob("*.yaml"))
+# A module is no graph until it is traced.
+BASES = sorted(path.stem for path in (CONF / "base").glob("*.yaml") if path.stem != "module")
 
 
 def composed(group: str, name: str, *overrides: str) -> dict:

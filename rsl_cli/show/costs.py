@@ -6,10 +6,13 @@ from rsl_cli.graph import BaseGraph, EdgeLifting
 from rsl_cli.lift import expected_parameters, fibre_sizes, lifting_of, mean_in_degree
 from rsl_cli.study.spec import StudySpec
 from rsl_cli.train.first_order import FirstOrder
+from rsl_cli.train.objective import samples_at_once
 from rsl_cli.vertex_maps import Attention
 
-_CHUNK = 4096
-"""Samples of one pass where a trainer takes all of them."""
+_KEPT = 5
+"""Copies of a vertex's numbers alive at the peak, backward: sums, activations and gradients. Measured: 4 to 6."""
+_SUBSET = 512
+"""Samples of the Gauss-Newton matrix, mostly."""
 
 
 def flops(base: BaseGraph, degree: int, lifting: EdgeLifting) -> float:
@@ -35,15 +38,12 @@ def flops(base: BaseGraph, degree: int, lifting: EdgeLifting) -> float:
 
 
 def memory(spec: StudySpec, degree: int) -> float:
-    """Bytes that training one seed takes, roughly.
+    """Bytes that training one seed takes, within a factor of two.
 
-    Weights with their gradient and the trainer's state, index arrays, a batch's activations and their gradients, and
-    for implicit trainers the matrix they solve with.
+    Weights with their gradient and the trainer's state, index arrays, what a pass over as many samples as are taken at
+    once keeps of each vertex, and for implicit trainers the Jacobian their matrix is made of.
     """
     item = 8 if spec.trainer.dtype == "float64" else 4
-    first_order = isinstance(spec.trainer, FirstOrder)
-    batch_size = spec.trainer.batch_size if isinstance(spec.trainer, FirstOrder) else None
-    batch = min(batch_size or _CHUNK, spec.data.samples)
     base, fibres = spec.base, fibre_sizes(spec.base, degree)
     edges = sum(
         fibres[e.target] * mean_in_degree(e, base, lifting_of(e, base, spec.lifting), fibres[e.source])
@@ -51,5 +51,10 @@ def memory(spec: StudySpec, degree: int) -> float:
     )
     parameters = expected_parameters(base, degree, spec.lifting)
     numbers = sum(n * math.prod(base.sum_space(v)) for v, n in fibres.items())
-    side = 0 if first_order else min(parameters, spec.data.samples * spec.data.outputs)
-    return 4 * parameters * item + 28 * edges + 3 * numbers * batch * item + 2 * side**2 * item
+    samples, jacobian = samples_at_once(base, fibres), 0
+    if isinstance(spec.trainer, FirstOrder):
+        samples = max(samples, spec.trainer.batch_size or 0)
+    else:
+        jacobian = parameters * _SUBSET
+    samples = min(samples, spec.data.samples)
+    return (4 * parameters + _KEPT * numbers * samples + jacobian) * item + 28 * edges

@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from rsl_cli.data import Dataset
 from rsl_cli.errors import ConfigError, one_of
+from rsl_cli.graph import BaseGraph
 from rsl_cli.network import LiftedNetwork
 
 LOSSES = ("mse", "cross_entropy")
@@ -126,13 +127,7 @@ class Objective:
 
     def _chunks(self, network: LiftedNetwork, total: int) -> list[slice]:
         # Sized by one replica, so that what is beside it in a union cannot change its rounding.
-        base = network.lift.base
-        largest = max(
-            copies * math.prod(base.sum_space(vertex))
-            for replica in network.lift.replicas
-            for vertex, copies in replica.fibres.items()
-        )
-        size = min(max(_CHUNK_NUMBERS // largest, 64), 4096)
+        size = min(samples_at_once(replica.base, replica.fibres) for replica in network.lift.replicas)
         return [slice(start, min(start + size, total)) for start in range(0, total, size)]
 
     def _targets(self, data: Dataset, y: object, dtype: torch.dtype, device: str | torch.device) -> Tensor:
@@ -140,6 +135,12 @@ class Objective:
             return torch.as_tensor(y, dtype=dtype, device=device)
         labels = torch.as_tensor(y, dtype=torch.int64, device=device)
         return labels if self.kind == "cross_entropy" else functional.one_hot(labels, data.outputs).to(dtype)
+
+
+def samples_at_once(base: BaseGraph, fibres: Mapping[str, int]) -> int:
+    """Into how large chunks a pass over all samples is cut."""
+    largest = max(copies * math.prod(base.sum_space(vertex)) for vertex, copies in fibres.items())
+    return min(max(_CHUNK_NUMBERS // largest, 64), 4096)
 
 
 def distances(network: LiftedNetwork, start: Mapping[str, Tensor]) -> Tensor:
