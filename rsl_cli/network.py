@@ -246,6 +246,15 @@ def weight_std(edge: Edge, lift: Lift, parametrization: str) -> float:
     return edge.init.gain / math.sqrt(in_degree * edge.map.fan_in(base.space(edge.source)))
 
 
+def weight_multiplier(edge: Edge, lift: Lift, parametrization: str) -> float:
+    """What an edge's weights are multiplied by where they act: 1, but for a readout."""
+    return (
+        float(lift.degree) ** -PARAMETRIZATIONS[parametrization]
+        if _is_multiplied(edge, lift.base, parametrization)
+        else 1.0
+    )
+
+
 def _is_multiplied(edge: Edge, base: BaseGraph, parametrization: str) -> bool:
     readout = base.vertex(edge.target).kind == "output" and base.vertex(edge.source).kind != "input"
     return readout and PARAMETRIZATIONS[parametrization] > 0
@@ -286,8 +295,7 @@ class _Step:
         self.from_input = base.vertex(edge.source).kind == "input"
         self.multipliers = None
         if _is_multiplied(edge, base, parametrization):
-            power = PARAMETRIZATIONS[parametrization]
-            self.multipliers = [float(replica.degree) ** -power for replica in lift.replicas]
+            self.multipliers = [weight_multiplier(edge, replica, parametrization) for replica in lift.replicas]
         self.geometry: list[_Geometry] = []
         for replica in lift.replicas:
             n_u, n_v = replica.fibres[edge.source], replica.fibres[edge.target]

@@ -17,14 +17,17 @@ from torch import Tensor
 
 from rsl_cli.errors import ConfigError, TrainingError
 from rsl_cli.network import LiftedNetwork
-from rsl_cli.rng import generator
 from rsl_cli.train.checkpoint import Keeper
-from rsl_cli.train.objective import Objective, distances
+from rsl_cli.train.compiled import Compiled
+from rsl_cli.train.engines import AutogradEngine, Batches, CircuitEngine, Engine
+from rsl_cli.train.objective import Objective
 from rsl_cli.train.settings import check_values, known_keys, real, whole
 from rsl_cli.train.trajectory import Row, TrainingResult, Trajectory, log_spaced_steps
 
 _SETTLING_STEPS = 100
 """Steps before which a small relative gradient says only that the start is near."""
+_CALL_SECONDS = 0.2
+"""About how long an engine is left to itself, before progress is told and a checkpoint may be taken."""
 
 
 @dataclass(frozen=True)
@@ -128,27 +131,31 @@ class _Run:
         keeper: Keeper | None,
         progress: Callable[[int, int, float], None] | None,
     ) -> None:
-        self.network, self.objective, self.settings = network, objective, settings
-        self.keeper, self.progress = keeper, progress
+        self.settings, self.keeper, self.progress = settings, keeper, progress
         self.count = network.replica_count
-        self.start = {name: p.detach().clone() for name, p in network.named_parameters()}
-        self.scales = network.learning_rate_scales(adaptive=settings.name == "adam")
-        self.optimizer = self._optimizer()
+        compiled = Compiled.of(network, objective)
+        batches = Batches(objective, [replica.seed for replica in network.lift.replicas], settings.batch_size)
+        self.engine: Engine = (
+            AutogradEngine(network, objective, batches, settings.name == "adam", settings.momentum)
+            if compiled is None
+            else CircuitEngine(network, compiled, batches, settings.name == "adam", settings.momentum)
+        )
+        self.euler_step = _euler_step(network, settings)
         self.rows: list[list[Row]] = [[] for _ in range(self.count)]
         self.ended: dict[int, tuple[str, float, dict[str, Tensor]]] = {}
         self.step = 0
-        self.batches = _Batches(objective, [replica.seed for replica in network.lift.replicas], settings.batch_size)
 
     def results(self) -> list[TrainingResult]:
         self._restore()
-        samples = set(log_spaced_steps(self.settings.steps, self.settings.log_per_decade))
-        reported = time.monotonic()
+        samples = log_spaced_steps(self.settings.steps, self.settings.log_per_decade)
+        reported, pace = time.monotonic(), 1
         while True:
             if self.step in samples and self._sampled_until() < self.step:
                 self._sample()
             if self.step >= self.settings.steps or len(self.ended) == self.count:
                 break
-            self._advance()
+            upto = min(self.step + pace, *(at for at in samples if at > self.step), self.settings.steps)
+            pace = self._advance(upto)
             if self.keeper is not None and self.keeper.due():
                 self._save()
             if self.progress and time.monotonic() - reported > 0.5:
@@ -157,28 +164,28 @@ class _Run:
         for replica in range(self.count):
             if replica not in self.ended:
                 self._end(replica, "budget", self._accuracy[replica])
+        self.engine.finish({replica: state for replica, (_, _, state) in self.ended.items()})
         return [
             TrainingResult(Trajectory(tuple(self.rows[r])), *self.ended[r][:2], self.ended[r][2])
             for r in range(self.count)
         ]
 
-    def _advance(self) -> None:
-        factor = 1.0
+    def _advance(self, upto: int) -> int:
+        """Go on to a step; returns how many steps would take about `_CALL_SECONDS`."""
+        began, steps = time.monotonic(), range(self.step, upto)
+        factors = np.ones(len(steps))
         if self.settings.schedule == "cosine":
-            factor = 0.5 * (1 + math.cos(math.pi * self.step / self.settings.steps))
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.settings.learning_rate * factor * group["scale"]
-        self.optimizer.zero_grad(set_to_none=True)
-        losses = self.objective.backward(self.network, self.batches.at(self.step))
-        if not torch.isfinite(losses).all():
-            self._diverged(losses)
-        self.optimizer.step()
-        self.step += 1
+            factors = 0.5 * (1 + np.cos(np.pi * np.array(steps) / self.settings.steps))
+        active = [replica for replica in range(self.count) if replica not in self.ended]
+        for replica, step in self.engine.advance(active, steps, self.settings.learning_rate * factors).items():
+            self.rows[replica].append((step, self._time(step), *(math.nan,) * 4))
+            self._end(replica, "diverged", math.nan)
+        self.step = upto
+        return max(1, int(len(steps) * _CALL_SECONDS / max(time.monotonic() - began, 1e-6)))
 
     def _sample(self) -> None:
-        evaluation = self.objective.evaluate(self.network)
+        evaluation, moved = self.engine.evaluate()
         self._accuracy = evaluation.accuracy.tolist()
-        moved = distances(self.network, self.start)
         columns = zip(
             evaluation.loss.tolist(),
             evaluation.test_loss.tolist(),
@@ -189,7 +196,7 @@ class _Run:
         for replica, (loss, test_loss, grad_norm, distance) in enumerate(columns):
             if replica in self.ended:
                 continue
-            self.rows[replica].append((self.step, self._time(), loss, test_loss, grad_norm, distance))
+            self.rows[replica].append((self.step, self._time(self.step), loss, test_loss, grad_norm, distance))
             if not (math.isfinite(loss) and math.isfinite(grad_norm)):
                 self._end(replica, "diverged", math.nan)
             elif grad_norm == 0 or self._stationary(loss, grad_norm, distance):
@@ -200,23 +207,11 @@ class _Run:
     def _stationary(self, loss: float, grad_norm: float, distance: float) -> bool:
         return self.step >= _SETTLING_STEPS and grad_norm * distance <= self.settings.stationary * loss
 
-    def _diverged(self, losses: Tensor) -> None:
-        for replica in torch.nonzero(~torch.isfinite(losses)).flatten().tolist():
-            if replica not in self.ended:
-                self.rows[replica].append((self.step, self._time(), *(math.nan,) * 4))
-                self._end(replica, "diverged", math.nan)
-
     def _end(self, replica: int, reason: str, accuracy: float) -> None:
-        tensors = {name: p.detach() for name, p in self.network.named_parameters()}
-        state = {name: part.clone() for name, part in self.network.replica_tensors(tensors, replica).items()}
-        self.ended[replica] = (reason, accuracy, state)
+        self.ended[replica] = (reason, accuracy, self.engine.parameters(replica))
 
-    def _time(self) -> float:
-        """Flow time of gradient descent: Euler steps of the flow, if all parameters take the same."""
-        scales = set(self.scales.values())
-        if self.settings.name != "gd" or len(scales) > 1 or self.settings.schedule != "constant":
-            return math.nan
-        return self.step * self.settings.learning_rate * scales.pop()
+    def _time(self, step: int) -> float:
+        return step * self.euler_step
 
     def _sampled_until(self) -> int:
         return max((rows[-1][0] for rows in self.rows if rows), default=-1)
@@ -226,20 +221,9 @@ class _Run:
         losses = sorted(rows[-1][2] for rows in self.rows if rows and math.isfinite(rows[-1][2]))
         self.progress(self.step, self.settings.steps, losses[len(losses) // 2] if losses else math.nan)
 
-    def _optimizer(self) -> torch.optim.Optimizer:
-        groups: list[dict[str, Any]] = [
-            {"params": [parameter], "scale": self.scales[name], "lr": self.settings.learning_rate * self.scales[name]}
-            for name, parameter in self.network.named_parameters()
-        ]
-        if self.settings.name == "adam":
-            return torch.optim.Adam(groups, foreach=False)
-        return torch.optim.SGD(groups, momentum=self.settings.momentum, foreach=False)
-
     def _save(self) -> None:
         assert self.keeper is not None
-        arrays = {f"parameter/{name}": p.detach() for name, p in self.network.named_parameters()}
-        for index, state in self.optimizer.state_dict()["state"].items():
-            arrays |= {f"optimizer/{index}/{key}": value for key, value in state.items() if value is not None}
+        arrays = self.engine.state()
         for replica, (_, _, state) in self.ended.items():
             arrays |= {f"ended/{replica}/{name}": value for name, value in state.items()}
         text = {
@@ -257,19 +241,11 @@ class _Run:
         arrays, text = saved
         content = json.loads(text["training"])
         try:
-            with torch.no_grad():
-                for name, parameter in self.network.named_parameters():
-                    parameter.copy_(torch.as_tensor(arrays[f"parameter/{name}"]))
+            self.engine.resume({name: torch.as_tensor(array) for name, array in arrays.items()})
         except (KeyError, RuntimeError) as error:
             raise TrainingError(
                 "the checkpoint is of another network; remove it from checkpoints/ and run again"
             ) from error
-        state: dict[int, dict[str, Tensor]] = {}
-        for name, array in arrays.items():
-            kind, *rest = name.split("/", 2)
-            if kind == "optimizer":
-                state.setdefault(int(rest[0]), {})[rest[1]] = torch.as_tensor(array).clone()
-        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
         self.step, self._accuracy = content["step"], content["accuracy"]
         self.rows = [[(row[0], *row[1:]) for row in rows] for rows in content["rows"]]
         for replica, (reason, accuracy) in content["ended"].items():
@@ -280,21 +256,9 @@ class _Run:
             self.ended[int(replica)] = (reason, accuracy, parts)
 
 
-class _Batches:
-    """Which samples each replica sees at each step: a pure function of its seed and the step."""
-
-    def __init__(self, objective: Objective, seeds: list[int], size: int | None) -> None:
-        self.samples, self.seeds = objective.samples, seeds
-        self.device = objective.x.device
-        self.size = None if size is None or size >= self.samples else size
-        self.epoch, self.order = -1, torch.empty(0)
-
-    def at(self, step: int) -> Tensor | None:
-        """int64 (R, B), or None for all samples."""
-        if self.size is None:
-            return None
-        epoch, batch = divmod(step, self.samples // self.size)
-        if epoch != self.epoch:
-            orders = [generator(seed, f"batches/{epoch}").permutation(self.samples) for seed in self.seeds]
-            self.epoch, self.order = epoch, torch.as_tensor(np.stack(orders), device=self.device)
-        return self.order[:, batch * self.size : (batch + 1) * self.size]
+def _euler_step(network: LiftedNetwork, settings: FirstOrder) -> float:
+    """Flow time of a step of gradient descent: Euler steps of the flow, if all parameters take the same."""
+    if settings.name != "gd" or settings.schedule != "constant":
+        return math.nan
+    scales = set(network.learning_rate_scales(adaptive=False).values())
+    return settings.learning_rate * scales.pop() if len(scales) == 1 else math.nan

@@ -1,8 +1,8 @@
 """Replicas that train together though each goes its own way.
 
 A method is written for one replica, as a generator that asks for what it needs next: a gradient, a Gauss-Newton
-matrix, a full evaluation. All replicas' questions of one round are answered by one pass over the union of those that
-still train, so that each has step sizes, stages and an end of its own at the cost of one set of products.
+matrix, a full evaluation. All replicas' questions of one round are answered together, by circuits or else by one pass
+over the union of those that still train, so that each has step sizes, stages and an end of its own.
 """
 
 from collections.abc import Generator, Mapping, Sequence
@@ -13,6 +13,7 @@ import torch
 
 from rsl_cli.lift import disjoint_union
 from rsl_cli.network import LiftedNetwork
+from rsl_cli.train.compiled import Compiled
 from rsl_cli.train.gauss_newton import Curvature, gauss_newton
 from rsl_cli.train.objective import Objective
 
@@ -60,6 +61,7 @@ class Replicas:
         parts = [network.replica_tensors(tensors, r) for r in range(network.replica_count)]
         self.start = [_flat(part) for part in parts]
         self._shapes = [{name: tensor.shape for name, tensor in part.items()} for part in parts]
+        self._compiled = Compiled.of(network, objective)
         self._unions: dict[tuple[int, ...], LiftedNetwork] = {}
 
     @property
@@ -75,23 +77,31 @@ class Replicas:
 
     def answer(self, asks: Mapping[int, Ask]) -> dict[int, Answer]:
         """Answer one question of each of some replicas."""
+        answers = {}
+        for replica, (loss, gradient) in self._gradients(asks).items():
+            ask = asks[replica]
+            curvature, test_loss, accuracy = None, float("nan"), float("nan")
+            if ask.curvature:
+                alone = self._loaded((replica,), [ask.parameters])
+                curvature = gauss_newton(alone, self._objective, ask.curvature)
+            if ask.held_out and self._compiled is not None:
+                test_loss, accuracy = self._compiled.held_out(replica, ask.parameters)
+            elif ask.held_out:
+                alone = self._loaded((replica,), [ask.parameters])
+                test_loss, accuracy = (float(figure) for figure in self._objective.held_out(alone))
+            answers[replica] = Answer(loss, gradient, curvature, test_loss, accuracy)
+        return answers
+
+    def _gradients(self, asks: Mapping[int, Ask]) -> dict[int, tuple[float, np.ndarray]]:
+        if self._compiled is not None:
+            return {replica: self._compiled.gradient(replica, ask.parameters) for replica, ask in asks.items()}
         members = tuple(sorted(asks))
         union = self._loaded(members, [asks[r].parameters for r in members])
         union.zero_grad(set_to_none=True)
         losses = self._objective.backward(union, None).tolist()
         gradients = {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in union.named_parameters()}
-        answers = {}
-        for place, replica in enumerate(members):
-            ask, gradient = asks[replica], _flat(union.replica_tensors(gradients, place))
-            curvature, test_loss, accuracy = None, float("nan"), float("nan")
-            if ask.curvature or ask.held_out:
-                alone = self._loaded((replica,), [ask.parameters])
-                if ask.curvature:
-                    curvature = gauss_newton(alone, self._objective, ask.curvature)
-                if ask.held_out:
-                    test_loss, accuracy = (float(figure) for figure in self._objective.held_out(alone))
-            answers[replica] = Answer(losses[place], gradient, curvature, test_loss, accuracy)
-        return answers
+        parts = (_flat(union.replica_tensors(gradients, place)) for place in range(len(members)))
+        return dict(zip(members, zip(losses, parts, strict=True), strict=True))
 
     def _loaded(self, members: tuple[int, ...], flats: Sequence[np.ndarray]) -> LiftedNetwork:
         union = self._union(members)

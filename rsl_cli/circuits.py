@@ -1,0 +1,157 @@
+"""Lifted networks as circuits: every number they compute as one row of a triangular sparse matrix.
+
+Possible where vertices add or multiply and apply a function number by number, and where few weights are shared: in
+perceptrons of every kind. Convolutions, attention, norms and pooling keep to products edge by edge.
+"""
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+
+from rsl_cli.graph import Vertex, slot_key
+from rsl_cli.kernels.circuit import FUNCTIONS, Circuit
+from rsl_cli.lift import Lift
+from rsl_cli.network import weight_multiplier
+from rsl_cli.vertex_maps import Product, Sum
+
+_MOST_SHARING = 4
+"""Entries for each parameter above which a stencil's long runs are faster than one entry a weight's use."""
+_MOST_ENTRIES = (1 << 31) - 1
+
+
+def circuit_of(lift: Lift, parametrization: str) -> tuple[Circuit, np.ndarray] | None:
+    """Write out the network over a lift row by row.
+
+    Args:
+        lift: one lift.
+        parametrization: of the network, which multiplies the readout.
+
+    Returns:
+        The circuit, and the factor by which each parameter is multiplied, float64 (P,), in the order of
+        `torch.nn.utils.parameters_to_vector`; None where vertices do more than add, multiply and apply a function.
+    """
+    base = lift.base
+    if not all(_is_pointwise(vertex) for vertex in base.vertices):
+        return None
+    entries = sum(
+        len(lift.lists[i][0]) * len(base.stencil(edge).tap) * base.stencil(edge).width
+        for i, edge in enumerate(base.edges)
+    )
+    entries += sum(lift.fibres[vertex.name] * math.prod(base.sum_space(vertex.name)) for vertex in base.vertices)
+    if entries > min(_MOST_SHARING * lift.parameter_count, _MOST_ENTRIES):
+        return None
+    return _Draft(lift, parametrization).finished()
+
+
+def _is_pointwise(vertex: Vertex) -> bool:
+    plain = isinstance(vertex.combine, Sum | Product) and vertex.norm is None and vertex.pool is None
+    return vertex.kind == "input" or (plain and vertex.activation in FUNCTIONS)
+
+
+class _Draft:
+    """Rows and entries so far."""
+
+    def __init__(self, lift: Lift, parametrization: str) -> None:
+        self.lift, self.parametrization = lift, parametrization
+        inputs = math.prod(lift.base.input_shape)
+        self.rows = 1 + inputs
+        self.functions = [np.zeros(self.rows, np.uint8)]
+        self.entries: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+        self.values = {lift.base.input.name: 1}
+        self.places, self.factor = self._parameters()
+
+    def _parameters(self) -> tuple[Mapping[str, int], np.ndarray]:
+        """Where each parameter starts, by name, and all parameters' factors."""
+        base, places, factors, start = self.lift.base, {}, [], 0
+        for index, edge in enumerate(base.edges):
+            shape = base.weight_shape(edge)
+            if shape is not None:
+                count = len(self.lift.lists[index][0]) * math.prod(shape)
+                factors.append(np.full(count, weight_multiplier(edge, self.lift, self.parametrization)))
+                places[f"weight {edge.name}"] = start
+                start += count
+        for vertex in base.vertices:
+            shape = base.bias_shape(vertex)
+            if shape is not None:
+                count = self.lift.fibres[vertex.name] * math.prod(shape)
+                factors.append(np.ones(count))
+                places[f"bias {vertex.name}"] = start
+                start += count
+        return places, np.concatenate(factors) if factors else np.empty(0)
+
+    def finished(self) -> tuple[Circuit, np.ndarray]:
+        hidden = [vertex for vertex in self.lift.base.vertices if vertex.kind == "hidden"]
+        for vertex in (*hidden, self.lift.base.output):
+            self._vertex(vertex)
+        inputs = math.prod(self.lift.base.input_shape)
+        rows, columns, places = (np.concatenate(parts) for parts in zip(*self.entries, strict=True))
+        by_row, by_column = np.argsort(rows, kind="stable"), np.argsort(columns, kind="stable")
+        computed = np.bincount(rows - 1 - inputs, minlength=self.rows - 1 - inputs)
+        circuit = Circuit(
+            inputs,
+            self.lift.base.output_size,
+            np.concatenate(self.functions),
+            np.concatenate([[0], np.cumsum(computed)]),
+            columns[by_row].astype(np.int32),
+            places[by_row].astype(np.int32),
+            np.concatenate([[0], np.cumsum(np.bincount(columns, minlength=self.rows))]),
+            rows[by_column].astype(np.int32),
+            places[by_column].astype(np.int32),
+        )
+        return circuit, self.factor
+
+    def _vertex(self, vertex: Vertex) -> None:
+        base, fibre = self.lift.base, self.lift.fibres[vertex.name]
+        space = base.sum_space(vertex.name)
+        size = fibre * math.prod(space)
+        edges = [index for index, edge in enumerate(base.edges) if edge.target == vertex.name]
+        constant = len(self.factor)
+        if isinstance(vertex.combine, Product):
+            slots: dict[str, list[int]] = {}
+            for index in edges:
+                slots.setdefault(slot_key(base.edges[index]), []).append(index)
+            firsts = []
+            for members in slots.values():
+                firsts.append(self._add_rows("identity", size))
+                for index in members:
+                    self._edge(index, firsts[-1])
+            own = np.arange(size)
+            row = self._add_rows("product", size)
+            for first in firsts:
+                self.entries.append((row + own, first + own, np.full(size, constant)))
+            if base.bias_shape(vertex) is not None or vertex.activation != "identity":
+                product, row = row, self._add_rows(vertex.activation, size)
+                self.entries.append((row + own, product + own, np.full(size, constant)))
+        else:
+            row = self._add_rows(vertex.activation, size)
+            for index in edges:
+                self._edge(index, row)
+        shape = base.bias_shape(vertex)
+        if shape is not None:
+            numbers = np.arange(fibre * math.prod(shape)).reshape(fibre, *shape)
+            shared = np.broadcast_to(numbers, (fibre, *space)).reshape(-1)
+            place = self.places[f"bias {vertex.name}"] + shared
+            self.entries.append((row + np.arange(size), np.zeros(size, np.int64), place))
+        self.values[vertex.name] = row
+
+    def _add_rows(self, function: str, count: int) -> int:
+        first, self.rows = self.rows, self.rows + count
+        self.functions.append(np.full(count, FUNCTIONS[function], np.uint8))
+        return first
+
+    def _edge(self, index: int, row: int) -> None:
+        edge = self.lift.base.edges[index]
+        stencil = self.lift.base.stencil(edge)
+        sources, targets = self.lift.lists[index]
+        along = np.arange(stencil.width)
+        # (kept edges, entries of a stencil, numbers along)
+        rows = ((targets[:, None] * stencil.rows + stencil.row) * stencil.width)[:, :, None] + along
+        columns = ((sources[:, None] * stencil.columns + stencil.column) * stencil.width)[:, :, None] + along
+        if self.lift.base.weight_shape(edge) is None:
+            places = np.full(rows.shape, len(self.factor))
+        else:
+            taps = np.arange(len(sources))[:, None] * stencil.taps + stencil.tap
+            places = np.broadcast_to((self.places[f"weight {edge.name}"] + taps)[:, :, None], rows.shape)
+        first = self.values[edge.source]
+        self.entries.append((row + rows.reshape(-1), first + columns.reshape(-1), places.reshape(-1)))

@@ -1,0 +1,241 @@
+"""Vector code for a strip of samples: as many as four of the machine's widest registers hold, 256 bytes.
+
+A strip is short enough to be summed in registers from the first in-edge to the last, and long enough that an edge's
+index and weight are read for many samples. LLVM does not find this by itself from loops over arrays, so the two inner
+loops are written out in its own language; everything around them is ordinary Numba.
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import literal_unroll, types
+from numba.extending import intrinsic, overload
+
+_REGISTERS = 4
+_REGISTER_BYTES = 64
+BYTES = _REGISTERS * _REGISTER_BYTES
+"""Of one strip."""
+_INDEX = ir.IntType(64)
+
+
+@intrinsic
+def lanes(context, array):
+    """Samples of a strip of an array's type, known when the code is compiled."""
+    count = BYTES * 8 // array.dtype.bitwidth
+
+    def generate(context, builder, signature, arguments):
+        return _INDEX(count)
+
+    return types.int64(array), generate
+
+
+class _Strip:
+    """Reads and writes strips of one array of floats."""
+
+    def __init__(self, context: Any, builder: Any, kind: Any, array: Any) -> None:
+        self._builder = builder
+        self.number = ir.FloatType() if kind.dtype.bitwidth == 32 else ir.DoubleType()
+        self._align = kind.dtype.bitwidth // 8
+        self._count = 8 * _REGISTER_BYTES // kind.dtype.bitwidth
+        self.register = ir.VectorType(self.number, self._count)
+        self._data = context.make_array(kind)(context, builder, array).data
+
+    def _at(self, row: Any) -> Any:
+        start = self._builder.mul(row, _INDEX(self._count * _REGISTERS))
+        return self._builder.bitcast(self._builder.gep(self._data, [start]), self.register.as_pointer())
+
+    def load(self, row: Any) -> list[Any]:
+        """The registers of a row."""
+        first = self._at(row)
+        parts = [self._builder.load(self._builder.gep(first, [_INDEX(i)])) for i in range(_REGISTERS)]
+        for part in parts:
+            part.align = self._align
+        return parts
+
+    def store(self, row: Any, parts: list[Any]) -> None:
+        """Overwrite a row."""
+        first = self._at(row)
+        for i, part in enumerate(parts):
+            self._builder.store(part, self._builder.gep(first, [_INDEX(i)])).align = self._align
+
+    def spread(self, number: Any) -> Any:
+        """A register full of one number."""
+        undefined = ir.Constant(self.register, ir.Undefined)
+        one = self._builder.insert_element(undefined, number, ir.IntType(32)(0))
+        mask = ir.Constant(ir.VectorType(ir.IntType(32), self._count), [0] * self._count)
+        return self._builder.shuffle_vector(one, undefined, mask)
+
+    def total(self, register: Any) -> Any:
+        """The sum of a register's numbers, in whatever order is fastest."""
+        suffix = f"v{self._count}f{8 * self._align}"
+        kind = ir.FunctionType(self.number, [self.number, self.register])
+        function = self._builder.module.declare_intrinsic(f"llvm.vector.reduce.fadd.{suffix}", fnty=kind)
+        return self._builder.call(function, [self.number(0.0), register], fastmath=("reassoc", "nsz"))
+
+    @property
+    def zero(self) -> Any:
+        """A register of zeros."""
+        return ir.Constant(self.register, [0.0] * self._count)
+
+
+def _element(context: Any, builder: Any, kind: Any, array: Any, place: Any) -> Any:
+    """Where an element of an array lies."""
+    return builder.gep(context.make_array(kind)(context, builder, array).data, [place])
+
+
+def _index(context: Any, builder: Any, kind: Any, array: Any, place: Any) -> Any:
+    """An element of an int32 array, as a 64-bit number."""
+    return builder.sext(builder.load(_element(context, builder, kind, array, place)), _INDEX)
+
+
+def _multiply_add(builder: Any, a: Any, b: Any, c: Any) -> Any:
+    return builder.fadd(builder.fmul(a, b, flags=("contract",)), c, flags=("contract",))
+
+
+def _weighted_sum(*, scaled: bool) -> Any:
+    @intrinsic
+    def weighted_sum(context, x, columns, places, weight, begin, end, into, row):
+        def generate(context, builder, signature, arguments):
+            x, columns, places, weight, begin, end, into, row = arguments
+            of_x, of_columns, of_places, of_weight, _, _, of_into, _ = signature.args
+            source, target = _Strip(context, builder, of_x, x), _Strip(context, builder, of_into, into)
+            before = builder.block
+            loop, after = builder.append_basic_block("edge"), builder.append_basic_block("summed")
+            builder.cbranch(builder.icmp_signed("<", begin, end), loop, after)
+
+            builder.position_at_end(loop)
+            k = builder.phi(_INDEX)
+            sums = [builder.phi(source.register) for _ in range(_REGISTERS)]
+            place = _index(context, builder, of_places, places, k)
+            factor = source.spread(builder.load(_element(context, builder, of_weight, weight, place)))
+            operand = source.load(_index(context, builder, of_columns, columns, k))
+            added = [_multiply_add(builder, factor, part, total) for part, total in zip(operand, sums, strict=True)]
+            following = builder.add(k, _INDEX(1))
+            k.add_incoming(begin, before)
+            k.add_incoming(following, loop)
+            for total, new in zip(sums, added, strict=True):
+                total.add_incoming(source.zero, before)
+                total.add_incoming(new, loop)
+            builder.cbranch(builder.icmp_signed("<", following, end), loop, after)
+
+            builder.position_at_end(after)
+            results = [builder.phi(source.register) for _ in range(_REGISTERS)]
+            for result, new in zip(results, added, strict=True):
+                result.add_incoming(source.zero, before)
+                result.add_incoming(new, loop)
+            if scaled:
+                results = [builder.fmul(*pair) for pair in zip(results, target.load(row), strict=True)]
+            target.store(row, results)
+            return context.get_dummy_value()
+
+        return types.void(x, columns, places, weight, begin, end, into, row), generate
+
+    return weighted_sum
+
+
+weighted_sum = _weighted_sum(scaled=False)
+"""weighted_sum(x, columns, places, weight, begin, end, into, row): row of ``into`` = sum over begin <= k < end of
+weight[places[k]] times row columns[k] of x. Rows are strips; indices int32."""
+scaled_sum = _weighted_sum(scaled=True)
+"""The same, times what the row of ``into`` held before."""
+
+
+@intrinsic
+def add_dots(context, x, columns, places, begin, end, g, row, into):
+    """into[places[k]] += <row columns[k] of x, row of g>, for begin <= k < end. Rows are strips; indices int32."""
+
+    def generate(context, builder, signature, arguments):
+        x, columns, places, begin, end, g, row, into = arguments
+        of_x, of_columns, of_places, _, _, of_g, _, of_into = signature.args
+        source, fixed = _Strip(context, builder, of_x, x), _Strip(context, builder, of_g, g).load(row)
+        before = builder.block
+        loop, after = builder.append_basic_block("edge"), builder.append_basic_block("added")
+        builder.cbranch(builder.icmp_signed("<", begin, end), loop, after)
+
+        builder.position_at_end(loop)
+        k = builder.phi(_INDEX)
+        products = source.zero
+        for part, other in zip(source.load(_index(context, builder, of_columns, columns, k)), fixed, strict=True):
+            products = _multiply_add(builder, part, other, products)
+        place = _index(context, builder, of_places, places, k)
+        cell = _element(context, builder, of_into, into, place)
+        builder.store(builder.fadd(builder.load(cell), source.total(products)), cell)
+        following = builder.add(k, _INDEX(1))
+        k.add_incoming(begin, before)
+        k.add_incoming(following, loop)
+        builder.cbranch(builder.icmp_signed("<", following, end), loop, after)
+
+        builder.position_at_end(after)
+        return context.get_dummy_value()
+
+    return types.void(x, columns, places, begin, end, g, row, into), generate
+
+
+@intrinsic
+def power_of_two(context, exponent):
+    """2^k for a whole number k in a float, by writing its exponent bits."""
+    wide = exponent.bitwidth == 64
+
+    def generate(context, builder, signature, arguments):
+        whole = ir.IntType(64 if wide else 32)
+        number = builder.fptosi(arguments[0], whole)
+        bits = builder.shl(builder.add(number, whole(1023 if wide else 127)), whole(52 if wide else 23))
+        return builder.bitcast(bits, ir.DoubleType() if wide else ir.FloatType())
+
+    return exponent(exponent), generate
+
+
+_LOG2_E = 1.4426950408889634
+_LN2_HIGH, _LN2_LOW = 0.693145751953125, 1.42860682030941723e-06
+"""ln 2 in two parts; multiples of the first by small whole numbers are exact in float32."""
+_REALS = {types.float32: np.float32, types.float64: np.float64}
+_TERMS = {types.float32: 7, types.float64: 13}
+"""Of the series of (e^r - 1) / r, |r| < ln(2) / 2, that a type can tell from all of them."""
+_LARGEST = {types.float32: 40.0, types.float64: 80.0}
+"""A range of exponents inside which e^x and e^2x are numbers; tanh is 1 long before."""
+
+
+def exponential(x: Any) -> tuple[Any, Any]:
+    """(2^k, e^r - 1) with e^x = 2^k e^r; no calls and no branches, so that loops over it become vector code."""
+    raise NotImplementedError
+
+
+@overload(exponential, jit_options={"fastmath": {"contract"}, "error_model": "numpy"})
+def _exponential(x: Any) -> Any:
+    real = _REALS[x]
+    log2_e, high, low, largest = (real(c) for c in (_LOG2_E, _LN2_HIGH, _LN2_LOW, _LARGEST[x]))
+    series = tuple(real(1 / math.factorial(k)) for k in range(_TERMS[x], 0, -1))
+
+    def implementation(x: Any) -> Any:
+        x = largest if x > largest else x
+        x = -largest if x < -largest else x
+        k = np.rint(x * log2_e)
+        r = (x - k * high) - k * low
+        p = real(0)
+        for c in literal_unroll(series):
+            p = p * r + c
+        return power_of_two(k), p * r
+
+    return implementation
+
+
+def tanh(x: Any) -> Any:
+    """Tanh to two units of the last place.
+
+    With e^2x - 1 = 2^k (e^r - 1) + (2^k - 1) nothing cancels anywhere: tanh = (e^2x - 1) / (e^2x + 1).
+    """
+    raise NotImplementedError
+
+
+@overload(tanh, jit_options={"fastmath": {"contract"}, "error_model": "numpy"})
+def _tanh(x: Any) -> Any:
+    one, two = _REALS[x](1), _REALS[x](2)
+
+    def implementation(x: Any) -> Any:
+        scale, less_one = exponential(x + x)
+        rest = scale * less_one + (scale - one)
+        return rest / (rest + two)
+
+    return implementation

@@ -1,0 +1,188 @@
+"""The replicas of a network as circuits over an objective's samples: passes without autograd, on CPU cores.
+
+Each replica goes by itself, at parameters, and for as many steps, as suit it; threads share replicas or samples.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+
+from rsl_cli.circuits import circuit_of
+from rsl_cli.kernels.circuit import (
+    Circuit,
+    Samples,
+    add_gradient,
+    advance,
+    group_bounds,
+    mean_gradient,
+    update,
+)
+from rsl_cli.network import LiftedNetwork
+from rsl_cli.train.objective import Objective
+
+_WORK_OF_THREAD = 1 << 19
+"""Multiply-adds of a step below which waking a second thread costs more than it saves."""
+_FEW = 1 << 14
+"""Samples a forward pass takes at a time, so that threads have something to share."""
+
+
+@dataclass(frozen=True)
+class Descent:
+    """What a first-order method keeps from step to step, for one replica; arrays change in place.
+
+    Args:
+        theta: parameters (P,).
+        scale: factors of the learning rate, (P,).
+        states: (2, P), the moments of Adam; or (1, P), the velocity of gradient descent.
+        momentum: of gradient descent.
+    """
+
+    theta: np.ndarray
+    scale: np.ndarray
+    states: np.ndarray
+    momentum: float
+
+
+class Compiled:
+    """Passes over an objective's samples by circuits; make one with `Compiled.of`.
+
+    Args:
+        circuits: each replica's.
+        factors: by which each replica's parameters are multiplied, (P,).
+        objective: data and loss.
+    """
+
+    def __init__(self, circuits: Sequence[Circuit], factors: Sequence[np.ndarray], objective: Objective) -> None:
+        self._circuits, self._factors = circuits, factors
+        self._train = _samples(objective, objective.x, objective.y)
+        self._test = _samples(objective, objective.x_test, objective.y_test)
+        self._classify = objective.classify
+
+    @classmethod
+    def of(cls, network: LiftedNetwork, objective: Objective) -> "Compiled | None":
+        """The circuits of a network on the CPU, if all its replicas have one."""
+        if objective.x.device.type != "cpu" or network.dtype not in (torch.float32, torch.float64):
+            return None
+        circuits, factors = [], []
+        for lift in network.lift.replicas:
+            found = circuit_of(lift, network.parametrization)
+            if found is None:
+                return None
+            circuits.append(found[0])
+            factors.append(found[1].astype(objective.x.numpy().dtype))
+        return cls(circuits, factors, objective)
+
+    @property
+    def count(self) -> int:
+        """R."""
+        return len(self._circuits)
+
+    @property
+    def samples(self) -> int:
+        """N."""
+        return len(self._train.x)
+
+    def gradient(self, replica: int, theta: np.ndarray, chosen: np.ndarray | None = None) -> tuple[float, np.ndarray]:
+        """Mean loss and its gradient.
+
+        Args:
+            replica: which.
+            theta: its parameters, (P,), of the objective's type.
+            chosen: int64 (B,), numbers of samples; None: all.
+
+        Returns:
+            The loss, and the gradient (P,).
+        """
+        circuit, factor = self._circuits[replica], self._factors[replica]
+        chosen = np.arange(self.samples) if chosen is None else chosen
+        if not self._worth_threads(replica, len(chosen)):
+            gradient = np.empty_like(theta)
+            return mean_gradient(circuit, theta, factor, self._train, chosen, gradient), gradient
+        weight = np.append(theta * factor, theta.dtype.type(1))
+        groups = group_bounds(len(chosen), weight, 0)[2]
+
+        def of_group(group: int) -> tuple[float, np.ndarray]:
+            start, stop, _ = group_bounds(len(chosen), weight, group)
+            part = np.zeros_like(weight)
+            loss, _ = add_gradient(circuit, weight, self._train, chosen, start, stop, 1 / len(chosen), part)
+            return loss, part
+
+        loss, total = 0.0, np.zeros_like(theta)
+        for share, part in _in_threads(of_group, range(groups)):
+            loss += share
+            total += part[:-1]
+        return loss / len(chosen), total * factor
+
+    def held_out(self, replica: int, theta: np.ndarray) -> tuple[float, float]:
+        """Held-out loss and accuracy (NaN for regression)."""
+        weight = np.append(theta * self._factors[replica], theta.dtype.type(1))
+        chosen, nothing = np.arange(len(self._test.x)), np.empty(0, theta.dtype)
+
+        def of_part(start: int) -> tuple[float, int]:
+            stop = min(start + _FEW, len(chosen))
+            return add_gradient(self._circuits[replica], weight, self._test, chosen, start, stop, 1.0, nothing)
+
+        losses, right = zip(*_in_threads(of_part, range(0, len(chosen), _FEW)), strict=True)
+        return sum(losses) / len(chosen), sum(right) / len(chosen) if self._classify else float("nan")
+
+    def advance(
+        self, descents: Sequence[tuple[int, Descent, np.ndarray]], rates: np.ndarray, step: int
+    ) -> dict[int, int]:
+        """Take steps of a first-order method, in place.
+
+        Args:
+            descents: (replica, its state, its batches), batches int64 (K, B), or (1, B) for all steps the same.
+            rates: float64 (K,), learning rates before their factors.
+            step: steps taken before.
+
+        Returns:
+            For each replica whose loss was not finite: at which step, before which it stopped.
+        """
+
+        def alone(part: tuple[int, Descent, np.ndarray]) -> int:
+            replica, own, batches = part
+            circuit, factor = self._circuits[replica], self._factors[replica]
+            arguments = (batches, rates, own.scale, own.states, step, own.momentum)
+            return advance(circuit, own.theta, factor, self._train, *arguments)
+
+        def together(part: tuple[int, Descent, np.ndarray]) -> int:
+            replica, own, batches = part
+            for k, rate in enumerate(rates):
+                loss, gradient = self.gradient(replica, own.theta, batches[min(k, len(batches) - 1)])
+                if not np.isfinite(loss):
+                    return k
+                rate = own.scale * own.theta.dtype.type(rate)
+                update(own.theta, gradient, rate, own.states, step + k + 1, own.momentum)
+            return len(rates)
+
+        wide = len(descents) < torch.get_num_threads() and all(
+            self._worth_threads(replica, batches.shape[1]) for replica, _, batches in descents
+        )
+        taken = map(together, descents) if wide else _in_threads(alone, descents)
+        return {part[0]: step + count for part, count in zip(descents, taken, strict=True) if count < len(rates)}
+
+    def _worth_threads(self, replica: int, samples: int) -> bool:
+        work = 3 * len(self._circuits[replica].columns) * samples
+        return torch.get_num_threads() > 1 and work >= _WORK_OF_THREAD
+
+
+def _samples(objective: Objective, x: torch.Tensor, y: torch.Tensor) -> Samples:
+    inputs = x.reshape(len(x), -1).contiguous().numpy()
+    if objective.kind == "mse":
+        return Samples(inputs, y.contiguous().numpy(), np.empty(0, np.int64))
+    return Samples(inputs, np.empty((0, 0), inputs.dtype), y.numpy())
+
+
+def _in_threads(task: Callable[[Any], Any], parts: Sequence[Any]) -> Iterable[Any]:
+    threads = min(torch.get_num_threads(), len(parts))
+    return map(task, parts) if threads < 2 else _pool(torch.get_num_threads()).map(task, parts)
+
+
+@cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads, thread_name_prefix="rsl")
