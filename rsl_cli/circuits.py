@@ -9,15 +9,31 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from rsl_cli.graph import Vertex, slot_key
+from rsl_cli.graph import BaseGraph, Vertex, slot_key
 from rsl_cli.kernels.circuit import FUNCTIONS, Circuit
+from rsl_cli.kernels.stencil import Stencil
 from rsl_cli.lift import Lift
 from rsl_cli.network import weight_multiplier
 from rsl_cli.vertex_maps import Product, Sum
 
 _MOST_SHARING = 4
-"""Entries for each parameter above which a stencil's long runs are faster than one entry a weight's use."""
-_MOST_ENTRIES = (1 << 31) - 1
+"""Uses of each weight by one kept edge, above which a stencil's long runs are faster than one entry for each use."""
+
+
+def has_circuits(base: BaseGraph) -> bool:
+    """Whether lifts of a base graph are written out as circuits."""
+    return all(map(_is_pointwise, base.vertices)) and all(
+        base.weight_shape(edge) is None or _uses(base.stencil(edge)) <= _MOST_SHARING for edge in base.edges
+    )
+
+
+def _is_pointwise(vertex: Vertex) -> bool:
+    plain = isinstance(vertex.combine, Sum | Product) and vertex.norm is None and vertex.pool is None
+    return vertex.kind == "input" or (plain and vertex.activation in FUNCTIONS)
+
+
+def _uses(stencil: Stencil) -> float:
+    return len(stencil.tap) * stencil.width / stencil.taps
 
 
 def circuit_of(lift: Lift, parametrization: str) -> tuple[Circuit, np.ndarray] | None:
@@ -29,24 +45,9 @@ def circuit_of(lift: Lift, parametrization: str) -> tuple[Circuit, np.ndarray] |
 
     Returns:
         The circuit, and the factor by which each parameter is multiplied, float64 (P,), in the order of
-        `torch.nn.utils.parameters_to_vector`; None where vertices do more than add, multiply and apply a function.
+        `torch.nn.utils.parameters_to_vector`; None if the base graph has no circuits.
     """
-    base = lift.base
-    if not all(_is_pointwise(vertex) for vertex in base.vertices):
-        return None
-    entries = sum(
-        len(lift.lists[i][0]) * len(base.stencil(edge).tap) * base.stencil(edge).width
-        for i, edge in enumerate(base.edges)
-    )
-    entries += sum(lift.fibres[vertex.name] * math.prod(base.sum_space(vertex.name)) for vertex in base.vertices)
-    if entries > min(_MOST_SHARING * lift.parameter_count, _MOST_ENTRIES):
-        return None
-    return _Draft(lift, parametrization).finished()
-
-
-def _is_pointwise(vertex: Vertex) -> bool:
-    plain = isinstance(vertex.combine, Sum | Product) and vertex.norm is None and vertex.pool is None
-    return vertex.kind == "input" or (plain and vertex.activation in FUNCTIONS)
+    return _Draft(lift, parametrization).finished() if has_circuits(lift.base) else None
 
 
 class _Draft:

@@ -30,10 +30,6 @@ def execute(spec: StudySpec, items: Sequence[Item], progress: Progress, finished
         progress: see `Progress`.
         finished: see `Finished`.
     """
-    cores = len(os.sched_getaffinity(0))
-    workers = (
-        int(spec.config["executor"].get("workers") or cores) if spec.config["executor"]["name"] == "process" else 1
-    )
     busy: list[Item] = []
 
     def sort(item: Item, outcome: Mapping[str, str]) -> None:

@@ -106,13 +106,14 @@ def register(spec: StudySpec) -> None:
         )
 
 
-def pack(store: StudyStore, missing: Sequence[RunKey], workers: int = 1) -> list[Item]:
+def pack(store: StudyStore, missing: Sequence[RunKey], workers: int = 1, *, fused: bool = True) -> list[Item]:
     """Group missing runs into unions: first what checkpoints hold, then the rest of each degree, shared out.
 
     Args:
         store: the study.
         missing: what is to be done.
-        workers: into how many unions to part the seeds of one degree.
+        workers: how many processes the runs are for.
+        fused: whether seeds of a degree gain from training as one union; if not, each is for whoever is free next.
     """
     items, left = [], {key.directory: key for key in missing}
     planned = {key.directory: key for key in store.planned()}
@@ -128,7 +129,7 @@ def pack(store: StudyStore, missing: Sequence[RunKey], workers: int = 1) -> list
                 left.pop(name, None)
     for lift in sorted({key.lift for key in left.values()}):
         keys = [key for key in left.values() if key.lift == lift]
-        size = -(-len(keys) // workers)
+        size = -(-len(keys) // workers) if fused or workers == 1 else 1
         items += [Item(tuple(keys[start : start + size])) for start in range(0, len(keys), size)]
     return sorted(items, key=lambda item: item.lift)
 

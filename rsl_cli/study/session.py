@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from rsl_cli.circuits import has_circuits
 from rsl_cli.errors import StoreError
 from rsl_cli.study.executors import execute
 from rsl_cli.study.runner import Item, Plan, Progress, make_plan, pack, register
@@ -65,7 +66,9 @@ def run_study(
         if finished:
             finished(item, states)
 
-    execute(spec, pack(spec.store, plan.missing, spec.workers), progress or (lambda *_: None), end)
+    # Circuits are trained one by one, whatever is beside them; products by autograd share their calls.
+    fused = spec.device != "cpu" or not has_circuits(spec.base)
+    execute(spec, pack(spec.store, plan.missing, spec.workers, fused=fused), progress or (lambda *_: None), end)
     return outcome
 
 

@@ -26,7 +26,7 @@ from rsl_cli.study.store import SCHEMA, RunKey, StudyStore
 from rsl_cli.study.sweep import lift_degrees, seed_list
 from rsl_cli.train.first_order import FirstOrder
 from rsl_cli.train.objective import LOSSES
-from rsl_cli.train.trainers import Settings, trainer_settings
+from rsl_cli.train.trainers import Flow, Settings, chosen_trainer, trainer_settings
 
 DEFAULTS: Mapping[str, Any] = {
     "lift": "16..256",
@@ -90,6 +90,10 @@ class StudySpec:
         if "target" in full["base"]:
             full["base"] = module_config(full["base"], *_shapes(full["dataset"]))
         lifts, seeds = lift_degrees(full["lift"]), seed_list(full["seeds"])
+        device = _device(full["device"])
+        # What data there is decides the rest.
+        draft = cls(full, lifts, seeds, edge_lifting(full["lifting"]), Flow(), "", device, "", Theory())
+        full["trainer"] = chosen_trainer(full["trainer"], draft.data.task)
         trainer = trainer_settings(full["trainer"])
         if full["parametrization"] is None:
             # The theorem is about weights whose law does not change with the degree; first-order trainers need mup.
@@ -98,9 +102,7 @@ class StudySpec:
             raise ConfigError(one_of("parametrization", full["parametrization"], PARAMETRIZATIONS))
         if full["loss"] is not None and full["loss"] not in LOSSES:
             raise ConfigError(one_of("loss", full["loss"], LOSSES))
-        device = _device(full["device"])
         name = _name(full)
-        draft = cls(full, lifts, seeds, edge_lifting(full["lifting"]), trainer, "", device, name, Theory())
         loss = full["loss"] or ("cross_entropy" if draft.data.task == "classification" else "mse")
         if loss == "cross_entropy" and draft.data.task != "classification":
             raise ConfigError(

@@ -22,6 +22,27 @@ TRAINERS: Mapping[str, type[FirstOrder] | type[Flow] | type[LevenbergMarquardt]]
 }
 
 
+def chosen_trainer(config: Mapping[str, Any], task: str) -> Mapping[str, Any]:
+    """The configuration of one trainer, ``auto`` being whichever it names for the data's task.
+
+    Args:
+        config: of a trainer; of ``auto``, those of two, under ``numbers`` and ``classes``.
+        task: ``regression`` or ``classification``.
+
+    Raises:
+        ConfigError: ``auto`` with other keys.
+    """
+    if config.get("name") != "auto":
+        return config
+    for key in config:
+        if key not in ("name", "numbers", "classes"):
+            raise ConfigError(one_of("trainer key", key, ("numbers", "classes")))
+    part = "classes" if task == "classification" else "numbers"
+    if not isinstance(config.get(part), Mapping):
+        raise ConfigError(f"trainer.{part}={config.get(part)!r}; accepted: a trainer's keys, name among them")
+    return config[part]
+
+
 def trainer_settings(config: Mapping[str, Any]) -> Settings:
     """Read a trainer's configuration.
 
