@@ -158,20 +158,20 @@ def _forward(circuit, weight, y, d, differentiate):
         if circuit.function[row] == _PRODUCT:
             _multiply(circuit.columns, begin, end, y, d, row)
         else:
-            weighted_sum(y, circuit.columns, circuit.places, weight, begin, end, y, row)
+            weighted_sum(y, circuit.columns, lanes(y), 0, circuit.places, weight, begin, end, y, row * lanes(y))
             _activate(circuit.function[row], y, d, row, differentiate)
 
 
 @njit(cache=True, nogil=True, fastmath=_FAST, error_model="numpy")
 def _backward(circuit, weight, y, d, gradient):
     """Turn derivatives of the outputs in d into derivatives of every row's sum, and add up the weights' gradient."""
-    first, rows = circuit.inputs + 1, len(circuit.function)
+    first, rows, strip = circuit.inputs + 1, len(circuit.function), lanes(y)
     for row in range(rows - 1, first - 1, -1):
         if row < rows - circuit.outputs:
             begin, end = circuit.column_indptr[row], circuit.column_indptr[row + 1]
-            scaled_sum(d, circuit.readers, circuit.column_places, weight, begin, end, d, row)
+            scaled_sum(d, circuit.readers, strip, 0, circuit.column_places, weight, begin, end, d, row * strip)
         begin, end = circuit.indptr[row - first], circuit.indptr[row - first + 1]
-        add_dots(y, circuit.columns, circuit.places, begin, end, d, row, gradient)
+        add_dots(y, circuit.columns, strip, 0, circuit.places, begin, end, d, row * strip, gradient)
 
 
 @njit(cache=True, nogil=True, fastmath=_FAST, error_model="numpy")

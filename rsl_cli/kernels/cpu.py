@@ -1,7 +1,7 @@
 """The three sparse products on CPU cores, compiled by Numba once and cached on disk.
 
 Rows of samples are contiguous, so a product is a handful of long multiply-adds per kept edge. Samples are cut into
-tiles small enough for the gathered operand to stay in a core's L2 cache; in-edges are unrolled by eight and four.
+tiles small enough for the gathered operand to stay in a core's L2 cache, and those into strips, summed in registers.
 Every row (or, for the sampled product, every entry) is computed by one thread in one order, whatever lies around it:
 results do not depend on the number of threads, nor on what else is in the same union.
 """
@@ -13,6 +13,7 @@ from numba import njit, prange
 from torch import Tensor
 
 from rsl_cli.kernels.pattern import Pattern
+from rsl_cli.kernels.strip import add_dots, lanes, weighted_sum
 
 _FAST = {"contract", "reassoc", "nsz", "arcp"}
 _TILE_BYTES = 1 << 19
@@ -137,84 +138,19 @@ def _longest(first, last, indptr):
 
 
 @njit(cache=True, fastmath=_FAST, nogil=True)
-def _add_up(k, end, starts, factor, shift, weight, x, into):
+def _add_up(begin, end, starts, factor, shift, weight, x, into):
     """Sum weight[k] * x[starts[k] * factor + shift:] over k into a piece of the result."""
-    if end - k >= 8:
-        _eight(k, starts, factor, shift, weight, x, into, False)
-        k += 8
-    elif end - k >= 4:
-        _four(k, starts, factor, shift, weight, x, into, False)
-        k += 4
-    elif end > k:
-        w, a = weight[k], _start(k, starts, factor, shift)
-        for m in range(np.uintp(len(into))):
-            into[m] = w * x[a + m]
-        k += 1
-    else:
-        for m in range(np.uintp(len(into))):
-            into[m] = 0.0
-    while end - k >= 8:
-        _eight(k, starts, factor, shift, weight, x, into, True)
-        k += 8
-    if end - k >= 4:
-        _four(k, starts, factor, shift, weight, x, into, True)
-        k += 4
-    while k < end:
-        w, a = weight[k], _start(k, starts, factor, shift)
-        for m in range(np.uintp(len(into))):
-            into[m] += w * x[a + m]
-        k += 1
-
-
-@njit(cache=True, fastmath=_FAST, nogil=True, inline="always")
-def _start(k, starts, factor, shift):
-    # Unsigned: signed ones could be negative, which would be looked after at every access.
-    return np.uintp(starts[k] * factor + shift)
-
-
-@njit(cache=True, fastmath=_FAST, nogil=True, inline="always")
-def _eight(k, starts, factor, shift, weight, x, into, add):
-    w0, w1, w2, w3 = weight[k], weight[k + 1], weight[k + 2], weight[k + 3]
-    w4, w5, w6, w7 = weight[k + 4], weight[k + 5], weight[k + 6], weight[k + 7]
-    a0, a1, a2, a3 = (
-        _start(k, starts, factor, shift),
-        _start(k + 1, starts, factor, shift),
-        _start(k + 2, starts, factor, shift),
-        _start(k + 3, starts, factor, shift),
-    )
-    a4, a5, a6, a7 = (
-        _start(k + 4, starts, factor, shift),
-        _start(k + 5, starts, factor, shift),
-        _start(k + 6, starts, factor, shift),
-        _start(k + 7, starts, factor, shift),
-    )
-    if add:
-        for m in range(np.uintp(len(into))):
-            into[m] += (w0 * x[a0 + m] + w1 * x[a1 + m] + w2 * x[a2 + m] + w3 * x[a3 + m]) + (
-                w4 * x[a4 + m] + w5 * x[a5 + m] + w6 * x[a6 + m] + w7 * x[a7 + m]
-            )
-    else:
-        for m in range(np.uintp(len(into))):
-            into[m] = (w0 * x[a0 + m] + w1 * x[a1 + m] + w2 * x[a2 + m] + w3 * x[a3 + m]) + (
-                w4 * x[a4 + m] + w5 * x[a5 + m] + w6 * x[a6 + m] + w7 * x[a7 + m]
-            )
-
-
-@njit(cache=True, fastmath=_FAST, nogil=True, inline="always")
-def _four(k, starts, factor, shift, weight, x, into, add):
-    w0, w1, w2, w3 = weight[k], weight[k + 1], weight[k + 2], weight[k + 3]
-    a0, a1, a2, a3 = (
-        _start(k, starts, factor, shift),
-        _start(k + 1, starts, factor, shift),
-        _start(k + 2, starts, factor, shift),
-        _start(k + 3, starts, factor, shift),
-    )
-    if add:
-        for m in range(np.uintp(len(into))):
-            into[m] += w0 * x[a0 + m] + w1 * x[a1 + m] + w2 * x[a2 + m] + w3 * x[a3 + m]
-    else:
-        for m in range(np.uintp(len(into))):
-            into[m] = w0 * x[a0 + m] + w1 * x[a1 + m] + w2 * x[a2 + m] + w3 * x[a3 + m]
+    strip = lanes(x)
+    whole = len(into) // strip * strip
+    for m in range(0, whole, strip):
+        weighted_sum(x, starts, factor, shift + m, None, weight, begin, end, into, m)
+    rest = into[whole:]
+    rest[:] = 0
+    for k in range(begin, end if len(rest) > 0 else begin):
+        # Unsigned: signed ones could be negative, which would be looked after at every access.
+        w, a = weight[k], np.uintp(starts[k] * factor + shift + whole)
+        for m in range(np.uintp(len(rest))):
+            rest[m] += w * x[a + m]
 
 
 @njit(cache=True, fastmath=_FAST, nogil=True)
@@ -250,32 +186,17 @@ def _dots(first, last, indptr, indices, x, g, out, pieces, tiles, links, sizes):
 @njit(cache=True, fastmath=_FAST, nogil=True)
 def _add_dots(starts, factor, shift, x, b, into):
     """Add <x[starts[k] * factor + shift:], b> to into[k]."""
-    k, end = 0, len(starts)
-    while end - k >= 4:
-        a0, a1, a2, a3 = (
-            _start(k, starts, factor, shift),
-            _start(k + 1, starts, factor, shift),
-            _start(k + 2, starts, factor, shift),
-            _start(k + 3, starts, factor, shift),
-        )
-        s0 = s1 = s2 = s3 = x.dtype.type(0.0)
-        for m in range(np.uintp(len(b))):
-            s0 += x[a0 + m] * b[m]
-            s1 += x[a1 + m] * b[m]
-            s2 += x[a2 + m] * b[m]
-            s3 += x[a3 + m] * b[m]
-        into[k] += s0
-        into[k + 1] += s1
-        into[k + 2] += s2
-        into[k + 3] += s3
-        k += 4
-    while k < end:
-        a = _start(k, starts, factor, shift)
+    strip = lanes(x)
+    whole = len(b) // strip * strip
+    for m in range(0, whole, strip):
+        add_dots(x, starts, factor, shift + m, None, 0, len(starts), b, m, into)
+    rest = b[whole:]
+    for k in range(len(starts) if len(rest) > 0 else 0):
+        a = np.uintp(starts[k] * factor + shift + whole)
         s = x.dtype.type(0.0)
-        for m in range(np.uintp(len(b))):
-            s += x[a + m] * b[m]
+        for m in range(np.uintp(len(rest))):
+            s += x[a + m] * rest[m]
         into[k] += s
-        k += 1
 
 
 @njit(cache=True, fastmath=_FAST, nogil=True, parallel=True)

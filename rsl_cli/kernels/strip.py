@@ -6,6 +6,7 @@ loops are written out in its own language; everything around them is ordinary Nu
 """
 
 import math
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -42,21 +43,20 @@ class _Strip:
         self.register = ir.VectorType(self.number, self._count)
         self._data = context.make_array(kind)(context, builder, array).data
 
-    def _at(self, row: Any) -> Any:
-        start = self._builder.mul(row, _INDEX(self._count * _REGISTERS))
+    def _at(self, start: Any) -> Any:
         return self._builder.bitcast(self._builder.gep(self._data, [start]), self.register.as_pointer())
 
-    def load(self, row: Any) -> list[Any]:
-        """The registers of a row."""
-        first = self._at(row)
+    def load(self, start: Any) -> list[Any]:
+        """The registers of the strip that starts there."""
+        first = self._at(start)
         parts = [self._builder.load(self._builder.gep(first, [_INDEX(i)])) for i in range(_REGISTERS)]
         for part in parts:
             part.align = self._align
         return parts
 
-    def store(self, row: Any, parts: list[Any]) -> None:
-        """Overwrite a row."""
-        first = self._at(row)
+    def store(self, start: Any, parts: list[Any]) -> None:
+        """Overwrite the strip that starts there."""
+        first = self._at(start)
         for i, part in enumerate(parts):
             self._builder.store(part, self._builder.gep(first, [_INDEX(i)])).align = self._align
 
@@ -67,12 +67,24 @@ class _Strip:
         mask = ir.Constant(ir.VectorType(ir.IntType(32), self._count), [0] * self._count)
         return self._builder.shuffle_vector(one, undefined, mask)
 
-    def total(self, register: Any) -> Any:
-        """The sum of a register's numbers, in whatever order is fastest."""
-        suffix = f"v{self._count}f{8 * self._align}"
-        kind = ir.FunctionType(self.number, [self.number, self.register])
-        function = self._builder.module.declare_intrinsic(f"llvm.vector.reduce.fadd.{suffix}", fnty=kind)
-        return self._builder.call(function, [self.number(0.0), register], fastmath=("reassoc", "nsz"))
+    def totals(self, registers: list[Any]) -> list[Any]:
+        """The sums of one, two or four registers' numbers; halves are added up side by side in one register."""
+        groups, total = 1, len(registers)
+        while (length := registers[0].type.count // groups) > 1:
+            pairs = list(zip_longest(registers[::2], registers[1::2]))
+            half = [group * length + i for group in range(groups) for i in range(length // 2)]
+            registers = [self._halves(one, other, half, length // 2) for one, other in pairs]
+            groups = min(2 * groups, total)
+        return [self._builder.extract_element(registers[0], ir.IntType(32)(i)) for i in range(total)]
+
+    def _halves(self, one: Any, other: Any | None, half: list[int], shift: int) -> Any:
+        """Halves of the groups of one register, then of the other, plus the halves ``shift`` further on."""
+        places = half if other is None else half + [one.type.count + i for i in half]
+        second = ir.Constant(one.type, ir.Undefined) if other is None else other
+        masks = [[i + by for i in places] for by in (0, shift)]
+        kind = ir.VectorType(ir.IntType(32), len(places))
+        low, high = (self._builder.shuffle_vector(one, second, ir.Constant(kind, mask)) for mask in masks)
+        return self._builder.fadd(low, high)
 
     @property
     def zero(self) -> Any:
@@ -86,91 +98,106 @@ def _element(context: Any, builder: Any, kind: Any, array: Any, place: Any) -> A
 
 
 def _index(context: Any, builder: Any, kind: Any, array: Any, place: Any) -> Any:
-    """An element of an int32 array, as a 64-bit number."""
-    return builder.sext(builder.load(_element(context, builder, kind, array, place)), _INDEX)
+    """An element of an int32 or int64 array, as a 64-bit number."""
+    element = builder.load(_element(context, builder, kind, array, place))
+    return element if kind.dtype.bitwidth == 64 else builder.sext(element, _INDEX)
 
 
 def _multiply_add(builder: Any, a: Any, b: Any, c: Any) -> Any:
     return builder.fadd(builder.fmul(a, b, flags=("contract",)), c, flags=("contract",))
 
 
+def _edges(builder: Any, begin: Any, end: Any, step: int, carried: list[Any], body: Any) -> list[Any]:
+    """A loop for k = begin, begin + step, ... below end that hands on values: body(k, values) gives the next ones."""
+    before = builder.block
+    loop, after = builder.append_basic_block("edge"), builder.append_basic_block("after")
+    builder.cbranch(builder.icmp_signed("<", begin, end), loop, after)
+    builder.position_at_end(loop)
+    k = builder.phi(_INDEX)
+    values = [builder.phi(value.type) for value in carried]
+    changed = body(k, values)
+    following = builder.add(k, _INDEX(step))
+    for phi, first, new in zip([k, *values], [begin, *carried], [following, *changed], strict=True):
+        phi.add_incoming(first, before)
+        phi.add_incoming(new, loop)
+    builder.cbranch(builder.icmp_signed("<", following, end), loop, after)
+    builder.position_at_end(after)
+    results = [builder.phi(value.type) for value in carried]
+    for phi, first, new in zip(results, carried, changed, strict=True):
+        phi.add_incoming(first, before)
+        phi.add_incoming(new, loop)
+    return results
+
+
 def _weighted_sum(*, scaled: bool) -> Any:
     @intrinsic
-    def weighted_sum(context, x, columns, places, weight, begin, end, into, row):
+    def weighted_sum(context, x, starts, factor, shift, places, weight, begin, end, into, at):
+        signature = types.void(x, starts, factor, shift, places, weight, begin, end, into, at)
+
         def generate(context, builder, signature, arguments):
-            x, columns, places, weight, begin, end, into, row = arguments
-            of_x, of_columns, of_places, of_weight, _, _, of_into, _ = signature.args
+            x, starts, factor, shift, places, weight, begin, end, into, at = arguments
+            of_x, of_starts, _, _, of_places, of_weight, _, _, of_into, _ = signature.args
             source, target = _Strip(context, builder, of_x, x), _Strip(context, builder, of_into, into)
-            before = builder.block
-            loop, after = builder.append_basic_block("edge"), builder.append_basic_block("summed")
-            builder.cbranch(builder.icmp_signed("<", begin, end), loop, after)
 
-            builder.position_at_end(loop)
-            k = builder.phi(_INDEX)
-            sums = [builder.phi(source.register) for _ in range(_REGISTERS)]
-            place = _index(context, builder, of_places, places, k)
-            factor = source.spread(builder.load(_element(context, builder, of_weight, weight, place)))
-            operand = source.load(_index(context, builder, of_columns, columns, k))
-            added = [_multiply_add(builder, factor, part, total) for part, total in zip(operand, sums, strict=True)]
-            following = builder.add(k, _INDEX(1))
-            k.add_incoming(begin, before)
-            k.add_incoming(following, loop)
-            for total, new in zip(sums, added, strict=True):
-                total.add_incoming(source.zero, before)
-                total.add_incoming(new, loop)
-            builder.cbranch(builder.icmp_signed("<", following, end), loop, after)
+            def add(k: Any, sums: list[Any]) -> list[Any]:
+                place = k if of_places == types.none else _index(context, builder, of_places, places, k)
+                number = source.spread(builder.load(_element(context, builder, of_weight, weight, place)))
+                start = builder.mul(_index(context, builder, of_starts, starts, k), factor)
+                operand = source.load(builder.add(start, shift))
+                return [_multiply_add(builder, number, part, total) for part, total in zip(operand, sums, strict=True)]
 
-            builder.position_at_end(after)
-            results = [builder.phi(source.register) for _ in range(_REGISTERS)]
-            for result, new in zip(results, added, strict=True):
-                result.add_incoming(source.zero, before)
-                result.add_incoming(new, loop)
+            results = _edges(builder, begin, end, 1, [source.zero] * _REGISTERS, add)
             if scaled:
-                results = [builder.fmul(*pair) for pair in zip(results, target.load(row), strict=True)]
-            target.store(row, results)
+                results = [builder.fmul(*pair) for pair in zip(results, target.load(at), strict=True)]
+            target.store(at, results)
             return context.get_dummy_value()
 
-        return types.void(x, columns, places, weight, begin, end, into, row), generate
+        return signature, generate
 
     return weighted_sum
 
 
 weighted_sum = _weighted_sum(scaled=False)
-"""weighted_sum(x, columns, places, weight, begin, end, into, row): row of ``into`` = sum over begin <= k < end of
-weight[places[k]] times row columns[k] of x. Rows are strips; indices int32."""
+"""weighted_sum(x, starts, factor, shift, places, weight, begin, end, into, at): the strip of ``into`` from ``at`` = the
+sum over begin <= k < end of weight[places[k]] times the strip of x from starts[k] * factor + shift. Without places
+(None) it is weight[k]. Integers are int64, index arrays int32 or int64."""
 scaled_sum = _weighted_sum(scaled=True)
-"""The same, times what the row of ``into`` held before."""
+"""The same, times what the strip of ``into`` held before."""
 
 
 @intrinsic
-def add_dots(context, x, columns, places, begin, end, g, row, into):
-    """into[places[k]] += <row columns[k] of x, row of g>, for begin <= k < end. Rows are strips; indices int32."""
+def add_dots(context, x, starts, factor, shift, places, begin, end, g, at, into):
+    """into[places[k]] += <strip of x from starts[k] * factor + shift, strip of g from at>, for begin <= k < end."""
+    signature = types.void(x, starts, factor, shift, places, begin, end, g, at, into)
 
     def generate(context, builder, signature, arguments):
-        x, columns, places, begin, end, g, row, into = arguments
-        of_x, of_columns, of_places, _, _, of_g, _, of_into = signature.args
-        source, fixed = _Strip(context, builder, of_x, x), _Strip(context, builder, of_g, g).load(row)
-        before = builder.block
-        loop, after = builder.append_basic_block("edge"), builder.append_basic_block("added")
-        builder.cbranch(builder.icmp_signed("<", begin, end), loop, after)
+        x, starts, factor, shift, places, begin, end, g, at, into = arguments
+        of_x, of_starts, _, _, of_places, _, _, of_g, _, of_into = signature.args
+        source, fixed = _Strip(context, builder, of_x, x), _Strip(context, builder, of_g, g).load(at)
 
-        builder.position_at_end(loop)
-        k = builder.phi(_INDEX)
-        products = source.zero
-        for part, other in zip(source.load(_index(context, builder, of_columns, columns, k)), fixed, strict=True):
-            products = _multiply_add(builder, part, other, products)
-        place = _index(context, builder, of_places, places, k)
-        cell = _element(context, builder, of_into, into, place)
-        builder.store(builder.fadd(builder.load(cell), source.total(products)), cell)
-        following = builder.add(k, _INDEX(1))
-        k.add_incoming(begin, before)
-        k.add_incoming(following, loop)
-        builder.cbranch(builder.icmp_signed("<", following, end), loop, after)
+        def products(k: Any) -> Any:
+            start = builder.mul(_index(context, builder, of_starts, starts, k), factor)
+            sums = source.zero
+            for part, other in zip(source.load(builder.add(start, shift)), fixed, strict=True):
+                sums = _multiply_add(builder, part, other, sums)
+            return sums
 
-        builder.position_at_end(after)
+        def add(k: Any, count: int) -> list[Any]:
+            edges = [builder.add(k, _INDEX(i)) for i in range(count)]
+            totals = source.totals([products(edge) for edge in edges])
+            for edge, total in zip(edges, totals, strict=True):
+                place = edge if of_places == types.none else _index(context, builder, of_places, places, edge)
+                cell = _element(context, builder, of_into, into, place)
+                builder.store(builder.fadd(builder.load(cell), total), cell)
+            return []
+
+        fours = builder.and_(builder.sub(end, begin), _INDEX(-4))
+        middle = builder.add(begin, fours)
+        _edges(builder, begin, middle, 4, [], lambda k, _: add(k, 4))
+        _edges(builder, middle, end, 1, [], lambda k, _: add(k, 1))
         return context.get_dummy_value()
 
-    return types.void(x, columns, places, begin, end, g, row, into), generate
+    return signature, generate
 
 
 @intrinsic
