@@ -33,8 +33,14 @@ lint: $(READY) ## style, import order, docstrings, format
 types: $(READY) ## static types
 	$(BIN)/pyright
 
-bench: $(READY) ## kernels and the flow against their rivals, in one run each
+bench: $(READY) ## layers, steps, sweeps, memory and the flow against their rivals; writes the README's tables
 	$(BIN)/python scripts/bench_layer.py
+	$(BIN)/python scripts/bench_layer.py --dtype float64
+	$(BIN)/python scripts/bench_layer.py --n 16384 --in-degree 16 --repeats 21
+	$(BIN)/python scripts/bench_step.py
+	$(BIN)/python scripts/bench_sweep.py
+	$(BIN)/python scripts/bench_memory.py
+	$(BIN)/python scripts/bench_report.py
 	$(BIN)/python scripts/bench_flow.py
 
 reproduce: $(READY) ## the committed experiments, then check that the loss falls

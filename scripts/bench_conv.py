@@ -11,10 +11,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numba
 import numpy as np
 import torch
 from bench_layer import Step, agree, measure
+from machine import use_threads
 from torch import Tensor
 from torch.nn import functional
 
@@ -36,9 +36,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, help="torch's default if left out")
     parser.add_argument("--peak-of", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.threads:
-        numba.set_num_threads(arguments.threads)
-        torch.set_num_threads(arguments.threads)
+    use_threads(arguments.threads)
     if arguments.peak_of:
         print(peak(rivals(arguments, arguments.channels[0])[arguments.peak_of]))
         return

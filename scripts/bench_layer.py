@@ -8,11 +8,11 @@ import argparse
 import statistics
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
-import numba
 import numpy as np
 import torch
+from machine import Table, described, limits, use_threads
 from numba import njit, prange
 from torch import Tensor
 from torch.nn import functional
@@ -36,10 +36,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, help="torch's default if left out")
     parser.add_argument("--dense-limit", type=int, default=8192, help="largest n at which the masked dense rival runs")
     arguments = parser.parse_args()
-    if arguments.threads:
-        # Numba first: its threads, once started, set the number that torch shares.
-        numba.set_num_threads(arguments.threads)
-        torch.set_num_threads(arguments.threads)
+    use_threads(arguments.threads)
     # torch calls its own CSR tensors unfinished, once for each kind of warning.
     warnings.filterwarnings("ignore", message="Sparse")
     dtype = getattr(torch, arguments.dtype)
@@ -48,14 +45,25 @@ def main() -> None:
     medians = measure(steps, arguments.repeats)
     # A multiply-add for each edge and sample, once forward and twice backward.
     work = 6.0 * arguments.n * arguments.in_degree * arguments.samples
-    ours = medians["rsl"]
-    print(
-        f"n={arguments.n} in-degree={arguments.in_degree} samples={arguments.samples} {arguments.dtype}, "
-        f"{torch.get_num_threads()} threads, medians of {arguments.repeats} interleaved rounds"
+    found = limits()
+    print(described(found))
+    rows = tuple(
+        (
+            name,
+            1e3 * seconds,
+            seconds / medians["rsl"],
+            work / seconds / 1e9,
+            100 * work / seconds / 1e9 / found[arguments.dtype],
+        )
+        for name, seconds in sorted(medians.items(), key=lambda item: item[1])
     )
-    print(f"{'':34}{'ms':>9}{'x rsl':>9}{'GF/s':>9}")
-    for name, seconds in sorted(medians.items(), key=lambda item: item[1]):
-        print(f"{name:34}{1e3 * seconds:9.3f}{seconds / ours:9.2f}{work / seconds / 1e9:9.1f}")
+    Table(
+        f"layer-{arguments.n:05d}-{arguments.dtype}",
+        f"One layer, forward and backward: n={arguments.n}, in-degree {arguments.in_degree}, {arguments.samples} samples, "
+        f"{arguments.dtype}, {torch.get_num_threads()} threads; medians of {arguments.repeats} rounds",
+        ("", "ms", "x rsl", "GF/s", "% of GEMM"),
+        rows,
+    ).show()
 
 
 def rivals(n: int, in_degree: int, samples: int, dtype: torch.dtype, dense_limit: int) -> dict[str, Step]:
@@ -137,7 +145,7 @@ def agree(steps: dict[str, Step], tolerance: float) -> None:
                 raise SystemExit(f"{name}: {what} differs by {error:.1e}")
 
 
-def measure(steps: dict[str, Step], repeats: int) -> dict[str, float]:
+def measure(steps: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, float]:
     """Median seconds of each rival over interleaved rounds."""
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     order = np.random.default_rng(0)

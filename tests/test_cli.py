@@ -9,7 +9,15 @@ import yaml
 from rsl_cli.cli import compose, main
 
 BASES = ", ".join(sorted(path.stem for path in (problems.CONF / "base").glob("*.yaml")))
-QUICK = ["seeds=3", "lift=2..8", "trainer.steps=20", "dataset.samples=256", "dataset.test_samples=64", "executor=local"]
+QUICK = [
+    "seeds=3",
+    "lift=2..8",
+    "trainer=adam",
+    "trainer.steps=20",
+    "dataset.samples=256",
+    "dataset.test_samples=64",
+    "executor=local",
+]
 
 
 @pytest.fixture(autouse=True)
@@ -50,7 +58,7 @@ def test_a_csv_and_a_base_of_ones_own(tmp_path, capsys):
     rows = "\n".join(f"{i},{i % 7},{(i * i) % 11}" for i in range(60))
     (tmp_path / "my data.csv").write_text("a,b,target value\n" + rows + "\n")
     line = ["base=mine", "dataset=csv", "dataset.path=my data.csv", "dataset.target=target value", "seeds=1", "lift=2"]
-    assert main(["run", "--config-dir", "mine", *line, "trainer.steps=5", "executor=local"]) == 0
+    assert main(["run", "--config-dir", "mine", *line, "trainer=adam", "trainer.steps=5", "executor=local"]) == 0
     assert (tmp_path / "results" / "mine_csv_adam" / "study.json").is_file()
     assert main(["show", "--config-dir", "mine", *line, "--save", "drawn.png"]) == 0
     assert (tmp_path / "drawn.png").stat().st_size > 1000
@@ -74,7 +82,7 @@ def test_a_csv_and_a_base_of_ones_own(tmp_path, capsys):
         ),
         ("run trainer.stepz=1", "key 'trainer.stepz' is not known; accepted: trainer."),
         ("run +foo=1", "key 'foo' is not known"),
-        ("run trainer.steps=abc", "trainer.steps='abc'; accepted"),
+        ("run trainer=adam trainer.steps=abc", "trainer.steps='abc'; accepted"),
         ("run dataset=csv dataset.path=no.csv dataset.target=y", "dataset.path 'no.csv' is not there"),
         ("run results_dir=/proc/none", "cannot write /proc/none"),
         ("run loss=cross_entropy", "needs classes"),
@@ -154,7 +162,15 @@ def test_help_and_version_need_no_torch():
 
 
 def test_loss_falls_from_small_lifts_to_larger_ones(tmp_path):
-    line = ["study=falling", "lift=2..32", "seeds=3", "trainer.steps=300", "dataset.samples=2048", "executor=local"]
+    line = [
+        "study=falling",
+        "lift=2..32",
+        "seeds=3",
+        "trainer=adam",
+        "trainer.steps=300",
+        "dataset.samples=2048",
+        "executor=local",
+    ]
     assert main(["run", *line]) == 0
     verdict = json.loads((tmp_path / "results" / "falling" / "report" / "verdict.json").read_text())
     assert verdict["trend"]["p_value"] < 0.01

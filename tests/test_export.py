@@ -140,7 +140,7 @@ def test_a_union_is_refused(tmp_path):
 
 def test_runs_of_a_study_are_exported(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    line = ["study=s", "lift=2,4", "seeds=2", "trainer.steps=5", "dataset.samples=64", "executor=local"]
+    line = ["study=s", "lift=2,4", "seeds=2", "trainer=adam", "trainer.steps=5", "dataset.samples=64", "executor=local"]
     assert main(["run", *line]) == 0
     capsys.readouterr()
     assert main(["export", "s", "lift=4", "seed=1", "--to", "out"]) == 0

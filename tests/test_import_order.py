@@ -19,6 +19,7 @@ ORDER = [
     "graph",
     "lift",
     "network",
+    "circuits",
     "module",
     "linearization",
     "data",

@@ -241,7 +241,7 @@ def test_a_study_of_a_module_is_that_of_its_base_graph(here):
 def test_run_and_show_take_modules(here, capsys):
     assert main(["show", *LINE, "lift=1..2"]) == 0
     assert "base graph Net: 4 vertices" in capsys.readouterr().out
-    assert main(["run", *LINE, "lift=1,2", "seeds=1", "trainer.steps=2", "executor=local"]) == 0
+    assert main(["run", *LINE, "lift=1,2", "seeds=1", "trainer=adam", "trainer.steps=2", "executor=local"]) == 0
     # The module is not needed any more: the study holds its base graph.
     study = json.loads((here / "results" / "Net_digits_adam" / "study.json").read_text())
     assert "target" not in study["config"]["base"]

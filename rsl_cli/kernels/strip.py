@@ -19,9 +19,11 @@ _REGISTER_BYTES = 64
 BYTES = _REGISTERS * _REGISTER_BYTES
 """Of one strip."""
 _INDEX = ir.IntType(64)
+_intrinsic: Any = intrinsic
+"""What it makes is called without the context it is written with."""
 
 
-@intrinsic
+@_intrinsic
 def lanes(context, array):
     """Samples of a strip of an array's type, known when the code is compiled."""
     count = BYTES * 8 // array.dtype.bitwidth
@@ -130,7 +132,7 @@ def _edges(builder: Any, begin: Any, end: Any, step: int, carried: list[Any], bo
 
 
 def _weighted_sum(*, scaled: bool) -> Any:
-    @intrinsic
+    @_intrinsic
     def weighted_sum(context, x, starts, factor, shift, places, weight, begin, end, into, at):
         signature = types.void(x, starts, factor, shift, places, weight, begin, end, into, at)
 
@@ -165,7 +167,7 @@ scaled_sum = _weighted_sum(scaled=True)
 """The same, times what the strip of ``into`` held before."""
 
 
-@intrinsic
+@_intrinsic
 def add_dots(context, x, starts, factor, shift, places, begin, end, g, at, into):
     """into[places[k]] += <strip of x from starts[k] * factor + shift, strip of g from at>, for begin <= k < end."""
     signature = types.void(x, starts, factor, shift, places, begin, end, g, at, into)
@@ -200,7 +202,7 @@ def add_dots(context, x, starts, factor, shift, places, begin, end, g, at, into)
     return signature, generate
 
 
-@intrinsic
+@_intrinsic
 def power_of_two(context, exponent):
     """2^k for a whole number k in a float, by writing its exponent bits."""
     wide = exponent.bitwidth == 64

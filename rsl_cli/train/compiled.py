@@ -99,24 +99,24 @@ class Compiled:
             The loss, and the gradient (P,).
         """
         circuit, factor = self._circuits[replica], self._factors[replica]
-        chosen = np.arange(self.samples) if chosen is None else chosen
-        if not self._worth_threads(replica, len(chosen)):
+        numbers = np.arange(self.samples) if chosen is None else chosen
+        if not self._worth_threads(replica, len(numbers)):
             gradient = np.empty_like(theta)
-            return mean_gradient(circuit, theta, factor, self._train, chosen, gradient), gradient
+            return mean_gradient(circuit, theta, factor, self._train, numbers, gradient), gradient
         weight = np.append(theta * factor, theta.dtype.type(1))
-        groups = group_bounds(len(chosen), weight, 0)[2]
+        groups = group_bounds(len(numbers), weight, 0)[2]
 
         def of_group(group: int) -> tuple[float, np.ndarray]:
-            start, stop, _ = group_bounds(len(chosen), weight, group)
+            start, stop, _ = group_bounds(len(numbers), weight, group)
             part = np.zeros_like(weight)
-            loss, _ = add_gradient(circuit, weight, self._train, chosen, start, stop, 1 / len(chosen), part)
+            loss, _ = add_gradient(circuit, weight, self._train, numbers, start, stop, 1 / len(numbers), part)
             return loss, part
 
         loss, total = 0.0, np.zeros_like(theta)
         for share, part in _in_threads(of_group, range(groups)):
             loss += share
             total += part[:-1]
-        return loss / len(chosen), total * factor
+        return loss / len(numbers), total * factor
 
     def held_out(self, replica: int, theta: np.ndarray) -> tuple[float, float]:
         """Held-out loss and accuracy (NaN for regression)."""

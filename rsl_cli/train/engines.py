@@ -112,13 +112,12 @@ class AutogradEngine:
 class CircuitEngine:
     """Each replica by its circuit: many steps in one call, all its parameters in one buffer."""
 
-    _KEYS = ("exp_avg", "exp_avg_sq")
-
     def __init__(
         self, network: LiftedNetwork, compiled: Compiled, batches: "Batches", adaptive: bool, momentum: float
     ) -> None:
         self.network, self.compiled, self.batches = network, compiled, batches
-        self.adaptive, self.steps = adaptive, 0
+        self.keys = ("exp_avg", "exp_avg_sq") if adaptive else ("momentum_buffer",) if momentum else ()
+        self.steps = 0
         tensors = {name: p.detach() for name, p in network.named_parameters()}
         scales = network.learning_rate_scales(adaptive=adaptive)
         self.descents: list[Descent] = []
@@ -158,11 +157,10 @@ class CircuitEngine:
         """See `Engine`."""
         every = range(self.compiled.count)
         arrays = {f"parameter/{k}": v for k, v in self._joined([self.descents[r].theta for r in every]).items()}
-        keys = self._KEYS if self.adaptive else ("momentum_buffer",)
-        for i, key in enumerate(keys):
+        for i, key in enumerate(self.keys):
             joined = self._joined([self.descents[r].states[i] for r in every])
             arrays |= {f"optimizer/{index}/{key}": value for index, value in enumerate(joined.values())}
-        if self.adaptive:
+        if len(self.keys) == 2:
             arrays |= {f"optimizer/{i}/step": torch.tensor(float(self.steps)) for i in range(len(self._names))}
         return arrays
 
@@ -173,11 +171,10 @@ class CircuitEngine:
         for name, parameter in self.network.named_parameters():
             if saved[name].shape != parameter.shape:
                 raise KeyError(name)
-        keys = self._KEYS if self.adaptive else ("momentum_buffer",)
-        states = [{n: arrays.get(f"optimizer/{i}/{key}") for i, n in enumerate(names)} for key in keys]
+        states = [{n: arrays.get(f"optimizer/{i}/{key}") for i, n in enumerate(names)} for key in self.keys]
         for replica, own in enumerate(self.descents):
             own.theta[:] = self._flat(saved, replica)
-            for state, values in zip(own.states, states, strict=True):
+            for state, values in zip(own.states, states, strict=False):
                 # Before the first step there are none.
                 known = {n: v if v is not None else torch.zeros_like(saved[n]) for n, v in values.items()}
                 state[:] = self._flat(known, replica)

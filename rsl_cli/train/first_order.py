@@ -178,7 +178,7 @@ class _Run:
             factors = 0.5 * (1 + np.cos(np.pi * np.array(steps) / self.settings.steps))
         active = [replica for replica in range(self.count) if replica not in self.ended]
         for replica, step in self.engine.advance(active, steps, self.settings.learning_rate * factors).items():
-            self.rows[replica].append((step, self._time(step), *(math.nan,) * 4))
+            self.rows[replica].append((step, self._time(step), math.nan, math.nan, math.nan, math.nan))
             self._end(replica, "diverged", math.nan)
         self.step = upto
         return max(1, int(len(steps) * _CALL_SECONDS / max(time.monotonic() - began, 1e-6)))

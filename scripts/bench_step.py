@@ -1,0 +1,198 @@
+"""One whole training step of ``base=mlp`` by Adam: batch, forward, loss, backward, update.
+
+Rivals are the same network on the same graph and samples: written with ``embedding_bag``, with masks, with this
+package's sparse products under autograd, each trained by ``torch.optim.Adam``. Losses after some steps are compared
+first; then rounds take turns. By hand: ``python scripts/bench_step.py``.
+"""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+import yaml
+from bench_layer import measure
+from machine import Table, described, limits, use_threads
+from torch import Tensor, nn
+from torch.nn import functional
+
+import rsl_cli as rsl
+from rsl_cli.data import Dataset
+from rsl_cli.train.compiled import Compiled
+from rsl_cli.train.engines import AutogradEngine, Batches, CircuitEngine
+from rsl_cli.train.objective import Objective
+
+_RATE = 1e-3
+_COMPARED = 5
+
+
+def main() -> None:
+    """Time small steps, several replicas, and large ones."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--in-degree", type=int, default=8)
+    parser.add_argument("--repeats", type=int, default=15, help="rounds; every rival runs once in each")
+    parser.add_argument("--threads", type=int, help="torch's default if left out")
+    arguments = parser.parse_args()
+    use_threads(arguments.threads)
+    found = limits()
+    print(described(found))
+    for n, samples, batch, seeds in (
+        (16, 16384, 256, 1),
+        (16, 16384, 256, 16),
+        (64, 16384, 256, 1),
+        (1024, 2048, None, 1),
+    ):
+        case(arguments, found, n, samples, batch, seeds)
+
+
+def case(
+    arguments: argparse.Namespace, found: dict[str, float], n: int, samples: int, batch: int | None, seeds: int
+) -> None:
+    """Compare, time and print one size."""
+    base = rsl.BaseGraph.from_config(
+        yaml.safe_load((Path(__file__).parents[1] / "conf" / "base" / "mlp.yaml").read_text()),
+        input_shape=(2,),
+        output_size=1,
+    )
+    lifting = {"kind": "regular", "in_degree": arguments.in_degree}
+    lifts = [rsl.sample_lift(base, n, seed, lifting) for seed in range(seeds)]
+    draw = np.random.default_rng(0)
+    x, y = draw.uniform(-1, 1, (samples, 2)), draw.standard_normal((samples, 1))
+    objective = Objective(Dataset("made", "regression", x, y, x[:1], y[:1], 1), "mse", dtype=torch.float32)
+
+    def network() -> rsl.LiftedNetwork:
+        return rsl.LiftedNetwork(rsl.disjoint_union(lifts) if seeds > 1 else lifts[0])
+
+    def batches() -> Batches:
+        return Batches(objective, list(range(seeds)), batch)
+
+    mine, by_autograd = network(), network()
+    compiled = Compiled.of(mine, objective)
+    assert compiled is not None
+    rivals: dict[str, Rival] = {
+        "rsl": engine_steps(CircuitEngine(mine, compiled, batches(), True, 0.0), seeds),
+        "rsl, products under autograd": engine_steps(
+            AutogradEngine(by_autograd, objective, batches(), True, 0.0), seeds
+        ),
+    }
+    if seeds == 1:
+        for name, kind in (("embedding_bag", Bags), ("masked dense", Masked)):
+            rivals[name] = module_steps(kind(network()), objective, batches())
+    compare(rivals)
+    edges = sum(lift.parameter_count for lift in lifts)
+    width = batch or samples
+    count = max(1, int(2e7 / (edges * width)))
+    medians = measure({name: (lambda f=advance: f(count)) for name, (advance, _) in rivals.items()}, arguments.repeats)
+    work = 6.0 * edges * width
+    rows = tuple(
+        (
+            name,
+            1e6 * seconds / count,
+            seconds / medians["rsl"],
+            work * count / seconds / 1e9,
+            100 * work * count / seconds / 1e9 / found["float32"],
+        )
+        for name, seconds in sorted(medians.items(), key=lambda item: item[1])
+    )
+    Table(
+        f"step-{n:05d}-{seeds:02d}",
+        f"Adam step of mlp, n={n}, seeds {seeds}, P={edges}, batch {width}, float32, {torch.get_num_threads()} "
+        f"threads; medians of {arguments.repeats} rounds",
+        ("", "us a step", "x rsl", "GF/s", "% of GEMM"),
+        rows,
+    ).show()
+
+
+Rival = tuple[Callable[[int], None], Callable[[], float]]
+"""Take some steps; the mean of all replicas' losses on all samples."""
+
+
+def engine_steps(engine: CircuitEngine | AutogradEngine, seeds: int) -> Rival:
+    """A trainer's own steps."""
+    done = 0
+
+    def advance(count: int) -> None:
+        nonlocal done
+        engine.advance(range(seeds), range(done, done + count), np.full(count, _RATE))
+        done += count
+
+    return advance, lambda: float(engine.evaluate()[0].loss.mean())
+
+
+def module_steps(module: nn.Module, objective: Objective, batches: Batches) -> Rival:
+    """Steps as one writes them in torch."""
+    optimizer = torch.optim.Adam(module.parameters(), lr=_RATE)
+    done = 0
+
+    def loss_on(x: Tensor, y: Tensor) -> Tensor:
+        return 0.5 * (module(x.T) - y.T).square().mean()
+
+    def advance(count: int) -> None:
+        nonlocal done
+        for step in range(done, done + count):
+            chosen = batches.at(step)
+            numbers = slice(None) if chosen is None else torch.from_numpy(chosen[0])
+            optimizer.zero_grad()
+            loss_on(objective.x[numbers], objective.y[numbers]).backward()
+            optimizer.step()
+        done += count
+
+    return advance, lambda: float(loss_on(objective.x, objective.y).detach())
+
+
+def compare(rivals: dict[str, Rival]) -> None:
+    """Stop unless all have the same loss after some steps."""
+    losses = {}
+    for name, (advance, loss) in rivals.items():
+        advance(_COMPARED)
+        losses[name] = loss()
+    for name, loss in losses.items():
+        if not abs(loss - losses["rsl"]) <= 1e-5 * losses["rsl"]:
+            raise SystemExit(f"{name}: loss {loss} after {_COMPARED} steps, rsl's is {losses['rsl']}")
+
+
+class Bags(nn.Module):
+    """The network with ``embedding_bag`` for its sparse layer; features are rows."""
+
+    def __init__(self, net: rsl.LiftedNetwork) -> None:
+        super().__init__()
+        sources, targets = net.lift.edges("h1", "h2")
+        n = net.lift.fibre("h2")
+        self.first = nn.Parameter(net.weight("x", "h1").detach().reshape(n, -1).clone())
+        self.second = nn.Parameter(net.weight("h1", "h2").detach().reshape(-1).clone())
+        self.last = nn.Parameter(net.weight("h2", "y").detach().reshape(1, -1).clone())
+        self.bias1 = nn.Parameter(net.bias("h1").detach().reshape(-1, 1).clone())
+        self.bias2 = nn.Parameter(net.bias("h2").detach().reshape(-1, 1).clone())
+        self.sources, self.targets = torch.from_numpy(sources), torch.from_numpy(targets)
+        self.offsets = torch.searchsorted(self.targets, torch.arange(n))
+
+    def sparse(self, h: Tensor) -> Tensor:
+        """(n, N) to (n, N)."""
+        return functional.embedding_bag(self.sources, h, self.offsets, mode="sum", per_sample_weights=self.second)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(2, N) to (1, N)."""
+        h1 = torch.tanh(self.first @ x + self.bias1)
+        h2 = torch.tanh(self.sparse(h1) + self.bias2)
+        return self.last @ h2
+
+
+class Masked(Bags):
+    """The same with a dense matrix under a mask."""
+
+    def __init__(self, net: rsl.LiftedNetwork) -> None:
+        super().__init__(net)
+        n = len(self.first)
+        mask, dense = torch.zeros(n, n), torch.zeros(n, n)
+        mask[self.targets, self.sources] = 1
+        dense[self.targets, self.sources] = self.second.detach()
+        self.mask, self.second = mask, nn.Parameter(dense)
+
+    def sparse(self, h: Tensor) -> Tensor:
+        """(n, N) to (n, N)."""
+        return (self.second * self.mask) @ h
+
+
+if __name__ == "__main__":
+    main()

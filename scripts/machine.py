@@ -1,0 +1,123 @@
+"""What this machine can do at most: dense multiply-adds, and reading rows at random from each cache and from memory.
+
+Other benchmarks measure these limits in their own run and give their figures as shares of them. By hand:
+``python scripts/machine.py``.
+"""
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numba
+import numpy as np
+import torch
+from numba import njit, prange
+
+from rsl_cli.kernels.strip import BYTES, weighted_sum
+
+_PLACES = {"L2": 1 << 19, "L3": 1 << 23, "memory": 1 << 29}
+"""Bytes of the rows read, for each thread, or for all where they share: half of a usual L2, and so on."""
+
+
+KEPT = Path(__file__).parents[1] / "results" / "bench"
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, help="torch's default if left out")
+    use_threads(parser.parse_args().threads)
+    print(described(limits()))
+
+
+def use_threads(threads: int | None) -> None:
+    """Set torch's and Numba's number of threads; None: leave torch's."""
+    # Numba first: its threads, once started, set the number that torch shares.
+    threads = threads or torch.get_num_threads()
+    numba.set_num_threads(threads)
+    torch.set_num_threads(threads)
+
+
+def limits() -> dict[str, float]:
+    """``float32`` and ``float64`` GEMM in GF/s; reading 256-byte rows at random from L2, L3 and memory, in GB/s."""
+    found = {}
+    for dtype in (torch.float32, torch.float64):
+        a, b = (torch.randn(1024, 1024, dtype=dtype) for _ in range(2))
+        found[str(dtype).removeprefix("torch.")] = 2 * 1024**3 / median(lambda a=a, b=b: a @ b) / 1e9
+    draw, threads = np.random.default_rng(0), torch.get_num_threads()
+    for place, size in _PLACES.items():
+        rows = size // BYTES
+        x = np.ones(rows * BYTES // 4, np.float32)
+        reads = max(1 << 15, rows)
+        starts = draw.integers(0, rows, (threads, reads)).astype(np.int32)
+        weight, sums = np.ones(reads, np.float32), np.empty((threads, BYTES // 4), np.float32)
+        seconds = median(lambda x=x, s=starts, w=weight, into=sums: _gather(x, s, w, into))
+        found[place] = starts.size * BYTES / seconds / 1e9
+    return found
+
+
+def described(found: dict[str, float]) -> str:
+    """One line of it."""
+    reads = ", ".join(f"{place} {found[place]:.0f}" for place in _PLACES)
+    return (
+        f"limits here, {torch.get_num_threads()} threads: GEMM {found['float32']:.0f} GF/s float32, "
+        f"{found['float64']:.0f} float64; rows of {BYTES} bytes at random, GB/s: {reads}"
+    )
+
+
+@dataclass(frozen=True)
+class Table:
+    """What a benchmark found: printed, and kept for `scripts/bench_report.py`.
+
+    Args:
+        name: of its file.
+        title: what was measured, on what.
+        columns: first a name, then figures.
+        rows: as many cells each.
+    """
+
+    name: str
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str | float, ...], ...]
+
+    def show(self) -> None:
+        """Print it, and write it to ``results/bench``."""
+        print(f"\n{self.title}")
+        width = max(len(str(row[0])) for row in (*self.rows, self.columns)) + 2
+        cells = [self.columns, *self.rows]
+        for row in cells:
+            print(f"{row[0]:{width}}" + "".join(f"{shown(cell):>13}" for cell in row[1:]))
+        KEPT.mkdir(parents=True, exist_ok=True)
+        (KEPT / f"{self.name}.json").write_text(json.dumps(asdict(self), indent=1))
+
+
+def shown(cell: str | float) -> str:
+    """Three digits of a figure."""
+    if isinstance(cell, str):
+        return cell
+    return f"{cell:,.0f}" if cell >= 100 else f"{cell:.3g}"
+
+
+def median(work: Callable[[], object], repeats: int = 15) -> float:
+    """Median seconds of a call, after two that warm it up."""
+    times = []
+    for _ in range(repeats + 2):
+        start = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times[2:])
+
+
+@njit(parallel=True)
+def _gather(x, starts, weight, sums):
+    for thread in prange(len(starts)):
+        weighted_sum(x, starts[thread], BYTES // 4, 0, None, weight, 0, starts.shape[1], sums[thread], 0)
+
+
+if __name__ == "__main__":
+    main()

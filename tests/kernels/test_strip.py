@@ -1,0 +1,89 @@
+import numpy as np
+import pytest
+from numba import njit
+
+from rsl_cli.kernels.strip import BYTES, add_dots, exponential, lanes, scaled_sum, tanh, weighted_sum
+
+TYPES = [np.float32, np.float64]
+
+
+@njit
+def _tanh(x):
+    out = np.empty_like(x)
+    for i in range(len(x)):
+        out[i] = tanh(x[i])
+    return out
+
+
+@njit
+def _exponential(x):
+    out = np.empty_like(x)
+    for i in range(len(x)):
+        scale, less_one = exponential(x[i])
+        out[i] = scale + scale * less_one
+    return out
+
+
+@njit
+def _lanes(x):
+    return lanes(x)
+
+
+@njit
+def _sum(x, starts, factor, shift, places, weight, begin, end, into, at, scaled):
+    if scaled:
+        scaled_sum(x, starts, factor, shift, places, weight, begin, end, into, at)
+    else:
+        weighted_sum(x, starts, factor, shift, places, weight, begin, end, into, at)
+
+
+@njit
+def _dots(x, starts, factor, shift, places, begin, end, g, at, into):
+    add_dots(x, starts, factor, shift, places, begin, end, g, at, into)
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_tanh_and_exponential_to_two_units_of_the_last_place(kind):
+    small = np.geomspace(1e-30, 1, 2000)
+    x = np.concatenate([np.linspace(-30, 30, 20001), small, -small]).astype(kind)
+    exact = np.tanh(x.astype(np.longdouble))
+    with np.errstate(invalid="ignore"):
+        error = np.where(x == 0, np.abs(_tanh(x)), np.abs(_tanh(x) - exact) / np.abs(exact))
+    assert error.max() < 2 * np.finfo(kind).eps
+    exact = np.exp(x.astype(np.longdouble))
+    assert (np.abs(_exponential(x) - exact) / exact).max() < 2 * np.finfo(kind).eps
+    edges = np.array([np.nan, np.inf, -np.inf, 0.0, 1e4, -1e4], kind)
+    np.testing.assert_array_equal(_tanh(edges), np.array([np.nan, 1, -1, 0, 1, -1], kind))
+
+
+@pytest.mark.parametrize("count", [0, 1, 3, 4, 5, 8, 11])
+@pytest.mark.parametrize("index", [np.int32, np.int64])
+@pytest.mark.parametrize("kind", TYPES)
+def test_sums_and_dots_are_those_of_matrix_products(kind, index, count):
+    draw = np.random.default_rng(count)
+    strip = BYTES // np.dtype(kind).itemsize
+    x = draw.standard_normal(40 * strip).astype(kind)
+    assert _lanes(x) == strip
+    begin, factor, shift, at = 2, 3, 5, 7
+    starts = draw.integers(0, 400, begin + count).astype(index)
+    places = draw.permutation(20)[: begin + count].astype(np.int32)
+    weight, before = draw.standard_normal(20).astype(kind), draw.standard_normal(2 * strip).astype(kind)
+    operand = np.stack([x[s * factor + shift :][:strip] for s in starts[begin:]] or [np.zeros(strip)])
+    tolerance = {"rtol": 0, "atol": 40 * np.finfo(kind).eps}
+    for given in (places, None):
+        order = (places if given is not None else np.arange(begin + count))[begin:]
+        expected = weight[order].astype(float) @ operand if count else np.zeros(strip)
+        for scaled in (False, True):
+            into = before.copy()
+            _sum(x, starts, factor, shift, given, weight, begin, begin + count, into, at, scaled)
+            piece = expected * (before[at : at + strip] if scaled else 1)
+            np.testing.assert_allclose(into[at : at + strip], piece, **tolerance)
+            np.testing.assert_array_equal(
+                np.delete(into, range(at, at + strip)), np.delete(before, range(at, at + strip))
+            )
+        into = weight.copy()
+        _dots(x, starts, factor, shift, given, begin, begin + count, before, at, into)
+        added = weight.astype(float)
+        if count:
+            added[order] += operand.astype(float) @ before[at : at + strip]
+        np.testing.assert_allclose(into, added, rtol=0, atol=200 * np.finfo(kind).eps)

@@ -1,0 +1,243 @@
+"""Circuits against the loop over copies and edges, and against torch's own optimisers."""
+
+import numpy as np
+import oracles
+import pytest
+import torch
+from problems import CONF, group
+from test_architectures import base_of, network_of
+from train.test_first_order import Memory
+
+from rsl_cli.circuits import circuit_of, has_circuits
+from rsl_cli.data import Dataset
+from rsl_cli.graph import BaseGraph
+from rsl_cli.kernels.circuit import FUNCTIONS
+from rsl_cli.lift import disjoint_union, sample_lift
+from rsl_cli.network import LiftedNetwork
+from rsl_cli.train.compiled import Compiled
+from rsl_cli.train.engines import AutogradEngine, Batches, CircuitEngine
+from rsl_cli.train.first_order import FirstOrder, train_first_order
+from rsl_cli.train.objective import Objective
+from rsl_cli.vertex_maps import ACTIVATIONS
+
+PERCEPTRONS = ["shallow", "mlp", "deep", "skip", "gated"]
+HIDDEN = {"kind": "hidden", "activation": "tanh", "bias": True}
+
+
+def graph_of(vertex: dict, *edges: dict, shape) -> BaseGraph:
+    """x -> h (as given) -> y."""
+    config = {
+        "vertices": {"x": {"kind": "input"}, "h": vertex, "y": {"kind": "output"}},
+        "edges": [
+            *({"source": "x", "target": "h"} | edge for edge in edges),
+            {"source": "h", "target": "y", "map": "linear"},
+        ],
+    }
+    return BaseGraph.from_config(config, input_shape=shape, output_size=1)
+
+
+def dataset(base: BaseGraph, task: str, samples: int = 75, held_out: int = 40) -> Dataset:
+    draw = np.random.default_rng(5)
+    x = draw.standard_normal((samples + held_out, *base.input_shape))
+    y = draw.standard_normal((len(x), base.output_size))
+    if task == "classification":
+        y = draw.integers(0, base.output_size, len(x))
+    return Dataset("d", task, x[:samples], y[:samples], x[samples:], y[samples:], base.output_size)
+
+
+def flat(tensors) -> np.ndarray:
+    return torch.cat([tensor.detach().reshape(-1) for tensor in tensors]).numpy()
+
+
+def against_the_loop(network: LiftedNetwork, task: str, loss: str) -> None:
+    objective = Objective(dataset(network.lift.base, task), loss, dtype=torch.float64)
+    compiled = Compiled.of(network, objective)
+    assert compiled is not None
+    out = oracles.forward(network, objective.x)
+    losses = objective.losses(out if out.dim() == 3 else out[None], objective.y).mean(1)
+    losses.sum().backward()
+    gradients = {name: parameter.grad for name, parameter in network.named_parameters()}
+    parameters = dict(network.named_parameters())
+    for replica, expected in enumerate(losses.tolist()):
+        theta = flat(network.replica_tensors(parameters, replica).values())
+        value, gradient = compiled.gradient(replica, theta)
+        assert value == pytest.approx(expected, rel=1e-12)
+        zeros = {n: torch.zeros_like(parameters[n]) if g is None else g for n, g in gradients.items()}
+        np.testing.assert_allclose(
+            gradient, flat(network.replica_tensors(zeros, replica).values()), rtol=1e-10, atol=1e-13
+        )
+        by_autograd = objective.held_out(network)
+        held_out = compiled.held_out(replica, theta)
+        np.testing.assert_allclose(held_out, [figure[replica] for figure in by_autograd], rtol=1e-12)
+
+
+@pytest.mark.parametrize("degrees", [(3,), (2, 5)])
+@pytest.mark.parametrize(
+    ("task", "loss"), [("regression", "mse"), ("classification", "mse"), ("classification", "cross_entropy")]
+)
+@pytest.mark.parametrize("name", PERCEPTRONS)
+def test_losses_and_gradients_of_perceptrons(name, task, loss, degrees):
+    base = BaseGraph.from_config(group("base", name), input_shape=(4,), output_size=2)
+    against_the_loop(network_of(base, degrees), task, loss)
+
+
+def test_a_recurrent_network_unrolled():
+    against_the_loop(network_of(base_of("rnn"), (2, 3)), "classification", "cross_entropy")
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_every_activation_has_its_row_function(activation):
+    assert activation in FUNCTIONS
+    vertex = HIDDEN | {"activation": activation}
+    network = network_of(graph_of(vertex, {"map": "linear"}, shape=(3,)), (6,))
+    against_the_loop(network, "regression", "mse")
+
+
+GRAPHS = {
+    "vectors": graph_of(HIDDEN, {"map": "linear", "out": 3}, shape=(4,)),
+    "bias of a copy": graph_of(HIDDEN | {"bias": "copy"}, {"map": "linear", "out": 3}, shape=(4,)),
+    "image flattened": graph_of(HIDDEN, {"map": "linear", "flatten": True}, shape=(3, 2)),
+    "two slots": graph_of(
+        HIDDEN | {"combine": "product"},
+        {"map": "linear", "slot": "a"},
+        {"map": "linear", "slot": "b"},
+        {"map": "linear", "slot": "c"},
+        shape=(3,),
+    ),
+    "no weight": BaseGraph.from_config(
+        {
+            "vertices": {"x": {"kind": "input"}, "h": HIDDEN, "r": HIDDEN, "y": {"kind": "output", "bias": True}},
+            "edges": [
+                {"source": "x", "target": "h", "map": "linear", "out": 2},
+                {"source": "h", "target": "r", "map": "identity", "lifting": {"kind": "matching"}},
+                {"source": "h", "target": "r", "map": "scale", "slot": "more"},
+                {"source": "r", "target": "y", "map": "linear"},
+                {"source": "x", "target": "y", "map": "linear"},
+            ],
+        },
+        input_shape=(3,),
+        output_size=2,
+    ),
+}
+
+
+@pytest.mark.parametrize("base", GRAPHS.values(), ids=GRAPHS)
+def test_vectors_shared_biases_products_and_edges_without_weight(base):
+    assert has_circuits(base)
+    task = "classification" if base.output_size > 1 else "regression"
+    against_the_loop(network_of(base, (3, 4)), task, "cross_entropy" if base.output_size > 1 else "mse")
+
+
+@pytest.mark.parametrize("parametrization", ["standard", "ntk", "mup"])
+def test_readouts_are_multiplied_as_in_the_network(parametrization):
+    base = BaseGraph.from_config(group("base", "skip"), input_shape=(4,), output_size=2)
+    lifts = [sample_lift(base, n, n, {"kind": "random", "in_degree": 2}) for n in (3, 8)]
+    against_the_loop(LiftedNetwork(disjoint_union(lifts), 1, torch.float64, parametrization), "regression", "mse")
+
+
+def test_what_has_no_circuit():
+    others = {path.stem for path in (CONF / "base").glob("*.yaml")} - {*PERCEPTRONS, "module"}
+    assert {name for name in others if has_circuits(base_of(name))} == {"rnn"}
+    lift = sample_lift(base_of("cnn"), 2, 0, {"kind": "random", "in_degree": 2})
+    assert circuit_of(lift, "standard") is None
+    assert (
+        Compiled.of(LiftedNetwork(lift), Objective(dataset(lift.base, "regression"), "mse", dtype=torch.float32))
+        is None
+    )
+
+
+def one_and_more_threads(compute):
+    before = torch.get_num_threads()
+    results = []
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            results.append(compute())
+    finally:
+        torch.set_num_threads(before)
+    return results
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_threads_change_no_bit(dtype):
+    base = BaseGraph.from_config(group("base", "mlp"), input_shape=(2,), output_size=1)
+    data = dataset(base, "regression", samples=2000)
+    network = network_of(base, (40, 40), dtype=dtype)
+    objective = Objective(data, "mse", dtype=dtype)
+
+    def compute():
+        compiled = Compiled.of(network, objective)
+        theta = flat(network.replica_tensors(dict(network.named_parameters()), 1).values())
+        loss, gradient = compiled.gradient(1, theta)
+        settings = FirstOrder("adam", steps=30, batch_size=1500, dtype=str(dtype).removeprefix("torch."))
+        lift = sample_lift(base, 60, 3, {"kind": "random", "in_degree": 8})
+        (alone,) = train_first_order(LiftedNetwork(lift, dtype=dtype), objective, settings)
+        return [np.float64(loss), gradient, *compiled.held_out(1, theta), *(p.numpy() for p in alone.state.values())]
+
+    one, more = one_and_more_threads(compute)
+    for a, b in zip(one, more, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+METHODS = {"adam": (True, 0.0), "sgd": (False, 0.9), "gd": (False, 0.0)}
+
+
+@pytest.mark.parametrize("batch", [20, None])
+@pytest.mark.parametrize("method", METHODS)
+def test_steps_are_those_of_torchs_optimisers(method, batch):
+    adaptive, momentum = METHODS[method]
+    base = BaseGraph.from_config(group("base", "mlp"), input_shape=(2,), output_size=1)
+    objective = Objective(dataset(base, "regression"), "mse", dtype=torch.float64)
+
+    def network():
+        lifts = [sample_lift(base, 6, seed, {"kind": "random", "in_degree": 3}) for seed in (0, 1)]
+        return LiftedNetwork(disjoint_union(lifts), None, torch.float64, "mup")
+
+    rates, steps = np.linspace(0.03, 0.01, 25), range(25)
+    first, second = network(), network()
+    compiled = Compiled.of(first, objective)
+    circuits = CircuitEngine(first, compiled, Batches(objective, [0, 1], batch), adaptive, momentum)
+    autograd = AutogradEngine(second, objective, Batches(objective, [0, 1], batch), adaptive, momentum)
+    for engine in (circuits, autograd):
+        assert engine.advance([0, 1], steps, rates) == {}
+    for replica in (0, 1):
+        parts = zip(circuits.parameters(replica).items(), autograd.parameters(replica).items(), strict=True)
+        for (name, one), (other_name, other) in parts:
+            assert name == other_name
+            torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-11)
+    (mine, moved), (theirs, moved_there) = circuits.evaluate(), autograd.evaluate()
+    for field in ("loss", "grad_norm", "test_loss"):
+        torch.testing.assert_close(getattr(mine, field), getattr(theirs, field), rtol=1e-8, atol=0)
+    torch.testing.assert_close(moved, moved_there, rtol=1e-9, atol=0)
+    # Each goes on from where the other stopped.
+    saved = circuits.state(), autograd.state()
+    for name, value in saved[0].items():
+        torch.testing.assert_close(value, saved[1][name], rtol=1e-8, atol=1e-11, check_dtype=False)
+    circuits.resume(saved[1])
+    autograd.resume(saved[0])
+    for engine in (circuits, autograd):
+        engine.advance([0, 1], range(25, 30), rates[:5])
+    for one, other in zip(circuits.parameters(1).values(), autograd.parameters(1).values(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-8, atol=1e-10)
+    circuits.finish({replica: circuits.parameters(replica) for replica in (0, 1)})
+    torch.testing.assert_close(flat(first.parameters()), flat(second.parameters()), rtol=1e-8, atol=1e-10)
+
+
+def test_a_checkpoint_before_the_first_step_can_be_resumed():
+    base = BaseGraph.from_config(group("base", "mlp"), input_shape=(2,), output_size=1)
+    objective = Objective(dataset(base, "regression"), "mse", dtype=torch.float32)
+    network = network_of(base, (4,), dtype=torch.float32)
+    other = AutogradEngine(network, objective, Batches(objective, [0], 10), True, 0.0)
+    engine = CircuitEngine(network, Compiled.of(network, objective), Batches(objective, [0], 10), True, 0.0)
+    engine.resume(other.state())
+    assert not engine.descents[0].states.any()
+
+
+def test_a_long_training_saves_on_the_way():
+    base = BaseGraph.from_config(group("base", "mlp"), input_shape=(2,), output_size=1)
+    objective = Objective(dataset(base, "regression"), "mse", dtype=torch.float32)
+    keeper = Memory(6, interrupt=False)
+    train_first_order(
+        network_of(base, (4,), dtype=torch.float32), objective, FirstOrder("adam", steps=200), keeper=keeper
+    )
+    assert keeper.saved is not None and keeper.calls > 6
