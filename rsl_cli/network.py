@@ -177,11 +177,12 @@ class LiftedNetwork(nn.Module):
                 total[replica] += part.double().square().sum().cpu()
         return total
 
-    def learning_rate_scales(self, *, adaptive: bool) -> dict[str, float]:
+    def learning_rate_scales(self, *, adaptive: bool, replica: int | None = None) -> dict[str, float]:
         """Factor on each parameter's learning rate that its parametrization asks for, by degree.
 
         Args:
             adaptive: whether the optimiser divides by the gradient's size (Adam) or not (SGD, gradient descent).
+            replica: of which replica; None: of all, which then are of one degree.
 
         Returns:
             Factors by parameter name. With n the lift degree and m the growth of an edge's in-degree since degree 1
@@ -191,9 +192,12 @@ class LiftedNetwork(nn.Module):
             from the input) keeps factor 1, and so does everything for ``standard``.
 
         Raises:
-            ConfigError: a union of several degrees, which need factors of their own.
+            ConfigError: a union of several degrees, which need factors of their own, and no replica named.
         """
-        return _learning_rate_scales(self, adaptive)
+        degrees = {one.degree for one in self.lift.replicas}
+        if replica is None and len(degrees) > 1:
+            raise ConfigError(f"a union of degrees {sorted(degrees)}; autograd trains replicas of one degree at once")
+        return _learning_rate_scales(self, self.lift.replicas[replica or 0], adaptive)
 
     def _tensor(self, name: str) -> Tensor | None:
         # torch.func.functional_call puts plain tensors where the parameters were.
@@ -411,17 +415,13 @@ def _seeds(seed: int | np.integer | Sequence[int] | None, replicas: Sequence[Lif
     return list(seed)
 
 
-def _learning_rate_scales(network: LiftedNetwork, adaptive: bool) -> dict[str, float]:
-    lift = network.lift
-    degrees = {replica.degree for replica in lift.replicas}
-    if len(degrees) > 1:
-        raise ConfigError(f"a union of degrees {sorted(degrees)}; first-order trainers take replicas of one degree")
-    degree, power = degrees.pop(), PARAMETRIZATIONS[network.parametrization]
+def _learning_rate_scales(network: LiftedNetwork, lift: Lift, adaptive: bool) -> dict[str, float]:
+    power = PARAMETRIZATIONS[network.parametrization]
     if power == 0:
         return dict.fromkeys(network.segments(), 1.0)
-    common: float = float(degree) ** ((power if adaptive else 2 * power) - 1.0)
+    common: float = float(lift.degree) ** ((power if adaptive else 2 * power) - 1.0)
     scales = dict.fromkeys(network.segments(), common)
-    base, one = lift.base, lift.replicas[0]
+    base = lift.base
     if base.output.bias:
         scales[network._names[f"bias {base.output.name}"]] = 1.0
     first = fibre_sizes(base, 1)
@@ -432,6 +432,6 @@ def _learning_rate_scales(network: LiftedNetwork, adaptive: bool) -> dict[str, f
             continue
         if ends == ("input", "output"):
             scales[name] = 1.0
-        elif ends == ("hidden", "hidden") and lifting_of(edge, base, one.lifting).kind == "dense":
-            scales[name] /= one.fibres[edge.source] / first[edge.source]
+        elif ends == ("hidden", "hidden") and lifting_of(edge, base, lift.lifting).kind == "dense":
+            scales[name] /= lift.fibres[edge.source] / first[edge.source]
     return scales

@@ -59,8 +59,8 @@ def main() -> None:
     )
     Table(
         f"layer-{arguments.n:05d}-{arguments.dtype}",
-        f"One layer, forward and backward: n={arguments.n}, in-degree {arguments.in_degree}, {arguments.samples} samples, "
-        f"{arguments.dtype}, {torch.get_num_threads()} threads; medians of {arguments.repeats} rounds",
+        f"One layer, forward and backward: n={arguments.n}, in-degree {arguments.in_degree}, {arguments.samples} "
+        f"samples, {arguments.dtype}, {torch.get_num_threads()} threads; medians of {arguments.repeats} rounds",
         ("", "ms", "x rsl", "GF/s", "% of GEMM"),
         rows,
     ).show()

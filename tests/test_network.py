@@ -337,7 +337,7 @@ def test_scales_of_a_union_need_one_degree():
     assert alike.learning_rate_scales(adaptive=False)["bias_h1"] == 4.0
     with pytest.raises(ConfigError) as caught:
         LiftedNetwork(disjoint_union(lifts)).learning_rate_scales(adaptive=False)
-    assert str(caught.value) == "a union of degrees [4, 8]; first-order trainers take replicas of one degree"
+    assert str(caught.value) == "a union of degrees [4, 8]; autograd trains replicas of one degree at once"
 
 
 @pytest.mark.parametrize("adaptive", [False, True])

@@ -119,9 +119,9 @@ class CircuitEngine:
         self.keys = ("exp_avg", "exp_avg_sq") if adaptive else ("momentum_buffer",) if momentum else ()
         self.steps = 0
         tensors = {name: p.detach() for name, p in network.named_parameters()}
-        scales = network.learning_rate_scales(adaptive=adaptive)
         self.descents: list[Descent] = []
         for replica in range(compiled.count):
+            scales = network.learning_rate_scales(adaptive=adaptive, replica=replica)
             theta = self._flat(tensors, replica)
             parts = network.replica_tensors(tensors, replica).items()
             scale = np.concatenate([np.full(part.numel(), scales[name], theta.dtype) for name, part in parts])

@@ -106,7 +106,7 @@ def train_first_order(
     """Train every replica of a network.
 
     Args:
-        network: a lift's or a union's, all replicas of one degree; left with the final parameters.
+        network: a lift's or a union's; without circuits, all replicas of one degree. Left with the final parameters.
         objective: data and loss.
         settings: which trainer, for how long.
         keeper: where to leave and find checkpoints; training goes on from one bit for bit (on the CPU).
@@ -140,7 +140,7 @@ class _Run:
             if compiled is None
             else CircuitEngine(network, compiled, batches, settings.name == "adam", settings.momentum)
         )
-        self.euler_step = _euler_step(network, settings)
+        self.euler_steps = [_euler_step(network, replica, settings) for replica in range(self.count)]
         self.rows: list[list[Row]] = [[] for _ in range(self.count)]
         self.ended: dict[int, tuple[str, float, dict[str, Tensor]]] = {}
         self.step = 0
@@ -178,7 +178,7 @@ class _Run:
             factors = 0.5 * (1 + np.cos(np.pi * np.array(steps) / self.settings.steps))
         active = [replica for replica in range(self.count) if replica not in self.ended]
         for replica, step in self.engine.advance(active, steps, self.settings.learning_rate * factors).items():
-            self.rows[replica].append((step, self._time(step), math.nan, math.nan, math.nan, math.nan))
+            self.rows[replica].append((step, step * self.euler_steps[replica], math.nan, math.nan, math.nan, math.nan))
             self._end(replica, "diverged", math.nan)
         self.step = upto
         return max(1, int(len(steps) * _CALL_SECONDS / max(time.monotonic() - began, 1e-6)))
@@ -196,7 +196,8 @@ class _Run:
         for replica, (loss, test_loss, grad_norm, distance) in enumerate(columns):
             if replica in self.ended:
                 continue
-            self.rows[replica].append((self.step, self._time(self.step), loss, test_loss, grad_norm, distance))
+            at = self.step * self.euler_steps[replica]
+            self.rows[replica].append((self.step, at, loss, test_loss, grad_norm, distance))
             if not (math.isfinite(loss) and math.isfinite(grad_norm)):
                 self._end(replica, "diverged", math.nan)
             elif grad_norm == 0 or self._stationary(loss, grad_norm, distance):
@@ -209,9 +210,6 @@ class _Run:
 
     def _end(self, replica: int, reason: str, accuracy: float) -> None:
         self.ended[replica] = (reason, accuracy, self.engine.parameters(replica))
-
-    def _time(self, step: int) -> float:
-        return step * self.euler_step
 
     def _sampled_until(self) -> int:
         return max((rows[-1][0] for rows in self.rows if rows), default=-1)
@@ -256,9 +254,9 @@ class _Run:
             self.ended[int(replica)] = (reason, accuracy, parts)
 
 
-def _euler_step(network: LiftedNetwork, settings: FirstOrder) -> float:
+def _euler_step(network: LiftedNetwork, replica: int, settings: FirstOrder) -> float:
     """Flow time of a step of gradient descent: Euler steps of the flow, if all parameters take the same."""
     if settings.name != "gd" or settings.schedule != "constant":
         return math.nan
-    scales = set(network.learning_rate_scales(adaptive=False).values())
+    scales = set(network.learning_rate_scales(adaptive=False, replica=replica).values())
     return settings.learning_rate * scales.pop() if len(scales) == 1 else math.nan

@@ -70,6 +70,19 @@ def test_a_union_trains_each_replica_as_if_alone(settings, parametrization):
         assert all(torch.equal(result.state[name], alone.state[name]) for name in alone.state)
 
 
+@pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
+def test_a_union_of_several_degrees_trains_each_as_if_alone(settings):
+    objective = Objective(DATA, "mse", dtype=torch.float32)
+    lifts = [sample_lift(BASE, degree, degree, {"kind": "random", "in_degree": 4}) for degree in (3, 16, 8)]
+    together = train_first_order(LiftedNetwork(disjoint_union(lifts), parametrization="mup"), objective, settings)
+    for lift, result in zip(lifts, together, strict=True):
+        network = LiftedNetwork(lift, None, parametrization="mup")
+        (alone,) = train_first_order(network, objective, settings)
+        problems.assert_same_training(result, alone)
+        state = torch.cat([part.reshape(-1) for part in result.state.values()])
+        assert torch.equal(torch.nn.utils.parameters_to_vector(network.parameters()), state)
+
+
 def test_gradient_descent_reaches_the_least_squares_solution_and_says_so():
     data, least = problems.least_squares()
     network = LiftedNetwork(sample_lift(problems.linear_base(3), 1), dtype=torch.float64)
