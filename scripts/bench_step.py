@@ -82,7 +82,7 @@ def case(
     compare(rivals)
     edges = sum(lift.parameter_count for lift in lifts)
     width = batch or samples
-    count = max(1, int(2e7 / (edges * width)))
+    count = max(10, int(2e7 / (edges * width)))
     medians = measure({name: (lambda f=advance: f(count)) for name, (advance, _) in rivals.items()}, arguments.repeats)
     work = 6.0 * edges * width
     rows = tuple(

@@ -222,7 +222,13 @@ def _losses(circuit, samples, chosen, start, valid, norm, y, d):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def add_gradient(circuit, weight, samples, chosen, start, stop, norm, gradient):
+def scratch(circuit, weight):
+    """Two strips a row: values, and derivatives; for `add_gradient` to use again and again."""
+    return np.empty((2, len(circuit.function) * lanes(weight)), weight.dtype)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def add_gradient(circuit, weight, samples, chosen, start, stop, norm, gradient, work):
     """Losses of some samples, and their gradient.
 
     Args:
@@ -234,13 +240,13 @@ def add_gradient(circuit, weight, samples, chosen, start, stop, norm, gradient):
         stop: last + 1.
         norm: factor of each sample's loss in the gradient.
         gradient: (P + 1,), to which it is added; of length 0: none is taken.
+        work: from `scratch`.
 
     Returns:
         The sum of the losses, and how many samples the largest output classifies rightly.
     """
     strip, differentiate = lanes(weight), len(gradient) > 0
-    rows = len(circuit.function)
-    y, d = np.empty(rows * strip, weight.dtype), np.empty(rows * strip, weight.dtype)
+    y, d = work[0], work[1]
     y[:strip] = 1
     total, right = 0.0, 0
     for at in range(start, stop, strip):
@@ -256,7 +262,7 @@ def add_gradient(circuit, weight, samples, chosen, start, stop, norm, gradient):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def mean_gradient(circuit, theta, factor, samples, chosen, gradient):
+def mean_gradient(circuit, theta, factor, samples, chosen, gradient, work):
     """The mean loss over chosen samples, and its gradient, by one thread.
 
     Args:
@@ -266,6 +272,7 @@ def mean_gradient(circuit, theta, factor, samples, chosen, gradient):
         samples: data.
         chosen: int64 (B,), numbers of samples.
         gradient: (P,), overwritten.
+        work: from `scratch`.
 
     Returns:
         The loss.
@@ -279,7 +286,7 @@ def mean_gradient(circuit, theta, factor, samples, chosen, gradient):
     while group < groups:
         start, stop, groups = group_bounds(count, theta, group)
         part[:] = 0
-        loss += add_gradient(circuit, weight, samples, chosen, start, stop, 1 / count, part)[0]
+        loss += add_gradient(circuit, weight, samples, chosen, start, stop, 1 / count, part, work)[0]
         gradient += part[:-1]
         group += 1
     gradient *= factor
@@ -335,10 +342,10 @@ def advance(circuit, theta, factor, samples, batches, rates, scale, states, step
     Returns:
         How many steps were taken: fewer than K if a loss was not finite, before which it stops.
     """
-    gradient = np.empty_like(theta)
+    gradient, work = np.empty_like(theta), scratch(circuit, theta)
     for k in range(len(rates)):
         chosen = batches[min(k, len(batches) - 1)]
-        if not np.isfinite(mean_gradient(circuit, theta, factor, samples, chosen, gradient)):
+        if not np.isfinite(mean_gradient(circuit, theta, factor, samples, chosen, gradient, work)):
             return k
         rate = scale * theta.dtype.type(rates[k])
         update(theta, gradient, rate, states, step + k + 1, momentum)

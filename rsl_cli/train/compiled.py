@@ -20,12 +20,13 @@ from rsl_cli.kernels.circuit import (
     advance,
     group_bounds,
     mean_gradient,
+    scratch,
     update,
 )
 from rsl_cli.network import LiftedNetwork
 from rsl_cli.train.objective import Objective
 
-_WORK_OF_THREAD = 1 << 19
+_WORK_OF_THREAD = 1 << 22
 """Multiply-adds of a step below which waking a second thread costs more than it saves."""
 _FEW = 1 << 14
 """Samples a forward pass takes at a time, so that threads have something to share."""
@@ -102,18 +103,25 @@ class Compiled:
         numbers = np.arange(self.samples) if chosen is None else chosen
         if not self._worth_threads(replica, len(numbers)):
             gradient = np.empty_like(theta)
-            return mean_gradient(circuit, theta, factor, self._train, numbers, gradient), gradient
+            work = scratch(circuit, theta)
+            return mean_gradient(circuit, theta, factor, self._train, numbers, gradient, work), gradient
         weight = np.append(theta * factor, theta.dtype.type(1))
         groups = group_bounds(len(numbers), weight, 0)[2]
+        threads = min(torch.get_num_threads(), groups)
 
-        def of_group(group: int) -> tuple[float, np.ndarray]:
-            start, stop, _ = group_bounds(len(numbers), weight, group)
-            part = np.zeros_like(weight)
-            loss, _ = add_gradient(circuit, weight, self._train, numbers, start, stop, 1 / len(numbers), part)
-            return loss, part
+        def of_groups(thread: int) -> list[tuple[float, np.ndarray]]:
+            found, work = [], scratch(circuit, weight)
+            for group in range(thread, groups, threads):
+                start, stop, _ = group_bounds(len(numbers), weight, group)
+                part = np.zeros_like(weight)
+                loss, _ = add_gradient(circuit, weight, self._train, numbers, start, stop, 1 / len(numbers), part, work)
+                found.append((loss, part))
+            return found
 
+        shares = list(_in_threads(of_groups, range(threads)))
         loss, total = 0.0, np.zeros_like(theta)
-        for share, part in _in_threads(of_group, range(groups)):
+        for group in range(groups):
+            share, part = shares[group % threads][group // threads]
             loss += share
             total += part[:-1]
         return loss / len(numbers), total * factor
@@ -124,8 +132,9 @@ class Compiled:
         chosen, nothing = np.arange(len(self._test.x)), np.empty(0, theta.dtype)
 
         def of_part(start: int) -> tuple[float, int]:
-            stop = min(start + _FEW, len(chosen))
-            return add_gradient(self._circuits[replica], weight, self._test, chosen, start, stop, 1.0, nothing)
+            circuit, stop = self._circuits[replica], min(start + _FEW, len(chosen))
+            work = scratch(circuit, weight)
+            return add_gradient(circuit, weight, self._test, chosen, start, stop, 1.0, nothing, work)
 
         losses, right = zip(*_in_threads(of_part, range(0, len(chosen), _FEW)), strict=True)
         return sum(losses) / len(chosen), sum(right) / len(chosen) if self._classify else float("nan")
