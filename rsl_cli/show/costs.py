@@ -2,7 +2,9 @@
 
 import math
 
+from rsl_cli.circuits import has_circuits
 from rsl_cli.graph import BaseGraph, EdgeLifting
+from rsl_cli.kernels.strip import BYTES
 from rsl_cli.lift import expected_parameters, fibre_sizes, lifting_of, mean_in_degree
 from rsl_cli.study.spec import StudySpec
 from rsl_cli.train.first_order import FirstOrder
@@ -11,6 +13,8 @@ from rsl_cli.vertex_maps import Attention
 
 _KEPT = 5
 """Copies of a vertex's numbers alive at the peak, backward: sums, activations and gradients. Measured: 4 to 6."""
+_CIRCUIT_PARAMETER = 110
+"""Bytes of a parameter and its entry: index arrays, while they are made; parameters and the trainer's state. Measured."""
 _SUBSET = 512
 """Samples of the Gauss-Newton matrix, mostly."""
 
@@ -41,7 +45,8 @@ def memory(spec: StudySpec, degree: int) -> float:
     """Bytes that training one seed takes, within a factor of two.
 
     Weights with their gradient and the trainer's state, index arrays, what a pass over as many samples as are taken at
-    once keeps of each vertex, and for implicit trainers the Jacobian their matrix is made of.
+    once keeps of each vertex (by circuits, two strips of each row), and for implicit trainers the Jacobian of the samples
+    their matrix is made of, with the pass it comes from.
     """
     item = 8 if spec.trainer.dtype == "float64" else 4
     base, fibres = spec.base, fibre_sizes(spec.base, degree)
@@ -51,10 +56,11 @@ def memory(spec: StudySpec, degree: int) -> float:
     )
     parameters = expected_parameters(base, degree, spec.lifting)
     numbers = sum(n * math.prod(base.sum_space(v)) for v, n in fibres.items())
-    samples, jacobian = samples_at_once(base, fibres), 0
+    implicit = 0 if isinstance(spec.trainer, FirstOrder) else (2 * parameters + _KEPT * numbers) * _SUBSET * item
+    if spec.device == "cpu" and has_circuits(base):
+        return implicit + _CIRCUIT_PARAMETER * parameters + 2 * numbers * BYTES
+    samples = samples_at_once(base, fibres)
     if isinstance(spec.trainer, FirstOrder):
         samples = max(samples, spec.trainer.batch_size or 0)
-    else:
-        jacobian = parameters * _SUBSET
-    samples = min(samples, spec.data.samples)
-    return (4 * parameters + _KEPT * numbers * samples + jacobian) * item + 28 * edges
+    kept = _KEPT * numbers * min(samples, spec.data.samples) * item
+    return 4 * parameters * item + max(kept, implicit) + 28 * edges
