@@ -40,6 +40,7 @@ bench: $(READY) ## layers, steps, sweeps, memory and the flow against their riva
 	$(BIN)/python scripts/bench_step.py
 	$(BIN)/python scripts/bench_sweep.py
 	$(BIN)/python scripts/bench_memory.py
+	$(BIN)/python scripts/bench_integrators.py
 	$(BIN)/python scripts/bench_report.py
 	$(BIN)/python scripts/bench_flow.py
 

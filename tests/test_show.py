@@ -13,8 +13,8 @@ from rsl_cli.errors import ConfigError
 from rsl_cli.lift import sample_lift
 from rsl_cli.network import LiftedNetwork
 from rsl_cli.show import describe, draw
-from rsl_cli.show.costs import flops
 from rsl_cli.show.drawing import to_dot
+from rsl_cli.study.costs import flops
 from rsl_cli.study.spec import StudySpec
 
 HAS_DOT = shutil.which("dot") is not None

@@ -5,8 +5,8 @@ from typing import Any
 
 from rsl_cli.graph import BaseGraph, Edge, Vertex
 from rsl_cli.lift import expected_parameters, fibre_sizes, lifting_of, mean_in_degree, sample_lift
-from rsl_cli.show.costs import flops, memory
 from rsl_cli.show.drawing import draw
+from rsl_cli.study.costs import flops, memory
 from rsl_cli.study.spec import StudySpec
 
 __all__ = ["describe", "draw"]

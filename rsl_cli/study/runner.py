@@ -106,14 +106,13 @@ def register(spec: StudySpec) -> None:
         )
 
 
-def pack(store: StudyStore, missing: Sequence[RunKey], workers: int = 1, *, fused: bool = True) -> list[Item]:
+def pack(store: StudyStore, missing: Sequence[RunKey], size: Callable[[int, int], int]) -> list[Item]:
     """Group missing runs into unions: first what checkpoints hold, then the rest of each degree, shared out.
 
     Args:
         store: the study.
         missing: what is to be done.
-        workers: how many processes the runs are for.
-        fused: whether seeds of a degree gain from training as one union; if not, each is for whoever is free next.
+        size: how many seeds of a degree one union is to have, given the degree and how many there are.
     """
     items, left = [], {key.directory: key for key in missing}
     planned = {key.directory: key for key in store.planned()}
@@ -129,8 +128,8 @@ def pack(store: StudyStore, missing: Sequence[RunKey], workers: int = 1, *, fuse
                 left.pop(name, None)
     for lift in sorted({key.lift for key in left.values()}):
         keys = [key for key in left.values() if key.lift == lift]
-        size = -(-len(keys) // workers) if fused or workers == 1 else 1
-        items += [Item(tuple(keys[start : start + size])) for start in range(0, len(keys), size)]
+        most = size(lift, len(keys))
+        items += [Item(tuple(keys[start : start + most])) for start in range(0, len(keys), most)]
     return sorted(items, key=lambda item: item.lift)
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pandas as pd
 
-from rsl_cli.circuits import has_circuits
 from rsl_cli.errors import StoreError
+from rsl_cli.study.costs import union_size
 from rsl_cli.study.executors import execute
 from rsl_cli.study.runner import Item, Plan, Progress, make_plan, pack, register
 from rsl_cli.study.spec import StudySpec
@@ -66,9 +66,8 @@ def run_study(
         if finished:
             finished(item, states)
 
-    # Circuits are trained one by one, whatever is beside them; products by autograd share their calls.
-    fused = spec.device != "cpu" or not has_circuits(spec.base)
-    execute(spec, pack(spec.store, plan.missing, spec.workers, fused=fused), progress or (lambda *_: None), end)
+    items = pack(spec.store, plan.missing, lambda lift, seeds: union_size(spec, lift, seeds))
+    execute(spec, items, progress or (lambda *_: None), end)
     return outcome
 
 

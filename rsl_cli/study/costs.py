@@ -1,6 +1,9 @@
-"""What a lift costs before it is made: arithmetic and memory, by expected numbers of edges."""
+"""What a lift costs before it is made, arithmetic and memory, by expected numbers of edges; and who trains together."""
 
 import math
+import os
+
+import torch
 
 from rsl_cli.circuits import has_circuits
 from rsl_cli.graph import BaseGraph, EdgeLifting
@@ -14,7 +17,11 @@ from rsl_cli.vertex_maps import Attention
 _KEPT = 5
 """Copies of a vertex's numbers alive at the peak, backward: sums, activations and gradients. Measured: 4 to 6."""
 _CIRCUIT_PARAMETER = 110
-"""Bytes of a parameter and its entry: index arrays, while they are made; parameters and the trainer's state. Measured."""
+"""Bytes of a parameter and its entry: index arrays, as they are made; the trainer's state. Measured."""
+_LAUNCH = 1e8
+"""Floating-point operations of a pass, some milliseconds' worth, that make its calls a small part of it."""
+_ROOM = 0.5
+"""Share of the memory there is that unions may be expected to take."""
 _SUBSET = 512
 """Samples of the Gauss-Newton matrix, mostly."""
 
@@ -45,8 +52,8 @@ def memory(spec: StudySpec, degree: int) -> float:
     """Bytes that training one seed takes, within a factor of two.
 
     Weights with their gradient and the trainer's state, index arrays, what a pass over as many samples as are taken at
-    once keeps of each vertex (by circuits, two strips of each row), and for implicit trainers the Jacobian of the samples
-    their matrix is made of, with the pass it comes from.
+    once keeps of each vertex (by circuits, two strips of each row), and for implicit trainers the Jacobian of the
+    samples their matrix is made of, with the pass it comes from.
     """
     item = 8 if spec.trainer.dtype == "float64" else 4
     base, fibres = spec.base, fibre_sizes(spec.base, degree)
@@ -64,3 +71,26 @@ def memory(spec: StudySpec, degree: int) -> float:
         samples = max(samples, spec.trainer.batch_size or 0)
     kept = _KEPT * numbers * min(samples, spec.data.samples) * item
     return 4 * parameters * item + max(kept, implicit) + 28 * edges
+
+
+def union_size(spec: StudySpec, degree: int, seeds: int) -> int:
+    """How many of a degree's seeds to train as one union.
+
+    Circuits gain nothing from company; one process takes all of them, so that threads share them. Products by autograd
+    share their calls: as many seeds as make those calls cheap, have room in memory, and leave work for every process.
+    """
+    if spec.device == "cpu" and has_circuits(spec.base):
+        return seeds if spec.workers == 1 else 1
+    samples = samples_at_once(spec.base, fibre_sizes(spec.base, degree))
+    if isinstance(spec.trainer, FirstOrder):
+        samples = min(spec.trainer.batch_size or samples, samples)
+    useful = math.ceil(_LAUNCH / (3 * flops(spec.base, degree, spec.lifting) * samples))
+    shared = math.ceil(seeds / spec.workers)
+    return max(1, min(useful, shared, int(_ROOM * _memory_there(spec) / memory(spec, degree))))
+
+
+def _memory_there(spec: StudySpec) -> float:
+    """Bytes for each process."""
+    if spec.device == "cuda":
+        return torch.cuda.mem_get_info()[0] / spec.workers
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / spec.workers
