@@ -19,11 +19,15 @@ from rsl_cli.vertex_maps import Product, Sum
 _MOST_SHARING = 4
 """Uses of each weight by one kept edge, above which a stencil's long runs are faster than one entry for each use."""
 
+_WIDEST = 512
+"""Numbers of a copy, read by a matrix, above which torch's dense product is faster than one entry for each weight."""
+
 
 def has_circuits(base: BaseGraph) -> bool:
     """Whether lifts of a base graph are written out as circuits."""
+    weighted = [base.stencil(edge) for edge in base.edges if base.weight_shape(edge) is not None]
     return all(map(_is_pointwise, base.vertices)) and all(
-        base.weight_shape(edge) is None or _uses(base.stencil(edge)) <= _MOST_SHARING for edge in base.edges
+        _uses(stencil) <= _MOST_SHARING and stencil.columns <= _WIDEST for stencil in weighted
     )
 
 

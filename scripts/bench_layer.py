@@ -106,8 +106,8 @@ def rivals(n: int, in_degree: int, samples: int, dtype: torch.dtype, dense_limit
 
     steps = {
         "rsl": autograd(lambda: sparse_product(weight, x, pattern, Implementation.NUMBA)),
-        "rsl kernels without autograd": raw,
-        "plain Numba loops, no autograd": plain,
+        "rsl kernels alone": raw,
+        "plain Numba loops": plain,
         "torch CSR tensor": autograd(csr),
         "plain torch (reference)": autograd(lambda: sparse_product(weight, x, pattern, Implementation.REFERENCE)),
     }

@@ -1,17 +1,19 @@
 """Tables and a plot of what the other benchmarks left in ``results/bench``, written into the README.
 
-Between the README's two speed marks stand the tables; ``results/reference/speed.png`` is time and memory against n. By
-hand, after them: ``python scripts/bench_report.py``.
+Between the README's two speed marks stands a line for each benchmark, and one for each integrator; all tables are in
+``results/reference/speed.md``, time and memory against n in ``speed.png``. By hand, after the others:
+``python scripts/bench_report.py``.
 """
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib as mpl
 from machine import KEPT, Table, shown
 
 ROOT = Path(__file__).parents[1]
-PICTURE = ROOT / "results" / "reference" / "speed.png"
+PICTURE, TABLES = (ROOT / "results" / "reference" / name for name in ("speed.png", "speed.md"))
 MARKS = ("<!-- speed: made by `make bench` -->", "<!-- end of speed -->")
 
 
@@ -23,17 +25,53 @@ def main() -> None:
     for table in tables:
         if table.name == "memory":
             draw(table)
+    limits = KEPT / "limits.txt"
+    head = (
+        "# Speed\n\nMade by `make bench`: "
+        + (limits.read_text().strip() if limits.is_file() else "limits unknown")
+        + "."
+    )
+    TABLES.write_text("\n\n".join([head, *map(markdown, tables)]) + "\n")
     readme = ROOT / "README.md"
     before, rest = readme.read_text().split(MARKS[0])
     after = rest.split(MARKS[1])[1]
-    readme.write_text("\n\n".join([before + MARKS[0], *map(markdown, tables), MARKS[1] + after]))
-    print(f"{len(tables)} tables in {readme}, {PICTURE}")
+    parts = [ratios(tables), integrators(tables)]
+    readme.write_text("\n\n".join([before + MARKS[0], *parts, MARKS[1] + after]))
+    print(f"{len(tables)} tables in {TABLES}, their sum in {readme}, {PICTURE}")
 
 
 def markdown(table: Table) -> str:
-    """A table in the README's language."""
-    lines = [table.columns, ["---"] * len(table.columns), *([shown(cell) for cell in row] for row in table.rows)]
-    return f"*{table.title}*\n\n" + "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    """A whole table."""
+    return f"*{table.title}*\n\n" + lines(table.columns, [[shown(cell) for cell in row] for row in table.rows])
+
+
+def ratios(tables: list[Table]) -> str:
+    """A line for each benchmark that has rivals: what this package takes, and how many times as long they do."""
+    rows = []
+    for table in tables:
+        if "x rsl" in table.columns:
+            by = table.columns.index("x rsl")
+            (own, *_), *others = sorted(table.rows, key=lambda row: row[by] != 1)
+            mine = next(row for row in table.rows if row[by] == 1)
+            rivals = ", ".join(f"{row[0]} {shown(row[by])}" for row in others)
+            rows.append([table.title.split(";")[0], f"{own}: {shown(mine[1])} {table.columns[1]}", rivals])
+    return lines(["what", "takes", "times as long"], rows)
+
+
+def integrators(tables: list[Table]) -> str:
+    """A line for each integrator: gradients + matrices (worst error of the loss)."""
+    found = {table.name.split("-")[1]: table for table in tables if table.name.startswith("integrators-")}
+    names = [row[0] for row in next(iter(found.values())).rows] if found else []
+    rows = [
+        [str(name), *(f"{shown(row[2])} + {shown(row[3])} ({shown(row[4])} %)" for row in rows)]
+        for name, *rows in zip(names, *(table.rows for table in found.values()), strict=True)
+    ]
+    return lines(["gradients + matrices to t = 10⁶ (worst error in the loss)", *found], rows)
+
+
+def lines(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown."""
+    return "\n".join("| " + " | ".join(line) + " |" for line in (columns, ["---"] * len(columns), *rows))
 
 
 def draw(table: Table) -> None:

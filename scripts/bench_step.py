@@ -72,7 +72,7 @@ def case(
     assert compiled is not None
     rivals: dict[str, Rival] = {
         "rsl": engine_steps(CircuitEngine(mine, compiled, batches(), True, 0.0), seeds),
-        "rsl, products under autograd": engine_steps(
+        "rsl under autograd": engine_steps(
             AutogradEngine(by_autograd, objective, batches(), True, 0.0), seeds
         ),
     }

@@ -6,6 +6,7 @@ Other benchmarks measure these limits in their own run and give their figures as
 
 import argparse
 import json
+import math
 import statistics
 import time
 from collections.abc import Callable
@@ -61,12 +62,15 @@ def limits() -> dict[str, float]:
 
 
 def described(found: dict[str, float]) -> str:
-    """One line of it."""
+    """One line of it, kept for `scripts/bench_report.py` too."""
     reads = ", ".join(f"{place} {found[place]:.0f}" for place in _PLACES)
-    return (
+    text = (
         f"limits here, {torch.get_num_threads()} threads: GEMM {found['float32']:.0f} GF/s float32, "
         f"{found['float64']:.0f} float64; rows of {BYTES} bytes at random, GB/s: {reads}"
     )
+    KEPT.mkdir(parents=True, exist_ok=True)
+    (KEPT / "limits.txt").write_text(text)
+    return text
 
 
 @dataclass(frozen=True)
@@ -100,6 +104,8 @@ def shown(cell: str | float) -> str:
     """Three digits of a figure."""
     if isinstance(cell, str):
         return cell
+    if math.isnan(cell):
+        return "-"
     return f"{cell:,.0f}" if cell >= 100 else f"{cell:.3g}"
 
 
