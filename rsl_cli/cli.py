@@ -339,6 +339,8 @@ def _hydra_line(error: Exception) -> str:
     if prefix and owners:
         return f"key '{key[1]}' does not belong to the chosen {prefix}; it belongs to {prefix}={', '.join(owners)}"
     known = [full for full in _known_keys() if full.rpartition(".")[0] == prefix]
+    if not known:
+        return f"key '{key[1]}' is not known; `rsl run --cfg job` shows the keys there are"
     return f"key '{key[1]}' is not known; accepted: {', '.join(known)}{nearest(key[1], known)}"
 
 

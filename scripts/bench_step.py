@@ -72,9 +72,7 @@ def case(
     assert compiled is not None
     rivals: dict[str, Rival] = {
         "rsl": engine_steps(CircuitEngine(mine, compiled, batches(), True, 0.0), seeds),
-        "rsl under autograd": engine_steps(
-            AutogradEngine(by_autograd, objective, batches(), True, 0.0), seeds
-        ),
+        "rsl under autograd": engine_steps(AutogradEngine(by_autograd, objective, batches(), True, 0.0), seeds),
     }
     if seeds == 1:
         for name, kind in (("embedding_bag", Bags), ("masked dense", Masked)):

@@ -43,6 +43,16 @@ def test_run_again_list_report_and_check(tmp_path, capsys):
         assert (root / "report" / name).stat().st_size > 0
 
 
+def test_by_default_numbers_are_learned_by_the_flow_and_classes_by_adam(tmp_path):
+    small = ["lift=2,4", "seeds=1", "executor=local"]
+    assert main(["run", *small, "dataset.samples=64", "trainer.numbers.t_end=1"]) == 0
+    assert main(["run", *small, "dataset=breast_cancer", "trainer.classes.steps=3"]) == 0
+    made = {path.name for path in (tmp_path / "results").iterdir()}
+    assert made == {"mlp_sine2d_flow", "mlp_breast_cancer_adam"}
+    stored = json.loads((tmp_path / "results" / "mlp_sine2d_flow" / "study.json").read_text())["config"]["trainer"]
+    assert stored["name"] == "flow" and stored["t_end"] == 1
+
+
 def test_multirun_is_one_study_each(tmp_path):
     assert main(["run", "-m", "base=shallow,mlp", "seeds=1", "lift=2,4", *QUICK[2:]]) == 0
     made = sorted(path.name for path in (tmp_path / "results").iterdir())
@@ -81,6 +91,13 @@ def test_a_csv_and_a_base_of_ones_own(tmp_path, capsys):
             "key 'trainer.steps' does not belong to the chosen trainer; it belongs to",
         ),
         ("run trainer.stepz=1", "key 'trainer.stepz' is not known; accepted: trainer."),
+        ("run trainer.numbers.tend=1", "key 'trainer.numbers.tend' is not known; `rsl run --cfg job` shows the keys"),
+        ("run trainer.classes=3", "trainer.classes=3; accepted: a trainer's keys, name among them"),
+        ("run +trainer.foo=1", "trainer key 'foo' is not known; accepted: numbers, classes"),
+        (
+            "run trainer.t_end=9",
+            "key 'trainer.t_end' does not belong to the chosen trainer; it belongs to trainer=flow",
+        ),
         ("run +foo=1", "key 'foo' is not known"),
         ("run trainer=adam trainer.steps=abc", "trainer.steps='abc'; accepted"),
         ("run dataset=csv dataset.path=no.csv dataset.target=y", "dataset.path 'no.csv' is not there"),

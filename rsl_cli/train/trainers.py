@@ -37,10 +37,10 @@ def chosen_trainer(config: Mapping[str, Any], task: str) -> Mapping[str, Any]:
     for key in config:
         if key not in ("name", "numbers", "classes"):
             raise ConfigError(one_of("trainer key", key, ("numbers", "classes")))
-    part = "classes" if task == "classification" else "numbers"
-    if not isinstance(config.get(part), Mapping):
-        raise ConfigError(f"trainer.{part}={config.get(part)!r}; accepted: a trainer's keys, name among them")
-    return config[part]
+    for part in ("numbers", "classes"):
+        if not isinstance(config.get(part), Mapping):
+            raise ConfigError(f"trainer.{part}={config.get(part)!r}; accepted: a trainer's keys, name among them")
+    return config["classes" if task == "classification" else "numbers"]
 
 
 def trainer_settings(config: Mapping[str, Any]) -> Settings:
