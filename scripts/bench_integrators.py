@@ -17,8 +17,6 @@ from bench_flow import Outcome, Problem
 from machine import Table, use_threads
 from scipy.linalg import cho_factor, cho_solve, eigh
 
-from rsl_cli.study.machine import prepare
-
 _MOST_STEPS = 20_000
 
 
@@ -31,7 +29,6 @@ def main() -> None:
     parser.add_argument("--rtol", type=float, default=1e-3)
     parser.add_argument("--datasets", nargs="+", default=["teacher", "sine2d"])
     arguments = parser.parse_args()
-    prepare(1)
     use_threads(1)
     rtol, atol = arguments.rtol, 1e-3 * arguments.rtol
     times = [10.0**k for k in range(arguments.decades + 1)]

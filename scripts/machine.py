@@ -19,6 +19,7 @@ import torch
 from numba import njit, prange
 
 from rsl_cli.kernels.strip import BYTES, weighted_sum
+from rsl_cli.study.machine import prepare
 
 _PLACES = {"L2": 1 << 19, "L3": 1 << 23, "memory": 1 << 29}
 """Bytes of the rows read, for each thread, or for all where they share: half of a usual L2, and so on."""
@@ -36,11 +37,11 @@ def main() -> None:
 
 
 def use_threads(threads: int | None) -> None:
-    """Set torch's and Numba's number of threads; None: leave torch's."""
+    """Set this process up as studies do, for all rivals alike: threads (None: torch's), and freed memory kept."""
     # Numba first: its threads, once started, set the number that torch shares.
     threads = threads or torch.get_num_threads()
     numba.set_num_threads(threads)
-    torch.set_num_threads(threads)
+    prepare(threads)
 
 
 def limits() -> dict[str, float]:
