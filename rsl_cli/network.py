@@ -252,11 +252,8 @@ def weight_std(edge: Edge, lift: Lift, parametrization: str) -> float:
 
 def weight_multiplier(edge: Edge, lift: Lift, parametrization: str) -> float:
     """What an edge's weights are multiplied by where they act: 1, but for a readout."""
-    return (
-        float(lift.degree) ** -PARAMETRIZATIONS[parametrization]
-        if _is_multiplied(edge, lift.base, parametrization)
-        else 1.0
-    )
+    power = PARAMETRIZATIONS[parametrization] if _is_multiplied(edge, lift.base, parametrization) else 0.0
+    return float(lift.degree) ** -power
 
 
 def _is_multiplied(edge: Edge, base: BaseGraph, parametrization: str) -> bool:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
-from machine import Table, described, limits, use_threads
+from machine import Table, described, limits, rated, use_threads
 from numba import njit, prange
 from torch import Tensor
 from torch.nn import functional
@@ -47,16 +47,7 @@ def main() -> None:
     work = 6.0 * arguments.n * arguments.in_degree * arguments.samples
     found = limits()
     print(described(found))
-    rows = tuple(
-        (
-            name,
-            1e3 * seconds,
-            seconds / medians["rsl"],
-            work / seconds / 1e9,
-            100 * work / seconds / 1e9 / found[arguments.dtype],
-        )
-        for name, seconds in sorted(medians.items(), key=lambda item: item[1])
-    )
+    rows = rated(medians, 1e3, work, found[arguments.dtype])
     Table(
         f"layer-{arguments.n:05d}-{arguments.dtype}",
         f"One layer, forward and backward: n={arguments.n}, in-degree {arguments.in_degree}, {arguments.samples} "

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 import yaml
 from bench_layer import measure
-from machine import Table, described, limits, use_threads
+from machine import Table, described, limits, rated, use_threads
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -82,17 +82,7 @@ def case(
     width = batch or samples
     count = max(10, int(2e7 / (edges * width)))
     medians = measure({name: (lambda f=advance: f(count)) for name, (advance, _) in rivals.items()}, arguments.repeats)
-    work = 6.0 * edges * width
-    rows = tuple(
-        (
-            name,
-            1e6 * seconds / count,
-            seconds / medians["rsl"],
-            work * count / seconds / 1e9,
-            100 * work * count / seconds / 1e9 / found["float32"],
-        )
-        for name, seconds in sorted(medians.items(), key=lambda item: item[1])
-    )
+    rows = rated({name: s / count for name, s in medians.items()}, 1e6, 6.0 * edges * width, found["float32"])
     Table(
         f"step-{n:05d}-{seeds:02d}",
         f"Adam step of mlp, n={n}, seeds {seeds}, P={edges}, batch {width}, float32, {torch.get_num_threads()} "

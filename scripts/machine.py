@@ -9,7 +9,7 @@ import json
 import math
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -99,6 +99,21 @@ class Table:
             print(f"{row[0]:{width}}" + "".join(f"{shown(cell):>13}" for cell in row[1:]))
         KEPT.mkdir(parents=True, exist_ok=True)
         (KEPT / f"{self.name}.json").write_text(json.dumps(asdict(self), indent=1))
+
+
+def rated(medians: Mapping[str, float], unit: float, work: float, peak: float) -> tuple[tuple[str | float, ...], ...]:
+    """Rows of name, time, time over this package's, GF/s and share of the GEMM rate in per cent, fastest first.
+
+    Args:
+        medians: seconds by name, ``rsl`` among them.
+        unit: what to multiply seconds by.
+        work: floating-point operations in those seconds.
+        peak: the GEMM rate, in GF/s.
+    """
+    return tuple(
+        (name, unit * seconds, seconds / medians["rsl"], work / seconds / 1e9, 100 * work / seconds / 1e9 / peak)
+        for name, seconds in sorted(medians.items(), key=lambda item: item[1])
+    )
 
 
 def shown(cell: str | float) -> str:

@@ -228,7 +228,7 @@ _LARGEST = {types.float32: 40.0, types.float64: 80.0}
 
 def exponential(x: Any) -> tuple[Any, Any]:
     """(2^k, e^r - 1) with e^x = 2^k e^r; no calls and no branches, so that loops over it become vector code."""
-    raise NotImplementedError
+    raise NotImplementedError("for compiled code only")
 
 
 @overload(exponential, jit_options={"fastmath": {"contract"}, "error_model": "numpy"})
@@ -255,7 +255,7 @@ def tanh(x: Any) -> Any:
 
     With e^2x - 1 = 2^k (e^r - 1) + (2^k - 1) nothing cancels anywhere: tanh = (e^2x - 1) / (e^2x + 1).
     """
-    raise NotImplementedError
+    raise NotImplementedError("for compiled code only")
 
 
 @overload(tanh, jit_options={"fastmath": {"contract"}, "error_model": "numpy"})
