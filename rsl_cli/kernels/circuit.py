@@ -18,7 +18,6 @@ from numba import njit
 
 from rsl_cli.kernels.strip import add_dots, exponential, lanes, scaled_sum, tanh, weighted_sum
 
-_FAST = {"contract", "reassoc", "nsz", "arcp"}
 _MOST_GROUPS = 16
 _STRIPS_OF_GROUP = 2
 """Below two strips, adding up the groups' gradients would cost more than a further thread saves."""
@@ -85,7 +84,7 @@ def group_bounds(samples, weight, group):
     return (strips * group // groups) * strip, min(samples, (strips * (group + 1) // groups) * strip), groups
 
 
-@njit(cache=True, nogil=True, fastmath=_FAST, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy")
 def _activate(function, y, d, row, differentiate):
     """Put sigma(z) in place of z, and sigma'(z) into the row of d."""
     strip = lanes(y)
@@ -132,7 +131,7 @@ def _activate(function, y, d, row, differentiate):
             d[m] = one
 
 
-@njit(cache=True, nogil=True, fastmath=_FAST, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy")
 def _multiply(columns, begin, end, y, d, row):
     """A product row; each factor's derivative, the product of the others, goes to its own row of d."""
     strip = lanes(y)
@@ -150,7 +149,7 @@ def _multiply(columns, begin, end, y, d, row):
                     d[columns[k] * strip + m] *= y[columns[other] * strip + m]
 
 
-@njit(cache=True, nogil=True, fastmath=_FAST, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy")
 def _forward(circuit, weight, y, d, differentiate):
     first = circuit.inputs + 1
     for row in range(first, len(circuit.function)):
@@ -162,7 +161,7 @@ def _forward(circuit, weight, y, d, differentiate):
             _activate(circuit.function[row], y, d, row, differentiate)
 
 
-@njit(cache=True, nogil=True, fastmath=_FAST, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy")
 def _backward(circuit, weight, y, d, gradient):
     """Turn derivatives of the outputs in d into derivatives of every row's sum, and add up the weights' gradient."""
     first, rows, strip = circuit.inputs + 1, len(circuit.function), lanes(y)
@@ -174,7 +173,7 @@ def _backward(circuit, weight, y, d, gradient):
         add_dots(y, circuit.columns, strip, 0, circuit.places, begin, end, d, row * strip, gradient)
 
 
-@njit(cache=True, nogil=True, fastmath=_FAST, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy")
 def _load(x, chosen, start, valid, y):
     """The inputs of a strip; where samples end, the last one again, which then counts for nothing."""
     strip = lanes(y)
@@ -184,7 +183,7 @@ def _load(x, chosen, start, valid, y):
             y[(1 + i) * strip + m] = x[sample, i]
 
 
-@njit(cache=True, nogil=True, fastmath={"contract"}, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy")
 def _losses(circuit, samples, chosen, start, valid, norm, y, d):
     """Sum of the losses of a strip, and how many classes are right; multiplies d by the loss's derivative."""
     strip, real, k = lanes(y), y.dtype.type, circuit.outputs
@@ -293,7 +292,7 @@ def mean_gradient(circuit, theta, factor, samples, chosen, gradient, work):
     return loss / count
 
 
-@njit(cache=True, nogil=True, fastmath={"contract"}, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy")
 def adam_step(theta, gradient, rate, first, second, step):
     """One step of Adam in place; ``rate`` (P,) is each parameter's, ``step`` counts from 1."""
     real = theta.dtype.type
@@ -305,7 +304,7 @@ def adam_step(theta, gradient, rate, first, second, step):
         theta[p] -= rate[p] / c1 * first[p] / (np.sqrt(second[p]) / c2 + epsilon)
 
 
-@njit(cache=True, nogil=True, fastmath={"contract"}, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy")
 def momentum_step(theta, gradient, rate, velocity, momentum):
     """One step of gradient descent with momentum in place."""
     real = theta.dtype.type

@@ -13,9 +13,8 @@ from numba import njit, prange
 from torch import Tensor
 
 from rsl_cli.kernels.pattern import Pattern
-from rsl_cli.kernels.strip import add_dots, lanes, weighted_sum
+from rsl_cli.kernels.strip import add_dots, lanes, multiply_add, weighted_sum
 
-_FAST = {"contract", "reassoc", "nsz", "arcp"}
 _TILE_BYTES = 1 << 19
 """Share of a core's L2 cache that the gathered operand of one tile may fill."""
 _LEAST_TILE = 512
@@ -106,7 +105,7 @@ def _chunks(pattern: Pattern, threads: int, *, transposed: bool = False) -> np.n
     return pattern.chunks(4 * threads, transposed=transposed)
 
 
-@njit(cache=True, fastmath=_FAST, nogil=True)
+@njit(cache=True, nogil=True)
 def _rows(first, last, indptr, indices, weight, x, out, pieces, tiles, links, sizes):
     of_column, of_row, taps, widest = sizes
     most = _longest(first, last, indptr) * widest if taps > 1 or widest > 1 else 0
@@ -129,7 +128,7 @@ def _rows(first, last, indptr, indices, weight, x, out, pieces, tiles, links, si
                 _add_up(0, n, starts, 1, shift, weights, x, into)
 
 
-@njit(cache=True, fastmath=_FAST, nogil=True)
+@njit(cache=True, nogil=True)
 def _longest(first, last, indptr):
     most = 0
     for row in range(first, last):
@@ -137,7 +136,7 @@ def _longest(first, last, indptr):
     return most
 
 
-@njit(cache=True, fastmath=_FAST, nogil=True)
+@njit(cache=True, nogil=True)
 def _add_up(begin, end, starts, factor, shift, weight, x, into):
     """Sum weight[k] * x[starts[k] * factor + shift:] over k into a piece of the result."""
     strip = lanes(x)
@@ -150,10 +149,10 @@ def _add_up(begin, end, starts, factor, shift, weight, x, into):
         # Unsigned: signed ones could be negative, which would be looked after at every access.
         w, a = weight[k], np.uintp(starts[k] * factor + shift + whole)
         for m in range(np.uintp(len(rest))):
-            rest[m] += w * x[a + m]
+            rest[m] = multiply_add(w, x[a + m], rest[m])
 
 
-@njit(cache=True, fastmath=_FAST, nogil=True)
+@njit(cache=True, nogil=True)
 def _dots(first, last, indptr, indices, x, g, out, pieces, tiles, links, sizes):
     of_column, of_row, taps, widest = sizes
     for place in range(indptr[first] * taps, indptr[last] * taps):
@@ -183,35 +182,43 @@ def _dots(first, last, indptr, indices, x, g, out, pieces, tiles, links, sizes):
                         n += 1
 
 
-@njit(cache=True, fastmath=_FAST, nogil=True)
+@njit(cache=True, nogil=True)
 def _add_dots(starts, factor, shift, x, b, into):
     """Add <x[starts[k] * factor + shift:], b> to into[k]."""
     strip = lanes(x)
     whole = len(b) // strip * strip
     for m in range(0, whole, strip):
         add_dots(x, starts, factor, shift + m, None, 0, len(starts), b, m, into)
-    rest = b[whole:]
-    for k in range(len(starts) if len(rest) > 0 else 0):
-        a = np.uintp(starts[k] * factor + shift + whole)
+    if whole == len(b):
+        return
+    if whole > 0:
+        # Once more over the last strip, of which what is counted already counts for nothing.
+        last = len(b) - strip
+        rest = b[last:].copy()
+        rest[: whole - last] = 0
+        add_dots(x, starts, factor, shift + last, None, 0, len(starts), rest, 0, into)
+        return
+    for k in range(len(starts)):
+        a = np.uintp(starts[k] * factor + shift)
         s = x.dtype.type(0.0)
-        for m in range(np.uintp(len(rest))):
-            s += x[a + m] * rest[m]
+        for m in range(np.uintp(len(b))):
+            s = multiply_add(x[a + m], b[m], s)
         into[k] += s
 
 
-@njit(cache=True, fastmath=_FAST, nogil=True, parallel=True)
+@njit(cache=True, nogil=True, parallel=True)
 def _rows_parallel(chunks, indptr, indices, weight, x, out, pieces, tiles, links, sizes):
     for chunk in prange(len(chunks) - 1):
         _rows(chunks[chunk], chunks[chunk + 1], indptr, indices, weight, x, out, pieces, tiles, links, sizes)
 
 
-@njit(cache=True, fastmath=_FAST, nogil=True, parallel=True)
+@njit(cache=True, nogil=True, parallel=True)
 def _dots_parallel(chunks, indptr, indices, x, g, out, pieces, tiles, links, sizes):
     for chunk in prange(len(chunks) - 1):
         _dots(chunks[chunk], chunks[chunk + 1], indptr, indices, x, g, out, pieces, tiles, links, sizes)
 
 
-@njit(cache=True, fastmath=_FAST, nogil=True)
+@njit(cache=True, nogil=True)
 def _entries(row_of, indices, factor, g, x, runs, run_starts, sizes, out):
     of_column, of_row, taps, width = sizes
     for k in range(len(indices)):

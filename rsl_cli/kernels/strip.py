@@ -3,6 +3,10 @@
 A strip is short enough to be summed in registers from the first in-edge to the last, and long enough that an edge's
 index and weight are read for many samples. LLVM does not find this by itself from loops over arrays, so the two inner
 loops are written out in its own language; everything around them is ordinary Numba.
+
+Nothing here leaves LLVM a choice of rounding: sums are taken in one order, and where a product and a sum are to be one
+operation it is asked for by name. With Numba's ``fastmath`` the copies of a function that several callers hold would
+round as each caller's compilation liked, and a process that compiles would not repeat one that reads the cache.
 """
 
 import math
@@ -12,6 +16,7 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 from numba import literal_unroll, types
+from numba.core.cgutils import get_or_insert_function
 from numba.extending import intrinsic, overload
 
 _REGISTERS = 4
@@ -106,7 +111,21 @@ def _index(context: Any, builder: Any, kind: Any, array: Any, place: Any) -> Any
 
 
 def _multiply_add(builder: Any, a: Any, b: Any, c: Any) -> Any:
-    return builder.fadd(builder.fmul(a, b, flags=("contract",)), c, flags=("contract",))
+    """a * b + c in one operation where the machine has it."""
+    of_vector = isinstance(a.type, ir.VectorType)
+    name = f"v{a.type.count}{a.type.element.intrinsic_name}" if of_vector else a.type.intrinsic_name
+    signature = ir.FunctionType(a.type, [a.type] * 3)
+    return builder.call(get_or_insert_function(builder.module, signature, f"llvm.fmuladd.{name}"), [a, b, c])
+
+
+@_intrinsic
+def multiply_add(context, a, b, c):
+    """a * b + c of three floats of one type, rounded once where the machine can."""
+
+    def generate(context, builder, signature, arguments):
+        return _multiply_add(builder, *arguments)
+
+    return a(a, a, a), generate
 
 
 def _edges(builder: Any, begin: Any, end: Any, step: int, carried: list[Any], body: Any) -> list[Any]:
@@ -231,7 +250,7 @@ def exponential(x: Any) -> tuple[Any, Any]:
     raise NotImplementedError("for compiled code only")
 
 
-@overload(exponential, jit_options={"fastmath": {"contract"}, "error_model": "numpy"})
+@overload(exponential, jit_options={"error_model": "numpy"})
 def _exponential(x: Any) -> Any:
     real = _REALS[x]
     log2_e, high, low, largest = (real(c) for c in (_LOG2_E, _LN2_HIGH, _LN2_LOW, _LARGEST[x]))
@@ -241,10 +260,10 @@ def _exponential(x: Any) -> Any:
         x = largest if x > largest else x
         x = -largest if x < -largest else x
         k = np.rint(x * log2_e)
-        r = (x - k * high) - k * low
+        r = multiply_add(-k, low, multiply_add(-k, high, x))
         p = real(0)
         for c in literal_unroll(series):
-            p = p * r + c
+            p = multiply_add(p, r, c)
         return power_of_two(k), p * r
 
     return implementation
@@ -258,13 +277,13 @@ def tanh(x: Any) -> Any:
     raise NotImplementedError("for compiled code only")
 
 
-@overload(tanh, jit_options={"fastmath": {"contract"}, "error_model": "numpy"})
+@overload(tanh, jit_options={"error_model": "numpy"})
 def _tanh(x: Any) -> Any:
     one, two = _REALS[x](1), _REALS[x](2)
 
     def implementation(x: Any) -> Any:
         scale, less_one = exponential(x + x)
-        rest = scale * less_one + (scale - one)
+        rest = multiply_add(scale, less_one, scale - one)
         return rest / (rest + two)
 
     return implementation
