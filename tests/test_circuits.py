@@ -1,5 +1,9 @@
 """Circuits against the loop over copies and edges, and against torch's own optimisers."""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import oracles
 import pytest
@@ -243,3 +247,34 @@ def test_a_long_training_saves_on_the_way():
         network_of(base, (4,), dtype=torch.float32), objective, FirstOrder("adam", steps=200), keeper=keeper
     )
     assert keeper.saved is not None and keeper.calls > 6
+
+
+_NUMBERS = """
+import hashlib, sys
+sys.path[:0] = [".", "tests"]
+import numpy as np, torch
+from problems import group
+from test_circuits import dataset, flat
+from rsl_cli import BaseGraph, LiftedNetwork, sample_lift
+from rsl_cli.train.first_order import FirstOrder, train_first_order
+from rsl_cli.train.objective import Objective
+base = BaseGraph.from_config(group("base", "mlp"), input_shape=(3,), output_size=1)
+for name in ("float32", "float64"):
+    network = LiftedNetwork(sample_lift(base, 8, 0), dtype=getattr(torch, name))
+    objective = Objective(dataset(base, "regression", 333), "mse", dtype=network.dtype)
+    result, = train_first_order(network, objective, FirstOrder("adam", steps=30, batch_size=100, dtype=name))
+    objective.backward(network, None)
+    gradients = flat(parameter.grad for parameter in network.parameters())
+    for array in (np.array(result.trajectory.rows), flat(result.state.values()), gradients):
+        print(hashlib.sha256(array.tobytes()).hexdigest())
+"""
+
+
+def test_compiled_and_cached_code_give_the_same_bits(tmp_path):
+    """A process that compiles holds copies of a function that one reading the cache does not."""
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+    command = [sys.executable, "-c", _NUMBERS]
+    both = [subprocess.run(command, env=environment, capture_output=True, text=True, check=False) for _ in range(2)]
+    assert [one.returncode for one in both] == [0, 0], both[0].stderr + both[1].stderr
+    assert list(tmp_path.rglob("*.nbc")) and both[0].stdout == both[1].stdout
+    assert len(set(both[0].stdout.split())) == 6

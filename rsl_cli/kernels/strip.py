@@ -111,7 +111,7 @@ def _index(context: Any, builder: Any, kind: Any, array: Any, place: Any) -> Any
 
 
 def _multiply_add(builder: Any, a: Any, b: Any, c: Any) -> Any:
-    """a * b + c in one operation where the machine has it."""
+    """One operation for a * b + c, where the machine has it."""
     of_vector = isinstance(a.type, ir.VectorType)
     name = f"v{a.type.count}{a.type.element.intrinsic_name}" if of_vector else a.type.intrinsic_name
     signature = ir.FunctionType(a.type, [a.type] * 3)
@@ -120,7 +120,7 @@ def _multiply_add(builder: Any, a: Any, b: Any, c: Any) -> Any:
 
 @_intrinsic
 def multiply_add(context, a, b, c):
-    """a * b + c of three floats of one type, rounded once where the machine can."""
+    """One operation, rounded once where the machine can, for a * b + c of three floats of one type."""
 
     def generate(context, builder, signature, arguments):
         return _multiply_add(builder, *arguments)
