@@ -73,7 +73,7 @@ def conic(j, r, epsilon):
             "jac": lambda u: -j.T @ (r + j @ u),
         },
         method="SLSQP",
-        options={"ftol": 1e-14, "maxiter": 1000},
+        options={"ftol": 1e-12, "maxiter": 1000},
     )
     assert found.success
     return float(found.fun)
