@@ -10,6 +10,7 @@ round as each caller's compilation liked, and a process that compiles would not 
 """
 
 import math
+from fractions import Fraction
 from itertools import zip_longest
 from typing import Any
 
@@ -18,6 +19,7 @@ from llvmlite import ir
 from numba import literal_unroll, types
 from numba.core.cgutils import get_or_insert_function
 from numba.extending import intrinsic, overload
+from numpy.polynomial import chebyshev
 
 _REGISTERS = 4
 _REGISTER_BYTES = 64
@@ -223,14 +225,20 @@ def add_dots(context, x, starts, factor, shift, places, begin, end, g, at, into)
 
 @_intrinsic
 def power_of_two(context, exponent):
-    """2^k for a whole number k in a float, by writing its exponent bits."""
-    wide = exponent.bitwidth == 64
+    """2^k for a whole number k in a float, by writing its exponent bits.
+
+    Far larger than k, the number it is added to leaves k + bias in the lowest bits: AVX2 cannot turn a double into a
+    whole number otherwise.
+    """
+    real, whole, bits, bias = (
+        (ir.DoubleType(), ir.IntType(64), 52, 1023)
+        if exponent.bitwidth == 64
+        else (ir.FloatType(), ir.IntType(32), 23, 127)
+    )
 
     def generate(context, builder, signature, arguments):
-        whole = ir.IntType(64 if wide else 32)
-        number = builder.fptosi(arguments[0], whole)
-        bits = builder.shl(builder.add(number, whole(1023 if wide else 127)), whole(52 if wide else 23))
-        return builder.bitcast(bits, ir.DoubleType() if wide else ir.FloatType())
+        shifted = builder.fadd(arguments[0], real(1.5 * 2.0**bits + bias))
+        return builder.bitcast(builder.shl(builder.bitcast(shifted, whole), whole(bits)), real)
 
     return exponent(exponent), generate
 
@@ -239,10 +247,18 @@ _LOG2_E = 1.4426950408889634
 _LN2_HIGH, _LN2_LOW = 0.693145751953125, 1.42860682030941723e-06
 """ln 2 in two parts; multiples of the first by small whole numbers are exact in float32."""
 _REALS = {types.float32: np.float32, types.float64: np.float64}
-_TERMS = {types.float32: 7, types.float64: 13}
-"""Of the series of (e^r - 1) / r, |r| < ln(2) / 2, that a type can tell from all of them."""
+_TERMS = {types.float32: 6, types.float64: 11}
+"""Of the Chebyshev series of (e^r - 1) / r, |r| < ln(2) / 2, that a type can tell from all of them."""
 _LARGEST = {types.float32: 40.0, types.float64: 80.0}
 """A range of exponents inside which e^x and e^2x are numbers; tanh is 1 long before."""
+
+
+def _economized(terms: int) -> list[float]:
+    """(e^r - 1) / r for |r| < ln(2) / 2 as a polynomial: its Chebyshev series cut off, the lowest power first."""
+    most = Fraction(math.log(2) / 2)
+    powers = [most**k / math.factorial(k + 1) for k in range(2 * terms)]
+    kept = chebyshev.cheb2poly(chebyshev.poly2cheb(np.array(powers, dtype=object))[:terms])
+    return [float(c / most**k) for k, c in enumerate(kept)]
 
 
 def exponential(x: Any) -> tuple[Any, Any]:
@@ -254,14 +270,15 @@ def exponential(x: Any) -> tuple[Any, Any]:
 def _exponential(x: Any) -> Any:
     real = _REALS[x]
     log2_e, high, low, largest = (real(c) for c in (_LOG2_E, _LN2_HIGH, _LN2_LOW, _LARGEST[x]))
-    series = tuple(real(1 / math.factorial(k)) for k in range(_TERMS[x], 0, -1))
+    first, *series = (real(c) for c in reversed(_economized(_TERMS[x])))
+    series = tuple(series)
 
     def implementation(x: Any) -> Any:
         x = largest if x > largest else x
         x = -largest if x < -largest else x
         k = np.rint(x * log2_e)
         r = multiply_add(-k, low, multiply_add(-k, high, x))
-        p = real(0)
+        p = first
         for c in literal_unroll(series):
             p = multiply_add(p, r, c)
         return power_of_two(k), p * r
