@@ -258,7 +258,7 @@ def _economized(terms: int) -> list[float]:
     most = Fraction(math.log(2) / 2)
     powers = [most**k / math.factorial(k + 1) for k in range(2 * terms)]
     kept = chebyshev.cheb2poly(chebyshev.poly2cheb(np.array(powers, dtype=object))[:terms])
-    return [float(c / most**k) for k, c in enumerate(kept)]
+    return [float(Fraction(c) / most**k) for k, c in enumerate(kept)]
 
 
 def exponential(x: Any) -> tuple[Any, Any]:
