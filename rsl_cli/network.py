@@ -295,6 +295,7 @@ class _Step:
         self.stencil = base.stencil(edge)
         self.from_input = base.vertex(edge.source).kind == "input"
         self.multipliers = None
+        self._kept_factors: dict[tuple[torch.device, torch.dtype], Tensor] = {}
         if _is_multiplied(edge, base, parametrization):
             self.multipliers = [weight_multiplier(edge, replica, parametrization) for replica in lift.replicas]
         self.geometry: list[_Geometry] = []
@@ -327,11 +328,20 @@ class _Step:
             x = x.expand(len(self.geometry), -1, -1).flatten(0, 1)
         values = x.new_ones(self.pattern.size) if weight is None else weight.reshape(-1)
         if self.multipliers is not None:
-            factors = torch.as_tensor(self.multipliers, dtype=x.dtype, device=x.device)
-            counts = torch.as_tensor([count * stencil.taps for count in self.counts], device=x.device)
-            values = values * factors.repeat_interleave(counts)
+            values = values * self._factors(x)
         wide = x.reshape(self.pattern.columns * stencil.columns, stencil.width * samples)
         return sparse_product(values, wide, self.pattern, implementation).view(self._height, samples)
+
+    def _factors(self, like: Tensor) -> Tensor:
+        """The multiplier of every weight, (E * T,), of another tensor's type and device; kept for the next call."""
+        key = (like.device, like.dtype)
+        if key not in self._kept_factors:
+            assert self.multipliers is not None
+            spread = np.repeat(self.multipliers, [count * self.stencil.taps for count in self.counts])
+            # What is made in inference mode could not be differentiated through by a later call.
+            with torch.inference_mode(False):
+                self._kept_factors[key] = torch.as_tensor(spread, dtype=like.dtype, device=like.device)
+        return self._kept_factors[key]
 
     @cached_property
     def pattern(self) -> Pattern:

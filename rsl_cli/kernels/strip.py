@@ -257,8 +257,8 @@ def _economized(terms: int) -> list[float]:
     """(e^r - 1) / r for |r| < ln(2) / 2 as a polynomial: its Chebyshev series cut off, the lowest power first."""
     most = Fraction(math.log(2) / 2)
     powers = [most**k / math.factorial(k + 1) for k in range(2 * terms)]
-    kept = chebyshev.cheb2poly(chebyshev.poly2cheb(np.array(powers, dtype=object))[:terms])
-    return [float(Fraction(c) / most**k) for k, c in enumerate(kept)]
+    kept: Any = chebyshev.cheb2poly(chebyshev.poly2cheb(np.array(powers, dtype=object))[:terms])
+    return [float(c / most**k) for k, c in enumerate(kept)]
 
 
 def exponential(x: Any) -> tuple[Any, Any]:

@@ -54,28 +54,32 @@ class AutogradEngine:
             {"params": [parameter], "scale": scales[name], "lr": scales[name]}
             for name, parameter in network.named_parameters()
         ]
+        captured = adaptive and objective.x.device.type == "cuda" and batches.size is not None
         self.optimizer: torch.optim.Optimizer = (
-            torch.optim.Adam(groups, foreach=False)
+            torch.optim.Adam(groups, foreach=False, capturable=captured)
             if adaptive
             else torch.optim.SGD(groups, momentum=momentum, foreach=False)
         )
+        self.captured = CapturedStep(network, objective, self.optimizer) if captured else None
 
     def advance(self, active: Sequence[int], steps: range, rates: np.ndarray) -> Mapping[int, int]:
         """See `Engine`."""
-        diverged: dict[int, int] = {}
-        for step, rate in zip(steps, rates.tolist(), strict=True):
-            for group in self.optimizer.param_groups:
-                group["lr"] = rate * group["scale"]
-            self.optimizer.zero_grad(set_to_none=True)
-            batch = self.batches.at(step)
-            chosen = None if batch is None else torch.as_tensor(batch, device=self.objective.x.device)
-            losses = self.objective.backward(self.network, chosen)
-            if not torch.isfinite(losses).all():
-                for replica in torch.nonzero(~torch.isfinite(losses)).flatten().tolist():
-                    if replica in active:
-                        diverged.setdefault(replica, step)
-            self.optimizer.step()
-        return diverged
+        losses = [self._step(self.batches.at(step), rate) for step, rate in zip(steps, rates.tolist(), strict=True)]
+        # Asked once, not at every step: a GPU would be waited for.
+        broken = ~torch.isfinite(torch.stack(losses)).cpu().numpy()
+        return {r: steps[int(broken[:, r].argmax())] for r in active if broken[:, r].any()}
+
+    def _step(self, batch: np.ndarray | None, rate: float) -> Tensor:
+        """One step; the losses before it, (R,)."""
+        chosen = None if batch is None else torch.as_tensor(batch, device=self.objective.x.device)
+        if self.captured is not None and chosen is not None:
+            return self.captured.step(chosen, rate)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate * group["scale"]
+        self.optimizer.zero_grad(set_to_none=True)
+        losses = self.objective.backward(self.network, chosen)
+        self.optimizer.step()
+        return losses
 
     def evaluate(self) -> tuple[Evaluation, Tensor]:
         """See `Engine`."""
@@ -104,9 +108,75 @@ class AutogradEngine:
             if kind == "optimizer":
                 state.setdefault(int(rest[0]), {})[rest[1]] = array.clone()
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
+        if self.captured is not None:
+            # The optimiser's tensors are new ones now, of which a graph recorded before knows nothing.
+            self.captured = CapturedStep(self.network, self.objective, self.optimizer)
 
     def finish(self, parameters: Mapping[int, Mapping[str, Tensor]]) -> None:
         """See `Engine`."""
+
+
+class CapturedStep:
+    """A step of Adam on batches, recorded once as a CUDA graph and then replayed.
+
+    A small lift's step is some dozens of kernels of a few microseconds each; launched one by one, their launches are
+    what it takes. Gradient descent reads its rate on the host at every step, passes over all samples add up there: both
+    are launched as ever.
+
+    Args:
+        network: whose parameters change, on a CUDA device.
+        objective: data and loss, there too.
+        optimizer: of torch, made with ``capturable=True``; each group has a ``scale`` of its learning rate.
+    """
+
+    _EAGER = 3
+    """Steps launched one by one first, in which what is made once is made, kernels among it."""
+
+    def __init__(self, network: LiftedNetwork, objective: Objective, optimizer: torch.optim.Optimizer) -> None:
+        self._network, self._objective, self._optimizer = network, objective, optimizer
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._taken = 0
+
+    def step(self, batch: Tensor, rate: float) -> Tensor:
+        """Take a step.
+
+        Args:
+            batch: int64 (R, B), samples of each replica, on the device.
+            rate: learning rate before the groups' factors.
+
+        Returns:
+            (R,) losses before it.
+        """
+        if self._taken == 0:
+            self._batch = batch.clone()
+            self._rate = torch.empty((), dtype=torch.float32, device=batch.device)
+            for group in self._optimizer.param_groups:
+                group["lr"] = torch.empty_like(self._rate)
+        self._batch.copy_(batch)
+        self._rate.fill_(rate)
+        self._taken += 1
+        if self._taken <= self._EAGER:
+            # Not on the stream that everything else is on, as torch asks of what is to be captured.
+            side, here = torch.cuda.Stream(batch.device), torch.cuda.current_stream(batch.device)
+            side.wait_stream(here)
+            with torch.cuda.stream(side):
+                losses = self._launch()
+            here.wait_stream(side)
+            return losses
+        if self._graph is None:
+            self._graph = torch.cuda.CUDAGraph()
+            with torch.cuda.device_of(batch), torch.cuda.graph(self._graph):
+                self._losses = self._launch()
+        self._graph.replay()
+        return self._losses.clone()
+
+    def _launch(self) -> Tensor:
+        for group in self._optimizer.param_groups:
+            group["lr"].copy_(self._rate * group["scale"])
+        self._optimizer.zero_grad(set_to_none=True)
+        losses = self._objective.backward(self._network, self._batch)
+        self._optimizer.step()
+        return losses
 
 
 class CircuitEngine:

@@ -10,6 +10,7 @@ from rsl_cli.errors import ConfigError, TrainingError
 from rsl_cli.graph import BaseGraph
 from rsl_cli.lift import disjoint_union, sample_lift
 from rsl_cli.network import LiftedNetwork
+from rsl_cli.train.engines import AutogradEngine, Batches
 from rsl_cli.train.first_order import FirstOrder, train_first_order
 from rsl_cli.train.objective import Objective
 from rsl_cli.train.trajectory import COLUMNS, Trajectory, log_spaced_steps
@@ -221,3 +222,37 @@ def test_settings_out_of_range_are_refused_in_one_line(change, text):
 def test_cross_entropy_of_numbers_is_refused():
     with pytest.raises(ConfigError, match="needs classes"):
         Objective(DATA, "cross_entropy", dtype=torch.float32)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device: steps are captured as its graph")
+def test_captured_steps_are_those_launched_one_by_one():
+    base = problems.linear_base(3)
+    data, _ = problems.least_squares()
+    results = []
+    for device in ("cuda", "cpu"):
+        lifts = [sample_lift(base, 1, seed) for seed in range(2)]
+        network = LiftedNetwork(disjoint_union(lifts), dtype=torch.float64).to(device)
+        objective = Objective(data, "mse", dtype=torch.float64, device=device)
+        batches = Batches(objective, [0, 1], 8)
+        engine = AutogradEngine(network, objective, batches, True, 0.0)
+        assert (engine.captured is not None) == (device == "cuda")
+        assert engine.advance([0, 1], range(0, 20), np.linspace(0.1, 0.01, 20)) == {}
+        # A checkpoint on the way, into which a captured graph must not go on writing.
+        engine.resume({name: tensor.clone() for name, tensor in engine.state().items()})
+        engine.advance([0, 1], range(20, 40), np.full(20, 0.01))
+        results.append(torch.cat([p.detach().cpu().reshape(-1) for p in network.parameters()]))
+    torch.testing.assert_close(*results, rtol=1e-5, atol=1e-7)
+
+
+def test_the_step_of_each_divergence_is_told():
+    data, _ = problems.least_squares()
+    network = LiftedNetwork(disjoint_union([sample_lift(problems.linear_base(3), 1, seed) for seed in range(2)]))
+    objective = Objective(data, "mse", dtype=torch.float32)
+    engine = AutogradEngine(network, objective, Batches(objective, [0, 1], 8), False, 0.0)
+    with torch.no_grad():
+        next(network.parameters())[1] = 1e18
+    diverged = engine.advance([0, 1], range(5, 25), np.full(20, 1e3))
+    # Errors grow by about 1e3 a step; float32 ends at 3e38, and the loss is a square.
+    assert diverged[1] in (5, 6) and 5 + 4 < diverged[0] < 25
+    assert engine.advance([0], range(25, 27), np.ones(2)) == {0: 25}
