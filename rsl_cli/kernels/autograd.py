@@ -53,7 +53,8 @@ def sparse_product(
     Returns:
         (rows, M); differentiable in ``weight`` and ``x`` by backward, jvp, `torch.func` and vmap.
     """
-    return _Partial.apply(_Argument.G, weight, x, pattern, implementation)  # pyright: ignore[reportReturnType]
+    function = _Partial if _is_transformed() else _Recorded
+    return function.apply(_Argument.G, weight, x, pattern, implementation)  # pyright: ignore[reportReturnType]
 
 
 class _Partial(torch.autograd.Function):
@@ -131,9 +132,24 @@ class _Partial(torch.autograd.Function):
         return torch.stack(parts), 0
 
 
+class _Recorded(torch.autograd.Function):
+    """The same outside of `torch.func` and forward mode, where torch binds no arguments by name at every call."""
+
+    @staticmethod
+    def forward(ctx: Any, *inputs: Any) -> Tensor:
+        output = _Partial.forward(*inputs)
+        _Partial.setup_context(ctx, inputs, output)
+        return output
+
+    backward = _Partial.backward  # pyright: ignore[reportAssignmentType]
+
+
+def _is_transformed() -> bool:
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+
+
 def _is_recorded() -> bool:
-    transformed = torch._C._are_functorch_transforms_active()
-    return torch.is_grad_enabled() or transformed or forward_ad._current_level >= 0
+    return torch.is_grad_enabled() or _is_transformed()
 
 
 def kernels_for(a: Tensor, b: Tensor, implementation: Implementation = Implementation.AUTO) -> ModuleType:
