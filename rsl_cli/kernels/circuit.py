@@ -16,7 +16,8 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from rsl_cli.kernels.strip import add_dots, exponential, lanes, scaled_sum, tanh, weighted_sum
+from rsl_cli.kernels.elementary import apply_tanh, exponential, tanh
+from rsl_cli.kernels.strip import add_dots, lanes, scaled_sum, weighted_sum
 
 _MOST_GROUPS = 16
 _STRIPS_OF_GROUP = 2
@@ -91,13 +92,7 @@ def _activate(function, y, d, row, differentiate):
     real = y.dtype.type
     one = real(1)
     y, d = y[row * strip : row * strip + strip], d[row * strip : row * strip + strip]
-    if function == _TANH:
-        for m in range(strip):
-            y[m] = tanh(y[m])
-        if differentiate:
-            for m in range(strip):
-                d[m] = one - y[m] * y[m]
-    elif function in (_RELU, _LEAKY):
+    if function in (_RELU, _LEAKY):
         below = real(0.01) if function == _LEAKY else real(0)
         for m in range(strip):
             d[m] = one if y[m] > 0 else below
@@ -158,7 +153,10 @@ def _forward(circuit, weight, y, d, differentiate):
             _multiply(circuit.columns, begin, end, y, d, row)
         else:
             weighted_sum(y, circuit.columns, lanes(y), 0, circuit.places, weight, begin, end, y, row * lanes(y))
-            _activate(circuit.function[row], y, d, row, differentiate)
+            if circuit.function[row] == _TANH:
+                apply_tanh(y, d, row * lanes(y))
+            else:
+                _activate(circuit.function[row], y, d, row, differentiate)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

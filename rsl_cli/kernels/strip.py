@@ -9,17 +9,13 @@ operation it is asked for by name. With Numba's ``fastmath`` the copies of a fun
 round as each caller's compilation liked, and a process that compiles would not repeat one that reads the cache.
 """
 
-import math
-from fractions import Fraction
 from itertools import zip_longest
 from typing import Any
 
-import numpy as np
 from llvmlite import ir
-from numba import literal_unroll, types
+from numba import types
 from numba.core.cgutils import get_or_insert_function
-from numba.extending import intrinsic, overload
-from numpy.polynomial import chebyshev
+from numba.extending import intrinsic
 
 _REGISTERS = 4
 _REGISTER_BYTES = 64
@@ -41,7 +37,7 @@ def lanes(context, array):
     return types.int64(array), generate
 
 
-class _Strip:
+class Strip:
     """Reads and writes strips of one array of floats."""
 
     def __init__(self, context: Any, builder: Any, kind: Any, array: Any) -> None:
@@ -112,12 +108,12 @@ def _index(context: Any, builder: Any, kind: Any, array: Any, place: Any) -> Any
     return element if kind.dtype.bitwidth == 64 else builder.sext(element, _INDEX)
 
 
-def _multiply_add(builder: Any, a: Any, b: Any, c: Any) -> Any:
-    """One operation for a * b + c, where the machine has it."""
-    of_vector = isinstance(a.type, ir.VectorType)
-    name = f"v{a.type.count}{a.type.element.intrinsic_name}" if of_vector else a.type.intrinsic_name
-    signature = ir.FunctionType(a.type, [a.type] * 3)
-    return builder.call(get_or_insert_function(builder.module, signature, f"llvm.fmuladd.{name}"), [a, b, c])
+def call(builder: Any, function: str, *arguments: Any) -> Any:
+    """What one of LLVM's own functions makes of numbers, or of registers, all of one type."""
+    kind = arguments[0].type
+    name = f"v{kind.count}{kind.element.intrinsic_name}" if isinstance(kind, ir.VectorType) else kind.intrinsic_name
+    signature = ir.FunctionType(kind, [kind] * len(arguments))
+    return builder.call(get_or_insert_function(builder.module, signature, f"llvm.{function}.{name}"), arguments)
 
 
 @_intrinsic
@@ -125,7 +121,7 @@ def multiply_add(context, a, b, c):
     """One operation, rounded once where the machine can, for a * b + c of three floats of one type."""
 
     def generate(context, builder, signature, arguments):
-        return _multiply_add(builder, *arguments)
+        return call(builder, "fmuladd", *arguments)
 
     return a(a, a, a), generate
 
@@ -160,14 +156,16 @@ def _weighted_sum(*, scaled: bool) -> Any:
         def generate(context, builder, signature, arguments):
             x, starts, factor, shift, places, weight, begin, end, into, at = arguments
             of_x, of_starts, _, _, of_places, of_weight, _, _, of_into, _ = signature.args
-            source, target = _Strip(context, builder, of_x, x), _Strip(context, builder, of_into, into)
+            source, target = Strip(context, builder, of_x, x), Strip(context, builder, of_into, into)
 
             def add(k: Any, sums: list[Any]) -> list[Any]:
                 place = k if of_places == types.none else _index(context, builder, of_places, places, k)
                 number = source.spread(builder.load(_element(context, builder, of_weight, weight, place)))
                 start = builder.mul(_index(context, builder, of_starts, starts, k), factor)
                 operand = source.load(builder.add(start, shift))
-                return [_multiply_add(builder, number, part, total) for part, total in zip(operand, sums, strict=True)]
+                return [
+                    call(builder, "fmuladd", number, part, total) for part, total in zip(operand, sums, strict=True)
+                ]
 
             results = _edges(builder, begin, end, 1, [source.zero] * _REGISTERS, add)
             if scaled:
@@ -196,13 +194,13 @@ def add_dots(context, x, starts, factor, shift, places, begin, end, g, at, into)
     def generate(context, builder, signature, arguments):
         x, starts, factor, shift, places, begin, end, g, at, into = arguments
         of_x, of_starts, _, _, of_places, _, _, of_g, _, of_into = signature.args
-        source, fixed = _Strip(context, builder, of_x, x), _Strip(context, builder, of_g, g).load(at)
+        source, fixed = Strip(context, builder, of_x, x), Strip(context, builder, of_g, g).load(at)
 
         def products(k: Any) -> Any:
             start = builder.mul(_index(context, builder, of_starts, starts, k), factor)
             sums = source.zero
             for part, other in zip(source.load(builder.add(start, shift)), fixed, strict=True):
-                sums = _multiply_add(builder, part, other, sums)
+                sums = call(builder, "fmuladd", part, other, sums)
             return sums
 
         def add(k: Any, count: int) -> list[Any]:
@@ -221,86 +219,3 @@ def add_dots(context, x, starts, factor, shift, places, begin, end, g, at, into)
         return context.get_dummy_value()
 
     return signature, generate
-
-
-@_intrinsic
-def power_of_two(context, exponent):
-    """2^k for a whole number k in a float, by writing its exponent bits.
-
-    Far larger than k, the number it is added to leaves k + bias in the lowest bits: AVX2 cannot turn a double into a
-    whole number otherwise.
-    """
-    real, whole, bits, bias = (
-        (ir.DoubleType(), ir.IntType(64), 52, 1023)
-        if exponent.bitwidth == 64
-        else (ir.FloatType(), ir.IntType(32), 23, 127)
-    )
-
-    def generate(context, builder, signature, arguments):
-        shifted = builder.fadd(arguments[0], real(1.5 * 2.0**bits + bias))
-        return builder.bitcast(builder.shl(builder.bitcast(shifted, whole), whole(bits)), real)
-
-    return exponent(exponent), generate
-
-
-_LOG2_E = 1.4426950408889634
-_LN2_HIGH, _LN2_LOW = 0.693145751953125, 1.42860682030941723e-06
-"""ln 2 in two parts; multiples of the first by small whole numbers are exact in float32."""
-_REALS = {types.float32: np.float32, types.float64: np.float64}
-_TERMS = {types.float32: 6, types.float64: 11}
-"""Of the Chebyshev series of (e^r - 1) / r, |r| < ln(2) / 2, that a type can tell from all of them."""
-_LARGEST = {types.float32: 40.0, types.float64: 80.0}
-"""A range of exponents inside which e^x and e^2x are numbers; tanh is 1 long before."""
-
-
-def _economized(terms: int) -> list[float]:
-    """(e^r - 1) / r for |r| < ln(2) / 2 as a polynomial: its Chebyshev series cut off, the lowest power first."""
-    most = Fraction(math.log(2) / 2)
-    powers = [most**k / math.factorial(k + 1) for k in range(2 * terms)]
-    kept: Any = chebyshev.cheb2poly(chebyshev.poly2cheb(np.array(powers, dtype=object))[:terms])
-    return [float(c / most**k) for k, c in enumerate(kept)]
-
-
-def exponential(x: Any) -> tuple[Any, Any]:
-    """(2^k, e^r - 1) with e^x = 2^k e^r; no calls and no branches, so that loops over it become vector code."""
-    raise NotImplementedError("for compiled code only")
-
-
-@overload(exponential, jit_options={"error_model": "numpy"})
-def _exponential(x: Any) -> Any:
-    real = _REALS[x]
-    log2_e, high, low, largest = (real(c) for c in (_LOG2_E, _LN2_HIGH, _LN2_LOW, _LARGEST[x]))
-    first, *series = (real(c) for c in reversed(_economized(_TERMS[x])))
-    series = tuple(series)
-
-    def implementation(x: Any) -> Any:
-        x = largest if x > largest else x
-        x = -largest if x < -largest else x
-        k = np.rint(x * log2_e)
-        r = multiply_add(-k, low, multiply_add(-k, high, x))
-        p = first
-        for c in literal_unroll(series):
-            p = multiply_add(p, r, c)
-        return power_of_two(k), p * r
-
-    return implementation
-
-
-def tanh(x: Any) -> Any:
-    """Tanh to two units of the last place.
-
-    With e^2x - 1 = 2^k (e^r - 1) + (2^k - 1) nothing cancels anywhere: tanh = (e^2x - 1) / (e^2x + 1).
-    """
-    raise NotImplementedError("for compiled code only")
-
-
-@overload(tanh, jit_options={"error_model": "numpy"})
-def _tanh(x: Any) -> Any:
-    one, two = _REALS[x](1), _REALS[x](2)
-
-    def implementation(x: Any) -> Any:
-        scale, less_one = exponential(x + x)
-        rest = multiply_add(scale, less_one, scale - one)
-        return rest / (rest + two)
-
-    return implementation

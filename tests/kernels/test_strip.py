@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 from numba import njit
 
-from rsl_cli.kernels.strip import BYTES, add_dots, exponential, lanes, scaled_sum, tanh, weighted_sum
+from rsl_cli.kernels.elementary import apply_tanh, exponential, tanh
+from rsl_cli.kernels.strip import BYTES, add_dots, lanes, scaled_sum, weighted_sum
 
 TYPES = [np.float32, np.float64]
 
@@ -13,6 +14,11 @@ def _tanh(x):
     for i in range(len(x)):
         out[i] = tanh(x[i])
     return out
+
+
+@njit
+def _apply_tanh(y, d, at):
+    apply_tanh(y, d, at)
 
 
 @njit
@@ -54,6 +60,21 @@ def test_tanh_and_exponential_to_two_units_of_the_last_place(kind):
     assert (np.abs(_exponential(x) - exact) / exact).max() < 2 * np.finfo(kind).eps
     edges = np.array([np.nan, np.inf, -np.inf, 0.0, 1e4, -1e4], kind)
     np.testing.assert_array_equal(_tanh(edges), np.array([np.nan, 1, -1, 0, 1, -1], kind))
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_tanh_of_a_strip_is_that_of_its_numbers_and_nothing_beside_is_touched(kind):
+    strip, at = BYTES // np.dtype(kind).itemsize, 5
+    before = np.random.default_rng(0).standard_normal(strip + 9).astype(kind) * 3
+    before[at : at + 3] = [np.nan, np.inf, -1e4]
+    y, d = before.copy(), before.copy()
+    _apply_tanh(y, d, at)
+    expected = before.copy()
+    expected[at : at + strip] = _tanh(before[at : at + strip])
+    np.testing.assert_array_equal(y, expected)
+    exact = 1 - np.square(expected[at : at + strip].astype(np.longdouble))
+    np.testing.assert_allclose(d[at : at + strip], exact.astype(kind), rtol=0, atol=np.finfo(kind).eps)
+    np.testing.assert_array_equal(np.delete(d, range(at, at + strip)), np.delete(before, range(at, at + strip)))
 
 
 @pytest.mark.parametrize("count", [0, 1, 3, 4, 5, 8, 11])
