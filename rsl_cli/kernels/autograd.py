@@ -35,6 +35,9 @@ class _Argument(enum.Enum):
     G = 2
 
 
+_OTHERS = {argument: tuple(other for other in _Argument if other is not argument) for argument in _Argument}
+
+
 def sparse_product(
     weight: Float[Tensor, " edges"],
     x: Float[Tensor, "columns samples"],
@@ -81,15 +84,14 @@ class _Partial(torch.autograd.Function):
     def backward(ctx: Any, cotangent: Tensor | None) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         if cotangent is None:
             return None, None, None, None, None
-        of_a, of_b = (argument for argument in _Argument if argument is not ctx.argument)
+        of_a, of_b = _OTHERS[ctx.argument]
         a, b = ctx.saved_tensors
+        # Being recorded costs more than a small product, so not where nobody could ask for a further derivative.
+        compute = _Partial.apply if _is_recorded() else _Partial.forward
 
         def partial(of: _Argument, other: _Argument, value: Tensor) -> Any:
-            given = {other: value, ctx.argument: cotangent}
-            first, second = (given[argument] for argument in _Argument if argument is not of)
-            # Being recorded costs more than a small product, so not where nobody could ask for a further derivative.
-            compute = _Partial.apply if _is_recorded() else _Partial.forward
-            return compute(of, first, second, ctx.pattern, ctx.implementation)
+            in_order = (value, cotangent) if other.value < ctx.argument.value else (cotangent, value)
+            return compute(of, *in_order, ctx.pattern, ctx.implementation)
 
         return (
             None,
