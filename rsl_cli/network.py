@@ -177,12 +177,12 @@ class LiftedNetwork(nn.Module):
                 total[replica] += part.double().square().sum().cpu()
         return total
 
-    def learning_rate_scales(self, *, adaptive: bool, replica: int | None = None) -> dict[str, float]:
+    def learning_rate_scales(self, *, adaptive: bool, replica: int = 0) -> dict[str, float]:
         """Factor on each parameter's learning rate that its parametrization asks for, by degree.
 
         Args:
             adaptive: whether the optimiser divides by the gradient's size (Adam) or not (SGD, gradient descent).
-            replica: of which replica; None: of all, which then are of one degree.
+            replica: of which replica, degrees having factors of their own.
 
         Returns:
             Factors by parameter name. With n the lift degree and m the growth of an edge's in-degree since degree 1
@@ -190,14 +190,8 @@ class LiftedNetwork(nn.Module):
             n^(p - 1) / m of Adam, m only on edges between hidden vertices: Yang et al. (2022, Tensor Programs V,
             table 8) restated for in-degrees. What acts on the output without a multiplier (its bias, an edge straight
             from the input) keeps factor 1, and so does everything for ``standard``.
-
-        Raises:
-            ConfigError: a union of several degrees, which need factors of their own, and no replica named.
         """
-        degrees = {one.degree for one in self.lift.replicas}
-        if replica is None and len(degrees) > 1:
-            raise ConfigError(f"a union of degrees {sorted(degrees)}; autograd trains replicas of one degree at once")
-        return _learning_rate_scales(self, self.lift.replicas[replica or 0], adaptive)
+        return _learning_rate_scales(self, self.lift.replicas[replica], adaptive)
 
     def _tensor(self, name: str) -> Tensor | None:
         # torch.func.functional_call puts plain tensors where the parameters were.

@@ -1,7 +1,9 @@
 """One sparse layer's training step against its rivals: forward, and backward to the weights and to the input.
 
 All rivals do the same work on the same graph in one process; their results are compared first, then rounds take turns
-so that a noisy machine disturbs all alike. Run by hand: ``python scripts/bench_layer.py --n 1024 --in-degree 8``.
+so that a noisy machine disturbs all alike. In each, a rival takes one step untimed and then one timed: in training a
+step follows one like it, which has left its own data in the caches. Run by hand:
+``python scripts/bench_layer.py --n 1024 --in-degree 8``.
 """
 
 import argparse
@@ -42,7 +44,7 @@ def main() -> None:
     dtype = getattr(torch, arguments.dtype)
     steps = rivals(arguments.n, arguments.in_degree, arguments.samples, dtype, arguments.dense_limit)
     agree(steps, 1e-4 if dtype is torch.float32 else 1e-11)
-    medians = measure(steps, arguments.repeats)
+    medians = measure(steps, arguments.repeats, untimed=1)
     # A multiply-add for each edge and sample, once forward and twice backward.
     work = 6.0 * arguments.n * arguments.in_degree * arguments.samples
     found = limits()
@@ -136,14 +138,16 @@ def agree(steps: dict[str, Step], tolerance: float) -> None:
                 raise SystemExit(f"{name}: {what} differs by {error:.1e}")
 
 
-def measure(steps: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """Median seconds of each rival over interleaved rounds."""
+def measure(steps: Mapping[str, Callable[[], object]], repeats: int, untimed: int = 0) -> dict[str, float]:
+    """Median seconds of each rival over interleaved rounds, in each after some calls that are not timed."""
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     order = np.random.default_rng(0)
     for _ in range(repeats):
         # In another order each time: whoever follows a large product finds cold caches and busy threads.
         for name in order.permutation(list(steps)).tolist():
             step = steps[name]
+            for _ in range(untimed):
+                step()
             start = time.perf_counter()
             step()
             seconds[name].append(time.perf_counter() - start)

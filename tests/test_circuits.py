@@ -190,7 +190,7 @@ METHODS = {"adam": (True, 0.0), "sgd": (False, 0.9), "gd": (False, 0.0)}
 
 @pytest.mark.parametrize("batch", [20, None])
 @pytest.mark.parametrize("method", METHODS)
-def test_steps_are_those_of_torchs_optimisers(method, batch):
+def test_steps_are_those_under_autograd(method, batch):
     adaptive, momentum = METHODS[method]
     base = BaseGraph.from_config(group("base", "mlp"), input_shape=(2,), output_size=1)
     objective = Objective(dataset(base, "regression"), "mse", dtype=torch.float64)

@@ -331,13 +331,10 @@ def test_table_of_learning_rate_scales(parametrization, adaptive, sparse, dense)
         assert list(scales.values()) == pytest.approx([sparse] * 4)
 
 
-def test_scales_of_a_union_need_one_degree():
+def test_each_replica_of_a_union_has_the_scales_of_its_degree():
     lifts = [sample_lift(mlp(), degree, seed) for seed, degree in enumerate((4, 4, 8))]
-    alike = LiftedNetwork(disjoint_union(lifts[:2]), parametrization="mup")
-    assert alike.learning_rate_scales(adaptive=False)["bias_h1"] == 4.0
-    with pytest.raises(ConfigError) as caught:
-        LiftedNetwork(disjoint_union(lifts)).learning_rate_scales(adaptive=False)
-    assert str(caught.value) == "a union of degrees [4, 8]; autograd trains replicas of one degree at once"
+    union = LiftedNetwork(disjoint_union(lifts), parametrization="mup")
+    assert [union.learning_rate_scales(adaptive=False, replica=r)["bias_h1"] for r in range(3)] == [4.0, 4.0, 8.0]
 
 
 @pytest.mark.parametrize("adaptive", [False, True])

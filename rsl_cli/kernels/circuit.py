@@ -31,7 +31,7 @@ FUNCTIONS: Mapping[str, int] = {
 }
 """What a row makes of its sum, by name; a ``product`` multiplies its entries' rows instead, each of which is an
 identity that nothing else reads."""
-_BETA1, _BETA2, _EPSILON = 0.9, 0.999, 1e-8
+BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
 """Of Adam (Kingma and Ba, 2015), as in torch."""
 _IDENTITY, _PRODUCT, _TANH, _RELU, _LEAKY, _SILU, _SOFTPLUS, _SIN, _GELU = FUNCTIONS.values()
 
@@ -294,8 +294,8 @@ def mean_gradient(circuit, theta, factor, samples, chosen, gradient, work):
 def adam_step(theta, gradient, rate, first, second, step):
     """One step of Adam in place; ``rate`` (P,) is each parameter's, ``step`` counts from 1."""
     real = theta.dtype.type
-    b1, b2, rest1, rest2 = real(_BETA1), real(_BETA2), real(1 - _BETA1), real(1 - _BETA2)
-    c1, c2, epsilon = real(1 - _BETA1**step), real(math.sqrt(1 - _BETA2**step)), real(_EPSILON)
+    b1, b2, rest1, rest2 = real(BETA1), real(BETA2), real(1 - BETA1), real(1 - BETA2)
+    c1, c2, epsilon = real(1 - BETA1**step), real(math.sqrt(1 - BETA2**step)), real(EPSILON)
     for p in range(len(theta)):
         first[p] = b1 * first[p] + rest1 * gradient[p]
         second[p] = b2 * second[p] + rest2 * gradient[p] * gradient[p]

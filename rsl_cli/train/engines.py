@@ -1,12 +1,14 @@
-"""What takes the steps of a first-order trainer: torch's optimisers under autograd, or circuits."""
+"""What takes the steps of a first-order trainer: passes by autograd, or by circuits."""
 
+import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from rsl_cli.kernels.circuit import BETA1, BETA2, EPSILON
 from rsl_cli.network import LiftedNetwork
 from rsl_cli.rng import generator
 from rsl_cli.train.compiled import Compiled, Descent
@@ -42,24 +44,15 @@ class Engine(Protocol):
 
 
 class AutogradEngine:
-    """torch's own optimisers on the union of all replicas."""
+    """Backward passes by autograd through the union of all replicas, then one step for all their parameters."""
 
     def __init__(
         self, network: LiftedNetwork, objective: Objective, batches: "Batches", adaptive: bool, momentum: float
     ) -> None:
         self.network, self.objective, self.batches = network, objective, batches
         self.start = {name: p.detach().clone() for name, p in network.named_parameters()}
-        scales = network.learning_rate_scales(adaptive=adaptive)
-        groups: list[dict[str, Any]] = [
-            {"params": [parameter], "scale": scales[name], "lr": scales[name]}
-            for name, parameter in network.named_parameters()
-        ]
-        captured = adaptive and objective.x.device.type == "cuda" and batches.size is not None
-        self.optimizer: torch.optim.Optimizer = (
-            torch.optim.Adam(groups, foreach=False, capturable=captured)
-            if adaptive
-            else torch.optim.SGD(groups, momentum=momentum, foreach=False)
-        )
+        self.optimizer = FlatOptimizer(network, adaptive, momentum)
+        captured = objective.x.device.type == "cuda" and batches.size is not None
         self.captured = CapturedStep(network, objective, self.optimizer) if captured else None
 
     def advance(self, active: Sequence[int], steps: range, rates: np.ndarray) -> Mapping[int, int]:
@@ -72,14 +65,10 @@ class AutogradEngine:
     def _step(self, batch: np.ndarray | None, rate: float) -> Tensor:
         """One step; the losses before it, (R,)."""
         chosen = None if batch is None else torch.as_tensor(batch, device=self.objective.x.device)
+        self.optimizer.prepare(rate)
         if self.captured is not None and chosen is not None:
-            return self.captured.step(chosen, rate)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate * group["scale"]
-        self.optimizer.zero_grad(set_to_none=True)
-        losses = self.objective.backward(self.network, chosen)
-        self.optimizer.step()
-        return losses
+            return self.captured.step(chosen)
+        return _launch(self.network, self.objective, self.optimizer, chosen)
 
     def evaluate(self) -> tuple[Evaluation, Tensor]:
         """See `Engine`."""
@@ -92,91 +81,175 @@ class AutogradEngine:
 
     def state(self) -> dict[str, Tensor]:
         """See `Engine`."""
-        arrays = {f"parameter/{name}": p.detach() for name, p in self.network.named_parameters()}
-        for index, state in self.optimizer.state_dict()["state"].items():
-            arrays |= {f"optimizer/{index}/{key}": value for key, value in state.items() if value is not None}
-        return arrays
+        return {name: tensor.clone() for name, tensor in self.optimizer.tensors().items()} | self.optimizer.counts()
 
     def resume(self, arrays: Mapping[str, Tensor]) -> None:
         """See `Engine`."""
-        with torch.no_grad():
-            for name, parameter in self.network.named_parameters():
-                parameter.copy_(arrays[f"parameter/{name}"])
-        state: dict[int, dict[str, Tensor]] = {}
-        for name, array in arrays.items():
-            kind, *rest = name.split("/", 2)
-            if kind == "optimizer":
-                state.setdefault(int(rest[0]), {})[rest[1]] = array.clone()
-        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
-        if self.captured is not None:
-            # The optimiser's tensors are new ones now, of which a graph recorded before knows nothing.
-            self.captured = CapturedStep(self.network, self.objective, self.optimizer)
+        self.optimizer.resume(arrays)
 
     def finish(self, parameters: Mapping[int, Mapping[str, Tensor]]) -> None:
         """See `Engine`."""
+        for parameter in self.network.parameters():
+            parameter.data = parameter.data.clone()
+
+
+class FlatOptimizer:
+    """Adam, or gradient descent with momentum, for all parameters of a network in one buffer.
+
+    A small lift has many small parameters, and torch's optimisers take some calls for each of them. Every number has a
+    learning rate of its own, so that replicas of different degrees can be trained as one union.
+
+    Args:
+        network: whose parameters are views of the buffer from now on; it stays on its device.
+        adaptive: Adam (Kingma and Ba, 2015), with torch's defaults; else gradient descent.
+        momentum: of gradient descent.
+    """
+
+    def __init__(self, network: LiftedNetwork, adaptive: bool, momentum: float) -> None:
+        self._parameters = dict(network.named_parameters())
+        self._keys = optimizer_keys(adaptive, momentum)
+        self._momentum, self._taken = momentum, 0
+        like = next(iter(self._parameters.values())).detach()
+        # Every parameter starts where torch's memory would: elsewhere dense products round differently.
+        counts = [-(-p.numel() // _ALIGNED) * _ALIGNED for p in self._parameters.values()]
+        starts = np.cumsum([0, *counts]).tolist()
+        self._starts = dict(zip(self._parameters, starts, strict=False))
+        self._theta, self._scale, self._gradient = (like.new_zeros(starts[-1]) for _ in range(3))
+        self._states = [like.new_zeros(starts[-1]) for _ in self._keys]
+        self._rate, self._root = like.new_zeros(()), like.new_ones(())
+        replicas = range(network.replica_count)
+        scales = [network.learning_rate_scales(adaptive=adaptive, replica=r) for r in replicas]
+        of_scale = self._views(self._scale)
+        for replica in replicas:
+            for name, part in network.replica_tensors(of_scale, replica).items():
+                part.fill_(scales[replica][name])
+        for name, view in self._views(self._theta).items():
+            view.copy_(self._parameters[name].detach())
+            self._parameters[name].data = view
+        self._gradients = self._views(self._gradient)
+
+    def prepare(self, rate: float) -> None:
+        """Say the learning rate of the next step, before its factors."""
+        self._taken += 1
+        if len(self._states) == 2:
+            self._rate.fill_(rate / (1 - BETA1**self._taken))
+            self._root.fill_(math.sqrt(1 - BETA2**self._taken))
+        else:
+            self._rate.fill_(rate)
+
+    def step(self) -> None:
+        """Take the step; nothing in it depends on numbers that the host knows."""
+        for name, parameter in self._parameters.items():
+            if parameter.grad is None:
+                self._gradients[name].zero_()
+            else:
+                self._gradients[name].copy_(parameter.grad)
+        change = self._gradient
+        if len(self._states) == 2:
+            first, second = self._states
+            first.lerp_(change, 1 - BETA1)
+            second.mul_(BETA2).addcmul_(change, change, value=1 - BETA2)
+            change = first / second.sqrt().div_(self._root).add_(EPSILON)
+        elif self._states:
+            change = self._states[0].mul_(self._momentum).add_(change)
+        self._theta.sub_(self._scale * change * self._rate)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Parameters and what goes with them, by the names of `Engine.state`; views."""
+        named = {f"parameter/{name}": view for name, view in self._views(self._theta).items()}
+        for key, state in zip(self._keys, self._states, strict=True):
+            named |= {f"optimizer/{i}/{key}": view for i, view in enumerate(self._views(state).values())}
+        return named
+
+    def counts(self) -> dict[str, Tensor]:
+        """Steps taken, as torch's Adam notes them, once for each parameter."""
+        return step_counts(self._keys, self._taken, len(self._parameters))
+
+    def resume(self, arrays: Mapping[str, Tensor]) -> None:
+        """Go on from what `tensors` and `counts` once were."""
+        tensors = self.tensors()
+        for name, tensor in tensors.items():
+            if name.startswith("parameter/") and arrays[name].shape != tensor.shape:
+                raise KeyError(name)
+        for name, tensor in tensors.items():
+            # Before the first step there may be no moments.
+            tensor.copy_(arrays[name]) if name in arrays else tensor.zero_()
+        self._taken = int(arrays.get("optimizer/0/step", torch.zeros(())))
+
+    def _views(self, flat: Tensor) -> dict[str, Tensor]:
+        """Parts of a buffer, shaped and named like the parameters."""
+        return {n: flat[self._starts[n] :][: p.numel()].view(p.shape) for n, p in self._parameters.items()}
+
+
+_ALIGNED = 64
+"""Numbers, a multiple of every alignment that matters."""
+
+
+def optimizer_keys(adaptive: bool, momentum: float) -> tuple[str, ...]:
+    """What torch's optimisers call what they keep for each parameter."""
+    return ("exp_avg", "exp_avg_sq") if adaptive else ("momentum_buffer",) if momentum else ()
+
+
+def step_counts(keys: Sequence[str], steps: int, parameters: int) -> dict[str, Tensor]:
+    """Steps taken, as torch's Adam notes them."""
+    return {f"optimizer/{i}/step": torch.tensor(float(steps)) for i in range(parameters)} if len(keys) == 2 else {}
+
+
+def _launch(network: LiftedNetwork, objective: Objective, optimizer: FlatOptimizer, batch: Tensor | None) -> Tensor:
+    """A step on some samples, (R, B), or on all; the losses before it, (R,)."""
+    network.zero_grad(set_to_none=True)
+    losses = objective.backward(network, batch)
+    optimizer.step()
+    return losses
 
 
 class CapturedStep:
-    """A step of Adam on batches, recorded once as a CUDA graph and then replayed.
+    """A step on batches, recorded once as a CUDA graph and then replayed.
 
     A small lift's step is some dozens of kernels of a few microseconds each; launched one by one, their launches are
-    what it takes. Gradient descent reads its rate on the host at every step, passes over all samples add up there: both
-    are launched as ever.
+    what it takes. Passes over all samples add up on the host, and are launched as ever.
 
     Args:
         network: whose parameters change, on a CUDA device.
         objective: data and loss, there too.
-        optimizer: of torch, made with ``capturable=True``; each group has a ``scale`` of its learning rate.
+        optimizer: of this network.
     """
 
     _EAGER = 3
     """Steps launched one by one first, in which what is made once is made, kernels among it."""
 
-    def __init__(self, network: LiftedNetwork, objective: Objective, optimizer: torch.optim.Optimizer) -> None:
-        self._network, self._objective, self._optimizer = network, objective, optimizer
+    def __init__(self, network: LiftedNetwork, objective: Objective, optimizer: FlatOptimizer) -> None:
+        self._arguments = (network, objective, optimizer)
         self._graph: torch.cuda.CUDAGraph | None = None
         self._taken = 0
 
-    def step(self, batch: Tensor, rate: float) -> Tensor:
-        """Take a step.
+    def step(self, batch: Tensor) -> Tensor:
+        """Take a step that the optimiser is prepared for.
 
         Args:
             batch: int64 (R, B), samples of each replica, on the device.
-            rate: learning rate before the groups' factors.
 
         Returns:
             (R,) losses before it.
         """
         if self._taken == 0:
             self._batch = batch.clone()
-            self._rate = torch.empty((), dtype=torch.float32, device=batch.device)
-            for group in self._optimizer.param_groups:
-                group["lr"] = torch.empty_like(self._rate)
         self._batch.copy_(batch)
-        self._rate.fill_(rate)
         self._taken += 1
         if self._taken <= self._EAGER:
             # Not on the stream that everything else is on, as torch asks of what is to be captured.
             side, here = torch.cuda.Stream(batch.device), torch.cuda.current_stream(batch.device)
             side.wait_stream(here)
             with torch.cuda.stream(side):
-                losses = self._launch()
+                losses = _launch(*self._arguments, self._batch)
             here.wait_stream(side)
             return losses
         if self._graph is None:
             self._graph = torch.cuda.CUDAGraph()
             with torch.cuda.device_of(batch), torch.cuda.graph(self._graph):
-                self._losses = self._launch()
+                self._losses = _launch(*self._arguments, self._batch)
         self._graph.replay()
         return self._losses.clone()
-
-    def _launch(self) -> Tensor:
-        for group in self._optimizer.param_groups:
-            group["lr"].copy_(self._rate * group["scale"])
-        self._optimizer.zero_grad(set_to_none=True)
-        losses = self._objective.backward(self._network, self._batch)
-        self._optimizer.step()
-        return losses
 
 
 class CircuitEngine:
@@ -186,7 +259,7 @@ class CircuitEngine:
         self, network: LiftedNetwork, compiled: Compiled, batches: "Batches", adaptive: bool, momentum: float
     ) -> None:
         self.network, self.compiled, self.batches = network, compiled, batches
-        self.keys = ("exp_avg", "exp_avg_sq") if adaptive else ("momentum_buffer",) if momentum else ()
+        self.keys = optimizer_keys(adaptive, momentum)
         self.steps = 0
         tensors = {name: p.detach() for name, p in network.named_parameters()}
         self.descents: list[Descent] = []
@@ -230,9 +303,7 @@ class CircuitEngine:
         for i, key in enumerate(self.keys):
             joined = self._joined([self.descents[r].states[i] for r in every])
             arrays |= {f"optimizer/{index}/{key}": value for index, value in enumerate(joined.values())}
-        if len(self.keys) == 2:
-            arrays |= {f"optimizer/{i}/step": torch.tensor(float(self.steps)) for i in range(len(self._names))}
-        return arrays
+        return arrays | step_counts(self.keys, self.steps, len(self._names))
 
     def resume(self, arrays: Mapping[str, Tensor]) -> None:
         """See `Engine`."""

@@ -106,7 +106,7 @@ def train_first_order(
     """Train every replica of a network.
 
     Args:
-        network: a lift's or a union's; without circuits, all replicas of one degree. Left with the final parameters.
+        network: a lift's or a union's; left with the final parameters.
         objective: data and loss.
         settings: which trainer, for how long.
         keeper: where to leave and find checkpoints; training goes on from one bit for bit (on the CPU).

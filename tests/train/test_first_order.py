@@ -245,6 +245,39 @@ def test_captured_steps_are_those_launched_one_by_one():
     torch.testing.assert_close(*results, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.parametrize(("adaptive", "momentum"), [(True, 0.0), (False, 0.0), (False, 0.9)])
+def test_a_union_of_degrees_steps_as_torchs_optimisers_do_each_alone(adaptive, momentum):
+    base = BaseGraph.from_config(problems.group("base", "cnn"), input_shape=(4, 4), output_size=1)
+    draw = np.random.default_rng(0)
+    x, y = draw.standard_normal((30, 4, 4)), draw.standard_normal((30, 1))
+    objective = Objective(Dataset("made", "regression", x, y, x[:5], y[:5], 1), "mse", dtype=torch.float64)
+    lifts = [sample_lift(base, degree, seed) for seed, degree in enumerate((3, 5, 3))]
+    union = LiftedNetwork(disjoint_union(lifts), None, torch.float64, "mup")
+    rates, batches = np.linspace(0.03, 0.01, 20), Batches(objective, [0, 1, 2], 8)
+    engine = AutogradEngine(union, objective, batches, adaptive, momentum)
+    engine.advance(range(3), range(10), rates[:10])
+    # What it goes on from need not be its own.
+    other = AutogradEngine(
+        LiftedNetwork(disjoint_union(lifts), [7, 7, 7], torch.float64, "mup"), objective, batches, adaptive, momentum
+    )
+    other.resume(engine.state())
+    other.advance(range(3), range(10, 20), rates[10:])
+    for replica, lift in enumerate(lifts):
+        alone = LiftedNetwork(lift, None, torch.float64, "mup")
+        scales = alone.learning_rate_scales(adaptive=adaptive)
+        groups = [{"params": [p], "scale": scales[name]} for name, p in alone.named_parameters()]
+        optimizer = torch.optim.Adam(groups) if adaptive else torch.optim.SGD(groups, momentum=momentum)
+        for step, rate in enumerate(rates):
+            for group in optimizer.param_groups:
+                group["lr"] = rate * group["scale"]
+            chosen = batches.at(step)[replica]
+            optimizer.zero_grad()
+            (0.5 * (alone(objective.x[chosen]) - objective.y[chosen]).square().mean()).backward()
+            optimizer.step()
+        for name, part in other.parameters(replica).items():
+            torch.testing.assert_close(part, alone.get_parameter(name).detach(), rtol=1e-9, atol=1e-12)
+
+
 def test_the_step_of_each_divergence_is_told():
     data, _ = problems.least_squares()
     network = LiftedNetwork(disjoint_union([sample_lift(problems.linear_base(3), 1, seed) for seed in range(2)]))
