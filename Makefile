@@ -23,8 +23,8 @@ run: $(READY) ## train lifts of a two-layer network on the packaged digits, then
 report: $(READY) ## report on the latest study again
 	$(BIN)/rsl report
 
-test: $(READY) ## the whole test suite
-	$(BIN)/python -m pytest -q
+test: $(READY) ## the whole test suite, in two processes
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 lint: $(READY) ## style, import order, docstrings, format
 	$(BIN)/ruff check .
