@@ -17,7 +17,7 @@ import numpy as np
 from numba import njit
 
 from rsl_cli.kernels.elementary import apply_tanh, exponential, tanh
-from rsl_cli.kernels.strip import add_dots, lanes, scaled_sum, weighted_sum
+from rsl_cli.kernels.strip import add_dots, backward_sum, lanes, weighted_sum
 
 _MOST_GROUPS = 16
 _STRIPS_OF_GROUP = 2
@@ -87,7 +87,7 @@ def group_bounds(samples, weight, group):
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _activate(function, y, d, row, differentiate):
-    """Put sigma(z) in place of z, and sigma'(z) into the row of d."""
+    """Put sigma(z) in place of z, and sigma'(z) into the row of d; for tanh, y itself tells the slope."""
     strip = lanes(y)
     real = y.dtype.type
     one = real(1)
@@ -154,21 +154,38 @@ def _forward(circuit, weight, y, d, differentiate):
         else:
             weighted_sum(y, circuit.columns, lanes(y), 0, circuit.places, weight, begin, end, y, row * lanes(y))
             if circuit.function[row] == _TANH:
-                apply_tanh(y, d, row * lanes(y))
+                apply_tanh(y, row * lanes(y))
             else:
                 _activate(circuit.function[row], y, d, row, differentiate)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _backward(circuit, weight, y, d, gradient):
-    """Turn derivatives of the outputs in d into derivatives of every row's sum, and add up the weights' gradient."""
+    """Turn every row of y, from those of the outputs, into derivatives by its sum; add up the weights' gradient.
+
+    Whatever reads a row comes after it, and is done with its value when its derivative takes that place.
+    """
     first, rows, strip = circuit.inputs + 1, len(circuit.function), lanes(y)
+    readers, at_readers = circuit.readers, circuit.column_places
     for row in range(rows - 1, first - 1, -1):
+        at = row * strip
         if row < rows - circuit.outputs:
             begin, end = circuit.column_indptr[row], circuit.column_indptr[row + 1]
-            scaled_sum(d, circuit.readers, strip, 0, circuit.column_places, weight, begin, end, d, row * strip)
+            if circuit.function[row] == _TANH:
+                backward_sum(y, readers, strip, 0, at_readers, weight, begin, end, y, at)
+            else:
+                weighted_sum(y, readers, strip, 0, at_readers, weight, begin, end, y, at)
+                _scale(y, d, at)
         begin, end = circuit.indptr[row - first], circuit.indptr[row - first + 1]
-        add_dots(y, circuit.columns, strip, 0, circuit.places, begin, end, d, row * strip, gradient)
+        add_dots(y, circuit.columns, strip, 0, circuit.places, begin, end, y, at, gradient)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _scale(y, d, at):
+    """Multiply a strip of y by that of d."""
+    y, d = y[at : at + lanes(y)], d[at : at + lanes(y)]
+    for m in range(len(y)):
+        y[m] *= d[m]
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -182,8 +199,14 @@ def _load(x, chosen, start, valid, y):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
+def _slope(function, y, d, at):
+    """The derivative of a number by its sum."""
+    return y.dtype.type(1) - y[at] * y[at] if function[at // lanes(y)] == _TANH else d[at]
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
 def _losses(circuit, samples, chosen, start, valid, norm, y, d):
-    """Sum of the losses of a strip, and how many classes are right; multiplies d by the loss's derivative."""
+    """Sum of the losses of a strip, and how many classes are right; outputs turn into derivatives by their sums."""
     strip, real, k = lanes(y), y.dtype.type, circuit.outputs
     base = (len(circuit.function) - k) * strip
     loss, right = 0.0, 0
@@ -200,7 +223,7 @@ def _losses(circuit, samples, chosen, start, valid, norm, y, d):
                 at = base + o * strip + m
                 residual = y[at] - samples.targets[sample, o]
                 one_loss += 0.5 * np.float64(residual) * np.float64(residual)
-                d[at] *= residual * weight
+                y[at] = residual * weight * _slope(circuit.function, y, d, at)
                 aim = o if samples.targets[sample, o] > samples.targets[sample, aim] else aim
         else:
             aim = samples.labels[sample]
@@ -211,7 +234,7 @@ def _losses(circuit, samples, chosen, start, valid, norm, y, d):
             for o in range(k):
                 at = base + o * strip + m
                 share = math.exp(np.float64(y[at]) - largest) / total
-                d[at] *= real(share - (1.0 if o == aim else 0.0)) * weight
+                y[at] = real(share - (1.0 if o == aim else 0.0)) * weight * _slope(circuit.function, y, d, at)
         if m < valid:
             loss += one_loss
             right += best == aim
@@ -220,7 +243,7 @@ def _losses(circuit, samples, chosen, start, valid, norm, y, d):
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def scratch(circuit, weight):
-    """Two strips a row: values, and derivatives; for `add_gradient` to use again and again."""
+    """Two strips a row: values, then derivatives; and slopes; for `add_gradient` to use again and again."""
     return np.empty((2, len(circuit.function) * lanes(weight)), weight.dtype)
 
 

@@ -50,19 +50,15 @@ def tanh(context, x):
 
 
 @_intrinsic
-def apply_tanh(context, y, d, at):
-    """Put y = tanh(z) in place of z, a strip of y from ``at``, and 1 - y^2 into that of d."""
+def apply_tanh(context, y, at):
+    """Put tanh in place of the strip of y from ``at``."""
 
     def generate(context, builder, signature, arguments):
-        y, d, at = arguments
-        of_y, of_d = (Strip(context, builder, kind, array) for kind, array in zip(signature.args, (y, d), strict=False))
-        values = [_tanh(builder, part) for part in of_y.load(at)]
-        one = _constant(of_y.register, 1.0)
-        of_y.store(at, values)
-        of_d.store(at, [call(builder, "fmuladd", builder.fneg(value), value, one) for value in values])
+        strip = Strip(context, builder, signature.args[0], arguments[0])
+        strip.store(arguments[1], [_tanh(builder, part) for part in strip.load(arguments[1])])
         return context.get_dummy_value()
 
-    return types.void(y, d, at), generate
+    return types.void(y, at), generate
 
 
 def _tanh(builder: Any, x: Any) -> Any:

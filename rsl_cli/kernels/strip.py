@@ -148,7 +148,7 @@ def _edges(builder: Any, begin: Any, end: Any, step: int, carried: list[Any], bo
     return results
 
 
-def _weighted_sum(*, scaled: bool) -> Any:
+def _weighted_sum(*, backward: bool) -> Any:
     @_intrinsic
     def weighted_sum(context, x, starts, factor, shift, places, weight, begin, end, into, at):
         signature = types.void(x, starts, factor, shift, places, weight, begin, end, into, at)
@@ -168,8 +168,11 @@ def _weighted_sum(*, scaled: bool) -> Any:
                 ]
 
             results = _edges(builder, begin, end, 1, [source.zero] * _REGISTERS, add)
-            if scaled:
-                results = [builder.fmul(*pair) for pair in zip(results, target.load(at), strict=True)]
+            if backward:
+                one = ir.Constant(target.register, [1.0] * target.register.count)
+                values = target.load(at)
+                slopes = [call(builder, "fmuladd", builder.fneg(value), value, one) for value in values]
+                results = [builder.fmul(*pair) for pair in zip(results, slopes, strict=True)]
             target.store(at, results)
             return context.get_dummy_value()
 
@@ -178,12 +181,12 @@ def _weighted_sum(*, scaled: bool) -> Any:
     return weighted_sum
 
 
-weighted_sum = _weighted_sum(scaled=False)
+weighted_sum = _weighted_sum(backward=False)
 """weighted_sum(x, starts, factor, shift, places, weight, begin, end, into, at): the strip of ``into`` from ``at`` = the
 sum over begin <= k < end of weight[places[k]] times the strip of x from starts[k] * factor + shift. Without places
 (None) it is weight[k]. Integers are int64, index arrays int32 or int64."""
-scaled_sum = _weighted_sum(scaled=True)
-"""The same, times what the strip of ``into`` held before."""
+backward_sum = _weighted_sum(backward=True)
+"""The same, times 1 - y^2, the slope of tanh, where y is what the strip of ``into`` held before."""
 
 
 @_intrinsic
