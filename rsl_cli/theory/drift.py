@@ -78,8 +78,9 @@ def _drift(start: NDArray[np.float64], end: NDArray[np.float64], kind: str, std:
     row = {"count": len(start), "std_start": std}
     if not len(start):
         return row
-    # A training that diverged leaves infinities, whose differences are NaN.
-    with np.errstate(invalid="ignore", over="ignore"):
+    # A training that diverged leaves infinities, whose differences are NaN; the significance that comes with the
+    # statistic, and is not used, divides by zero for a single number.
+    with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
         row["std_end"] = float(end.std())
         row["ks"] = float(cast(Any, ks_2samp(start, end, method="asymp")).statistic)
         if std > 0:

@@ -157,6 +157,17 @@ def test_a_group_without_numbers():
     assert row[COLUMNS[3:]].isna().all()
 
 
+def test_groups_of_one_number():
+    graph = BaseGraph.from_config(group("base", "mlp"), input_shape=(2,), output_size=1)
+    net = LiftedNetwork(sample_lift(graph, 1, 0))
+    end = state(net)
+    for tensor in end.values():
+        tensor += 1
+    rows = drift(net, end)
+    assert 1 in rows["count"].to_numpy() and (rows["ks"] > 0).all()
+    assert (rows.loc[rows["count"] == 1, "ks"] == 1).all()
+
+
 def test_diverged_weights_are_reported_as_they_are():
     net = network()
     name = name_of(net, net.weight("h1", "h2"))
