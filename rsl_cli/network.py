@@ -147,7 +147,8 @@ class LiftedNetwork(nn.Module):
             z = vertex.combine(slots)
             bias = self._tensor(f"bias {vertex.name}")
             if bias is not None:
-                z = z + bias.unsqueeze(-1)
+                # Over the space first: a gradient that all of z added up to at once would be shared out among threads.
+                z = z + bias.expand(z.shape[:-1]).unsqueeze(-1)
                 if tape is not None:
                     tape[self._names[f"bias {vertex.name}"]] = z
             z = vertex.norm(z) if vertex.norm else z
