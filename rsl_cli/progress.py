@@ -61,7 +61,7 @@ class Display:
 
     def progress(self, item: Item, step: int, steps: int, loss: float) -> None:
         """Move the running item's bar; in a file, say once in ten seconds where it is."""
-        label = f"lift {item.lift} x {len(item.keys)}"
+        label = f"lift {item.lifts} x {len(item.keys)}"
         if self._item is not None:
             self._item.set_description(label, refresh=False)
             self._item.total = steps
@@ -79,7 +79,7 @@ class Display:
             self._study.update(len(outcome))
         else:
             failed = sum(state == "failed" for state in outcome.values())
-            self._say(f"lift {item.lift}: {len(outcome) - failed} done" + (f", {failed} failed" if failed else ""))
+            self._say(f"lift {item.lifts}: {len(outcome) - failed} done" + (f", {failed} failed" if failed else ""))
 
     def _say(self, text: str) -> None:
         seconds = time.monotonic() - self._started

@@ -73,12 +73,13 @@ def test_sample_jacobians(name):
 
 
 @pytest.mark.parametrize("name", BASES)
+@pytest.mark.parametrize("degrees", [(5, 5), (1, 7, 4)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_a_replica_in_a_union_is_bitwise_what_it_is_alone(name, dtype):
+def test_a_replica_in_a_union_is_bitwise_what_it_is_alone(name, degrees, dtype):
     base = base_of(name)
-    lifts = [sample_lift(base, degree, seed, {"kind": "random", "in_degree": 4}) for seed, degree in enumerate((5, 5))]
+    lifts = [sample_lift(base, degree, seed, {"kind": "random", "in_degree": 4}) for seed, degree in enumerate(degrees)]
     union, x = LiftedNetwork(disjoint_union(lifts), dtype=dtype), samples(33, *base.input_shape, dtype=dtype)
-    out, gradients = step(union, x, 2)
+    out, gradients = step(union, x, len(lifts))
     for r, lift in enumerate(lifts):
         alone_out, alone_gradients = step(LiftedNetwork(lift, dtype=dtype), x, 1)
         assert torch.equal(out[r], alone_out[0])

@@ -2,6 +2,7 @@
 
 import math
 import os
+from collections.abc import Sequence
 
 import torch
 
@@ -81,12 +82,38 @@ def union_size(spec: StudySpec, degree: int, seeds: int) -> int:
     """
     if spec.device == "cpu" and has_circuits(spec.base):
         return seeds if spec.workers == 1 else 1
+    useful = math.ceil(_LAUNCH / _work(spec, degree))
+    shared = math.ceil(seeds / spec.workers)
+    return max(1, min(useful, shared, int(_ROOM * _memory_there(spec) / memory(spec, degree))))
+
+
+def may_share(spec: StudySpec, degrees: Sequence[int], runs: int) -> bool:
+    """Whether runs of several degrees are to train as one union.
+
+    They are where their calls cost more than their arithmetic, and take as many steps: under first-order trainers.
+    Degrees whose passes over all samples are cut elsewhere stay apart, since a cut decides how a sum is rounded.
+
+    Args:
+        spec: the study.
+        degrees: of each run of the union.
+        runs: how many there are to share out among processes.
+    """
+    if not isinstance(spec.trainer, FirstOrder) or (spec.device == "cpu" and has_circuits(spec.base)):
+        return False
+    return (
+        len(degrees) <= math.ceil(runs / spec.workers)
+        and len({samples_at_once(spec.base, fibre_sizes(spec.base, degree)) for degree in degrees}) == 1
+        and sum(_work(spec, degree) for degree in degrees) <= _LAUNCH
+        and sum(memory(spec, degree) for degree in degrees) <= _ROOM * _memory_there(spec)
+    )
+
+
+def _work(spec: StudySpec, degree: int) -> float:
+    """Floating-point operations of a pass, forward and back."""
     samples = samples_at_once(spec.base, fibre_sizes(spec.base, degree))
     if isinstance(spec.trainer, FirstOrder):
         samples = min(spec.trainer.batch_size or samples, samples)
-    useful = math.ceil(_LAUNCH / (3 * flops(spec.base, degree, spec.lifting) * samples))
-    shared = math.ceil(seeds / spec.workers)
-    return max(1, min(useful, shared, int(_ROOM * _memory_there(spec) / memory(spec, degree))))
+    return 3 * flops(spec.base, degree, spec.lifting) * samples
 
 
 def _memory_there(spec: StudySpec) -> float:

@@ -29,14 +29,20 @@ Progress = Callable[["Item", int, int, float], None]
 
 @dataclass(frozen=True)
 class Item:
-    """Runs of one degree that train together as one union."""
+    """Runs that train together as one union."""
 
     keys: tuple[RunKey, ...]
 
     @property
     def lift(self) -> int:
-        """Their lift degree."""
-        return self.keys[0].lift
+        """Their largest lift degree."""
+        return max(key.lift for key in self.keys)
+
+    @property
+    def lifts(self) -> str:
+        """Their lift degrees, for people."""
+        least = min(key.lift for key in self.keys)
+        return f"{self.lift}" if least == self.lift else f"{least}..{self.lift}"
 
     @property
     def name(self) -> str:
@@ -106,13 +112,19 @@ def register(spec: StudySpec) -> None:
         )
 
 
-def pack(store: StudyStore, missing: Sequence[RunKey], size: Callable[[int, int], int]) -> list[Item]:
+def pack(
+    store: StudyStore,
+    missing: Sequence[RunKey],
+    size: Callable[[int, int], int],
+    may_share: Callable[[Sequence[int]], bool],
+) -> list[Item]:
     """Group missing runs into unions: first what checkpoints hold, then the rest of each degree, shared out.
 
     Args:
         store: the study.
         missing: what is to be done.
         size: how many seeds of a degree one union is to have, given the degree and how many there are.
+        may_share: whether runs of these degrees, as many, may be one union.
     """
     items, left = [], {key.directory: key for key in missing}
     planned = {key.directory: key for key in store.planned()}
@@ -126,11 +138,17 @@ def pack(store: StudyStore, missing: Sequence[RunKey], size: Callable[[int, int]
             items.append(Item(tuple(planned[name] for name in members)))
             for name in members:
                 left.pop(name, None)
+    fresh: list[tuple[RunKey, ...]] = []
     for lift in sorted({key.lift for key in left.values()}):
         keys = [key for key in left.values() if key.lift == lift]
         most = size(lift, len(keys))
-        items += [Item(tuple(keys[start : start + most])) for start in range(0, len(keys), most)]
-    return sorted(items, key=lambda item: item.lift)
+        for start in range(0, len(keys), most):
+            part = tuple(keys[start : start + most])
+            if fresh and may_share([key.lift for key in (*fresh[-1], *part)]):
+                fresh[-1] += part
+            else:
+                fresh.append(part)
+    return sorted([*items, *map(Item, fresh)], key=lambda item: item.lift)
 
 
 def work(spec: StudySpec, item: Item, progress: Progress | None = None, *, wait: bool = False) -> dict[str, str]:

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from rsl_cli.errors import StoreError
-from rsl_cli.study.costs import union_size
+from rsl_cli.study.costs import may_share, union_size
 from rsl_cli.study.executors import execute
 from rsl_cli.study.runner import Item, Plan, Progress, make_plan, pack, register
 from rsl_cli.study.spec import StudySpec
@@ -66,7 +66,12 @@ def run_study(
         if finished:
             finished(item, states)
 
-    items = pack(spec.store, plan.missing, lambda lift, seeds: union_size(spec, lift, seeds))
+    items = pack(
+        spec.store,
+        plan.missing,
+        lambda lift, seeds: union_size(spec, lift, seeds),
+        lambda lifts: may_share(spec, lifts, len(plan.missing)),
+    )
     execute(spec, items, progress or (lambda *_: None), end)
     return outcome
 

@@ -30,11 +30,42 @@ def test_small_products_share_their_calls_and_large_ones_do_not(tmp_path, monkey
     assert costs.union_size(alone, 1, 6) == 1
 
 
+def test_small_degrees_share_a_union_and_leave_work_for_every_process(tmp_path, monkeypatch):
+    study = spec(tmp_path, lift=[1, 2, 4, 64])
+    register(study)
+    keys = study.run_keys()
+
+    def unions(keys):
+        items = pack(
+            study.store,
+            keys,
+            lambda lift, seeds: costs.union_size(study, lift, seeds),
+            lambda lifts: costs.may_share(study, lifts, len(keys)),
+        )
+        assert sorted(key.directory for item in items for key in item.keys) == sorted(key.directory for key in keys)
+        return [(item.lifts, len(item.keys)) for item in items]
+
+    assert unions(keys)[:2] == [("1..2", 12), ("4", 6)]
+    assert all(lifts == "64" for lifts, _ in unions(keys)[2:])
+    assert unions([key for key in keys if key.lift < 4]) == [("1", 6), ("2", 6)]
+    monkeypatch.setattr(costs, "_memory_there", lambda _: 15 * costs.memory(study, 1))
+    assert max(count for _, count in unions(keys)) < 12
+
+
+def test_degrees_stay_apart_where_rounding_or_the_number_of_steps_would_differ(tmp_path):
+    study = spec(tmp_path, trainer=problems.group("trainer", "adam", batch_size=1))
+    assert costs.may_share(study, [1, 16], 6)
+    assert not costs.may_share(study, [1, 64], 6)
+    assert not costs.may_share(spec(tmp_path, "mlp"), [1, 2], 6)
+    lm = spec(tmp_path, trainer=problems.group("trainer", "lm"), loss="cross_entropy")
+    assert not costs.may_share(lm, [1, 2], 6)
+
+
 @pytest.mark.parametrize("size", [1, 2, 4, 100])
 def test_every_run_is_packed_once_whatever_the_size(tmp_path, size):
     study = spec(tmp_path, lift=[2, 4])
     register(study)
-    items = pack(study.store, study.run_keys(), lambda lift, seeds: min(size, seeds))
+    items = pack(study.store, study.run_keys(), lambda lift, seeds: min(size, seeds), lambda lifts: False)
     packed = [key.directory for item in items for key in item.keys]
     assert sorted(packed) == sorted(key.directory for key in study.run_keys())
     assert max(len(item.keys) for item in items) == min(size, 6)

@@ -9,7 +9,7 @@ import problems
 import pytest
 
 from rsl_cli.errors import ConfigError, StoreError
-from rsl_cli.study import runner
+from rsl_cli.study import runner, session
 from rsl_cli.study.session import load_study, run_study
 from rsl_cli.study.spec import StudySpec
 from rsl_cli.study.store import StudyStore
@@ -66,6 +66,29 @@ def test_processes_give_the_same_numbers_as_one(whole, tmp_path):
     executor = {"name": "process", "workers": 2}
     other = run_study(config | {"results_dir": str(tmp_path), "executor": executor}).store
     assert snapshot(other) == snapshot(store)
+
+
+def test_numbers_do_not_depend_on_which_degrees_share_a_union(tmp_path, monkeypatch):
+    config = problems.study(
+        base=problems.group("base", "cnn"),
+        dataset=problems.group("dataset", "digits"),
+        trainer=problems.group("trainer", "adam", steps=8, batch_size=32),
+        loss="cross_entropy",
+        lift=[1, 2, 3],
+        seeds=2,
+    )
+    unions = []
+    store = run_study(
+        config | {"results_dir": str(tmp_path / "together")}, finished=lambda item, _: unions.append(item.lifts)
+    ).store
+    assert unions == ["1..3"]
+    monkeypatch.setattr(session, "may_share", lambda *_: False)
+    monkeypatch.setattr(session, "union_size", lambda *_: 1)
+    other = run_study(
+        config | {"results_dir": str(tmp_path / "alone")}, finished=lambda item, _: unions.append(item.lifts)
+    ).store
+    assert len(unions) == 7
+    assert snapshot(store) == snapshot(other)
 
 
 def test_a_study_grows_and_finished_runs_are_not_touched(whole, tmp_path):
