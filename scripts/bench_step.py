@@ -1,8 +1,8 @@
 """One whole training step of ``base=mlp`` by Adam: batch, forward, loss, backward, update.
 
-Rivals are the same network on the same graph and samples: written with ``embedding_bag``, with masks, with this
-package's sparse products under autograd, each trained by ``torch.optim.Adam``. Losses after some steps are compared
-first; then rounds take turns. By hand: ``python scripts/bench_step.py``.
+Rivals are the same network on the same graph and samples: written with ``embedding_bag`` and with masks, trained by
+``torch.optim.Adam``; and as this package trains what has no circuits, by its sparse products under autograd. Losses
+after some steps are compared first; then rounds take turns. By hand: ``python scripts/bench_step.py``.
 """
 
 import argparse

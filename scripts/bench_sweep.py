@@ -20,7 +20,7 @@ import rsl_cli as rsl
 from rsl_cli.cli import compose
 from rsl_cli.study.spec import StudySpec
 from rsl_cli.train.compiled import Compiled
-from rsl_cli.train.engines import AutogradEngine, Batches, CircuitEngine
+from rsl_cli.train.engines import Batches, CircuitEngine
 from rsl_cli.train.first_order import FirstOrder
 from rsl_cli.train.objective import Objective
 from rsl_cli.train.trajectory import log_spaced_steps
@@ -66,6 +66,30 @@ def whole(line: list[str]) -> float:
         return time.perf_counter() - start
 
 
+class TorchEngine:
+    """Steps of ``torch.optim.Adam``."""
+
+    def __init__(self, net: rsl.LiftedNetwork, objective: Objective, batches: Batches) -> None:
+        self.net, self.objective, self.batches = net, objective, batches
+        scales = net.learning_rate_scales(adaptive=True)
+        groups = [{"params": [parameter], "scale": scales[name]} for name, parameter in net.named_parameters()]
+        self.optimizer = torch.optim.Adam(groups)
+
+    def advance(self, _: list[int], steps: range, rates: np.ndarray) -> None:
+        """Take steps."""
+        for step, rate in zip(steps, rates.tolist(), strict=True):
+            chosen = self.batches.at(step)
+            for group in self.optimizer.param_groups:
+                group["lr"] = rate * group["scale"]
+            self.optimizer.zero_grad()
+            self.objective.backward(self.net, None if chosen is None else torch.from_numpy(chosen))
+            self.optimizer.step()
+
+    def evaluate(self) -> None:
+        """Compute what a sample of a trajectory holds."""
+        self.objective.evaluate(self.net)
+
+
 def alone(spec: StudySpec, objective: Objective, degree: int, seed: int, *, circuits: bool) -> None:
     """Train one run as a study does."""
     settings = spec.trainer
@@ -82,7 +106,7 @@ def alone(spec: StudySpec, objective: Objective, degree: int, seed: int, *, circ
         assert compiled is not None
         engine = CircuitEngine(net, compiled, batches, True, 0.0)
     else:
-        engine = AutogradEngine(net, objective, batches, True, 0.0)
+        engine = TorchEngine(net, objective, batches)
     engine.evaluate()
     done = 0
     for step in log_spaced_steps(settings.steps, settings.log_per_decade):

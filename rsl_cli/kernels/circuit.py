@@ -87,7 +87,7 @@ def group_bounds(samples, weight, group):
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _activate(function, y, d, row, differentiate):
-    """Put sigma(z) in place of z, and sigma'(z) into the row of d; for tanh, y itself tells the slope."""
+    """Put sigma(z) in place of z, and sigma'(z) into the row of d; not for tanh, whose slope y itself tells."""
     strip = lanes(y)
     real = y.dtype.type
     one = real(1)

@@ -71,7 +71,9 @@ def memory(spec: StudySpec, degree: int) -> float:
     if isinstance(spec.trainer, FirstOrder):
         samples = max(samples, spec.trainer.batch_size or 0)
     kept = _KEPT * numbers * min(samples, spec.data.samples) * item
-    return 4 * parameters * item + max(kept, implicit) + 28 * edges
+    # Weights and gradient; the first-order trainers' buffers: gradient, learning rates, moments, and a step's own.
+    copies = 8 if isinstance(spec.trainer, FirstOrder) else 4
+    return copies * parameters * item + max(kept, implicit) + 28 * edges
 
 
 def union_size(spec: StudySpec, degree: int, seeds: int) -> int:
