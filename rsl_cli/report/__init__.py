@@ -7,11 +7,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from rsl_cli.errors import ConfigError, StoreError, one_of
+from rsl_cli.errors import ConfigError, one_of
 from rsl_cli.report import tables
 from rsl_cli.report.judgement import judge_views
 from rsl_cli.report.measures import read_measures
-from rsl_cli.report.runs import StudyRuns, read_runs
+from rsl_cli.report.runs import read_runs
 from rsl_cli.report.verdict import give_verdict
 from rsl_cli.study.store import StudyStore, write_atomic, write_json
 
@@ -48,9 +48,9 @@ def write_report(store: StudyStore, *, formats: Sequence[str] = ("png", "pdf"), 
     views, measures = judge_views(runs), read_measures(store, runs)
     verdict = give_verdict(runs, views, delta, measures)
     summary = tables.summarise(runs)
-    figures = draw_all(runs, views.headline.fit, _trajectories(store, runs), delta, formats, measures)
+    figures = draw_all(runs, verdict["headline"], views.headline.law, delta, formats, measures)
     texts = {
-        "runs.csv": tables.runs_csv(runs.records),
+        "runs.csv": tables.runs_csv(runs),
         "summary.csv": tables.summary_csv(summary),
         "summary.md": tables.summary_markdown(summary),
         "summary.tex": tables.summary_latex(summary),
@@ -93,7 +93,8 @@ def summary_text(store: StudyStore, verdict: Mapping[str, Any]) -> str:
     Returns:
         Lines without a final newline.
     """
-    lines = [tables.summary_terminal(tables.summarise(read_runs(store))), "", f"VERDICT: {verdict['verdict'].upper()}"]
+    headline = textwrap.wrap(f"VERDICT: {verdict['headline']}", _WIDTH, subsequent_indent="  ")
+    lines = [tables.summary_terminal(tables.summarise(read_runs(store))), "", *headline]
     for reason in verdict["reasons"]:
         lines += textwrap.wrap(reason, _WIDTH, initial_indent="  - ", subsequent_indent="    ", break_on_hyphens=False)
     return "\n".join(lines)
@@ -102,17 +103,6 @@ def summary_text(store: StudyStore, verdict: Mapping[str, Any]) -> str:
 def _check_format(form: str) -> None:
     if form not in FORMATS:
         raise ConfigError(one_of("figure format", form, FORMATS))
-
-
-def _trajectories(store: StudyStore, runs: StudyRuns) -> dict[str, Any]:
-    found = {}
-    for run in runs.done:
-        try:
-            found[run.name] = store.trajectory(run.key)
-        except StoreError:
-            # The verdict does not rest on curves, so one that is damaged or left out is only absent from its figure.
-            continue
-    return found
 
 
 class _CallableModule(ModuleType):

@@ -5,6 +5,7 @@ Figures are made without pyplot, so that a report needs no display and leaves no
 
 import io
 import math
+import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -144,9 +145,9 @@ def lift_bar(figure: Figure, panels: Any, lifts: Sequence[int]) -> None:
     bar.set_label("lift degree n")
 
 
-def plain(text: str) -> str:
+def plain(text: str, most: int = _LONGEST_NAME) -> str:
     """Return a name as a title may hold it: dollar signs are no mathematics, and a long name is shortened."""
-    short = text if len(text) <= _LONGEST_NAME else f"{text[: _LONGEST_NAME - 3]}..."
+    short = text if len(text) <= most else f"{text[: most - 3]}..."
     return short.replace("$", r"\$")
 
 
@@ -158,6 +159,11 @@ def legend(figure: Figure, *panels: Axes, below: bool = False, columns: int = 1)
     if handles:
         place = "outside lower center" if below else "outside right upper"
         figure.legend(list(handles.values()), list(handles), loc=place, ncols=columns)
+
+
+def wrapped(text: str, width: int = 66) -> str:
+    """Break a sentence into lines that fit a wide figure's title."""
+    return "\n".join(textwrap.wrap(plain(text, most=10 * width), width, break_on_hyphens=False))
 
 
 def note(axes: Axes, text: str) -> None:

@@ -1,7 +1,14 @@
-"""What one loss over one set of lifts says: falls, plateaus, rises, or nothing yet, and why in plain sentences."""
+"""What one loss over one set of lifts says about the limits of the lifts, whatever time training had.
+
+A run gives an interval for the limit of its loss (`rsl_cli.stats.limit`). What holds wherever in their intervals the
+limits lie is a verdict; what would hold if every run's limit were the loss it reached, and does not hold without that,
+is `unfinished`.
+"""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -11,227 +18,346 @@ from rsl_cli.report.runs import StudyRuns, Table, Which
 from rsl_cli.stats import (
     MIN_LIFTS,
     MIN_SEEDS,
-    PowerLawFit,
-    TailRise,
+    Contrast,
+    Law,
+    LocalExponent,
+    Shape,
     Trend,
-    fit_power_law,
-    page_trend,
-    quantile,
-    tail_rise,
+    cochran_armitage,
+    fit_law,
+    interval_contrast,
+    interval_trend,
+    local_exponents,
+    slope_weights,
+    straight,
 )
 
-Verdict = Literal["falls", "plateaus", "rises", "inconclusive"]
+Verdict = Literal["falls", "plateaus", "rises", "unfinished", "inconclusive"]
+Finding = Literal["falls", "plateaus", "rises"]
+Array = NDArray[np.float64]
 
 ALPHA = 0.05
-"""Level of every test."""
-FLAT_EXPONENT = 0.15
-"""An exponent interval within +- this is flat: a hundredfold P would not even halve the loss."""
-SLIGHT_CHANGE = 1.1
-"""A significant change of the loss over the sweep, or at its largest lift, counts from this ratio on."""
-DOUBTFUL_RISE = 1.5
-"""A rise at the largest lift by this ratio of medians forbids `falls`, significant or not."""
-LEVEL_SPREAD = 2.0
-"""A flat curve keeps the medians of all its lifts within this ratio: a hump has a flat fit, too."""
+"""Level of the trend tests."""
+STEP_ALPHA = 0.005
+"""Level, one-sided, of a fall over the last doubling of the lift; a rise is looked for in two places, at half of it."""
+LEVEL_ALPHA = 0.005
+"""Level of each of the two tests that a curve is level."""
+LEVEL = 0.1
+"""Level means that the exponent lies within this of zero: doubling P changes the loss by less than 7 %."""
+MATERIAL = 0.05
+"""A fall or rise by less than this exponent is none."""
+LEFT_BEHIND = 10.0
+"""A run is left behind if it surely ends this many times above its lift's median, and above the smallest lift's."""
+_OCTAVES = 3.9  # a level stretch spans this ratio of degrees at least
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """A verdict with its evidence; ``rests_on`` are the lifts that make it a plateau or a rise."""
+    """A verdict with its evidence.
+
+    ``would_be`` is what an `unfinished` curve shows if its runs had reached their limits; ``rests_on`` are the lifts
+    that decide; ``since`` is the first lift of a level stretch; ``fall`` is the ratio by which the limit surely falls
+    from some lift to the largest, in the medians; ``stuck`` counts the runs left behind.
+    """
 
     verdict: Verdict
-    reasons: tuple[str, ...]
+    why: str
+    would_be: Finding | None = None
     trend: Trend | None = None
-    fit: PowerLawFit | None = None
+    law: Law | None = None
+    shape: Shape = "none"
+    exponents: tuple[LocalExponent, ...] = ()
     rests_on: tuple[int, ...] = ()
+    since: int | None = None
+    level: float | None = None
+    fall: float = 1.0
+    stuck: int = 0
+    seeds_needed: int | None = None
 
 
 @dataclass(frozen=True)
 class Views:
-    """Judgements of the same study: per loss without overparametrised lifts, and the headline loss with them."""
+    """Judgements of the same study.
+
+    The headline loss without overparametrised lifts; each loss; with those lifts; without lifts that are dense.
+    """
 
     headline: Judgement
     by_loss: dict[Which, Judgement]
     with_overparametrised: Judgement
+    without_dense: Judgement
+
+
+@dataclass(frozen=True)
+class _Curve:
+    """Log losses, seed by seed, of the lifts that have enough of them: ends of the limits' intervals."""
+
+    lifts: tuple[int, ...]
+    x: Array
+    low: tuple[Array, ...]
+    high: tuple[Array, ...]
+
+    @property
+    def before_last(self) -> int:
+        """Where the last doubling of the degree starts: the largest lift at most half the last, or the one before."""
+        half = [i for i, lift in enumerate(self.lifts) if 2 * lift <= self.lifts[-1]]
+        return half[-1] if half else len(self.lifts) - 2
+
+    def step(self, i: int, j: int) -> tuple[Contrast, Contrast]:
+        """Bounds of the slope between two lifts, d log L / d log P."""
+        weights = np.zeros(len(self.lifts))
+        weights[[i, j]] = np.array([-1.0, 1.0]) / (self.x[j] - self.x[i])
+        return interval_contrast(self.low, self.high, weights)
+
+    def slope(self, start: int) -> tuple[Contrast, Contrast]:
+        """Bounds of the least-squares slope over the lifts from one on."""
+        return interval_contrast(self.low[start:], self.high[start:], slope_weights(self.x[start:]))
+
+    def reached(self) -> "_Curve":
+        """The curve if every run had reached its limit."""
+        return replace(self, low=self.high)
+
+    @cached_property
+    def stuck(self) -> Array:
+        """(lifts,), how many runs are left behind at each."""
+        first = float(np.median(self.high[0]))
+        return np.array(
+            [
+                sum((low >= max(first, np.median(high) + math.log(LEFT_BEHIND))) | (high == np.inf))
+                for low, high in zip(self.low, self.high, strict=True)
+            ]
+        )
 
 
 def judge_views(runs: StudyRuns) -> Views:
     """Judge every view of a study once; the headline is on held-out loss, where there is any."""
-    crowded = set(runs.overparametrised_lifts)
+    crowded, dense = set(runs.overparametrised_lifts), set(runs.dense_lifts)
+    planned = [lift for lift in runs.lifts if lift not in crowded]
     views: tuple[Which, ...] = ("train", "test") if runs.headline == "test" else ("train",)
     by_loss: dict[Which, Judgement] = {
-        view: judge(runs.table(view, lambda run: run.key.lift not in crowded)) for view in views
+        view: judge(runs.table(view, lambda run: run.key.lift not in crowded), planned) for view in views
     }
     headline = by_loss[runs.headline]
-    return Views(headline, by_loss, judge(runs.table(runs.headline)) if crowded else headline)
+    sparse = [lift for lift in planned if lift not in dense]
+    return Views(
+        headline,
+        by_loss,
+        judge(runs.table(runs.headline), runs.lifts) if crowded else headline,
+        judge(runs.table(runs.headline, lambda run: run.key.lift in sparse), sparse) if dense else headline,
+    )
 
 
-def judge(table: Table) -> Judgement:
-    """Judge the losses of a table.
+def judge(table: Table, planned: Sequence[int] = ()) -> Judgement:
+    """Judge the limits of a table's losses.
 
-    Losses count as no smaller than what the arithmetic resolves. `falls` needs a significant falling trend, an
-    exponent interval above zero, no visible floor and no turn at the largest lift.
+    `falls`: the limits fall for certain along the lifts (a rank test of intervals), and over the last doubling too (a
+    t test of the upper ends there against the lower ends before), and no run is left behind. `plateaus`: over the last
+    lifts, three at least, the exponent lies within a narrow band around zero (two t tests), wherever the limits are.
+    `rises`: over the last doubling or from the lowest lift on, the lower ends rise above the upper ends.
 
     Args:
-        table: losses of seeds by lifts.
+        table: losses of seeds by lifts, with the intervals of their limits.
+        planned: lifts that were asked for; larger ones than the table's, or ones it has too little of, forbid `falls`.
 
     Returns:
         The judgement; never an error, whatever is missing.
     """
-    losses = np.maximum(table.losses, table.resolution)
-    short = _too_little(table, losses)
+    curve = _curve(table)
+    short = _too_little(table, curve)
     if short is not None:
-        return Judgement("inconclusive", (short,))
-    trend, tail = page_trend(losses, table.present), tail_rise(losses, table.present)
-    fit = fit_power_law(table.params, table.losses, table.resolution)
-    if trend is None:
-        rows = "no lift has all its seeds" if not table.present.all() else "there are too few"
-        return Judgement(
-            "inconclusive",
-            (f"No trend test is possible, since {rows}: complete at least {MIN_SEEDS} seeds at {MIN_LIFTS} lifts.",),
-            fit=fit,
-        )
-    evidence = [_trend_sentence(trend, table), *([] if fit is None else [_fit_sentence(fit), _floor_sentence(fit)])]
-    small = [lift for i, lift in enumerate(table.lifts) if _at_resolution(table, losses, i)]
-    if small:
-        evidence.append(
-            f"At lifts {', '.join(map(str, small))} the median loss is as small as the arithmetic resolves."
-        )
-    verdict, why, rests_on = _decide(table, losses, trend, fit, tail)
-    return Judgement(verdict, (why, *evidence), trend, fit, rests_on)
+        return Judgement("inconclusive", short, exponents=_exponents(curve))
+    with np.errstate(divide="ignore"):
+        trend = interval_trend(np.log(table.low), np.log(table.high))
+    found, start = _decide(curve, trend)
+    reached = curve.reached()
+    guess, guess_start = _decide(reached, interval_trend(np.log(table.high), np.log(table.high)))
+    law, shape = _law(curve)
+    evidence = Judgement(
+        "inconclusive",
+        "",
+        trend=trend,
+        law=law,
+        shape=shape,
+        exponents=_exponents(curve),
+        fall=_fall(curve),
+        stuck=int(curve.stuck.sum()),
+    )
+    enough = [lift for i, lift in enumerate(table.lifts) if table.present[:, i].sum() >= MIN_SEEDS]
+    absent = [lift for lift in planned if lift > enough[-1]]
+    if found == "falls" and absent:
+        why = f"lifts beyond {enough[-1]} were asked for, and too few of their runs have a result"
+        return replace(evidence, verdict="unfinished", why=why, would_be="falls", rests_on=tuple(absent))
+    if found is not None:
+        return _settled(evidence, curve, found, start)
+    rests_on = _decisive(curve, guess, guess_start)
+    if guess is not None:
+        open_ = [lift for lift in rests_on if not _closed(curve, curve.lifts.index(lift))]
+        settled = _settled(evidence, reached, guess, guess_start)
+        why = f"the losses reached would say: {settled.why}"
+    else:
+        open_ = [lift for lift in rests_on if np.isneginf(curve.low[curve.lifts.index(lift)]).any()]
+        settled = evidence
+        why = f"the losses reached would not decide either: {_doubt(reached)}"
+    if open_:
+        return replace(settled, verdict="unfinished", why=why, would_be=guess, rests_on=tuple(open_))
+    return replace(evidence, why=_doubt(curve), rests_on=rests_on, seeds_needed=_seeds_needed(curve))
 
 
-def _too_little(table: Table, losses: NDArray[np.float64]) -> str | None:
+def _curve(table: Table) -> _Curve:
+    lifts, x, low, high = [], [], [], []
+    with np.errstate(divide="ignore"):
+        bottom, top = np.log(table.low), np.log(table.high)
+    for i, lift in enumerate(table.lifts):
+        rows = table.present[:, i]
+        if rows.sum() >= MIN_SEEDS:
+            lifts.append(lift)
+            x.append(float(np.log(table.params[rows, i]).mean()))
+            low.append(bottom[rows, i])
+            high.append(top[rows, i])
+            if (table.high <= table.resolution)[rows, i].all() and (table.high <= table.resolution)[:, i:].sum() == (
+                table.present[:, i:].sum()
+            ):
+                # From here on every loss is as small as the arithmetic resolves: nothing is left to fall.
+                break
+    return _Curve(tuple(lifts), np.array(x), tuple(low), tuple(high))
+
+
+def _too_little(table: Table, curve: _Curve) -> str | None:
     lifts, seeds = len(table.lifts), len(table.seeds)
     if lifts == 0:
-        return "There is no run to judge."
-    if not np.isfinite(losses).any():
-        return "No run has a finite loss: nothing can be said; lower the step size or repair the runs that failed."
+        return "there is no run to judge"
+    if not np.isfinite(table.high).any():
+        return "no run has a finite loss: lower the step size, or repair the runs that failed"
     if lifts < MIN_LIFTS:
-        count = _plural(lifts, "lift")
-        return f"Only {count} can be compared, a trend needs {MIN_LIFTS}: widen the sweep, e.g. lift=16..1024."
+        return f"only {_plural(lifts, 'lift')} can be compared, a trend needs {MIN_LIFTS}"
     if seeds < MIN_SEEDS:
-        return f"Only {_plural(seeds, 'seed')} per lift, a trend needs {MIN_SEEDS}: add seeds, e.g. seeds=5."
-    if (losses <= table.resolution)[table.present].all():
-        return (
-            "Every loss is as small as the arithmetic can resolve, so no trend can show: "
-            "sweep smaller lifts or take a harder target."
-        )
+        return f"only {_plural(seeds, 'seed')} per lift, a trend needs {MIN_SEEDS}: seeds=5, say"
+    if (table.losses <= table.resolution)[table.present].all():
+        return "every loss is as small as the arithmetic resolves: take smaller lifts or a harder target"
+    if len(curve.lifts) < MIN_LIFTS:
+        return f"only {_plural(len(curve.lifts), 'lift')} with {MIN_SEEDS} finished seeds, a trend needs {MIN_LIFTS}"
     return None
 
 
-def _decide(
-    table: Table, losses: NDArray[np.float64], trend: Trend, fit: PowerLawFit | None, tail: TailRise | None
-) -> tuple[Verdict, str, tuple[int, ...]]:
-    lifts, last = table.lifts, table.lifts[-1]
-    diverged = np.isinf(losses)
-    after = () if tail is None else lifts[tail.lowest + 1 :]
-    turn = "" if tail is None else _turn_sentence(table, losses, tail)
-    significant = tail is not None and tail.p_value < ALPHA and tail.ratio >= SLIGHT_CHANGE
-    if tail is not None and significant and tail.lowest > 0:
-        return "rises", f"The loss falls up to lift {lifts[tail.lowest]}, then rises: {turn}.", after
-    if fit is not None and _is_flat(table, losses, fit):
-        level = quantile(losses[table.present], 0.5)
-        return "plateaus", f"The loss hardly changes with the lift: it stays at a floor of {level:.2g}.", lifts
-    if trend.p_rising < ALPHA or significant:
-        return "rises", f"The loss rises with the lift, from lift {lifts[0]} to {last}.", lifts
-    if fit is not None and fit.floor_visible:
-        median = np.nanmedian(table.params, axis=0)
-        low = tuple(lift for lift, p in zip(lifts, median, strict=True) if fit.predict(p) <= 2 * fit.floor)
-        return "plateaus", f"The loss falls, then levels off at a floor of {fit.floor:.2g}.", low or (last,)
-    if trend.p_value >= ALPHA and diverged.any():
-        count = f"{diverged.sum()} of {table.present.sum()} runs"
-        return "inconclusive", f"No trend is significant while {count} diverge: lower the step size.", ()
-    if trend.p_value >= ALPHA:
-        return (
-            "inconclusive",
-            "No trend is significant, nor is the curve flat for certain: add seeds or widen the range of lifts.",
-            after,
-        )
-    if fit is None or fit.exponent_ci[0] <= 0:
-        return (
-            "inconclusive",
-            "The ranks of the losses fall, but the exponent of the fall may be zero: add seeds or larger lifts.",
-            after,
-        )
-    if fit.floor_suspected:
-        return (
-            "inconclusive",
-            f"The loss falls, but bends at its end as if towards a floor of {fit.floor:.2g}: add larger lifts.",
-            (last,),
-        )
-    if tail is not None and tail.ratio >= DOUBTFUL_RISE:
-        return (
-            "inconclusive",
-            f"The loss falls up to lift {lifts[tail.lowest]}, but may rise after it: {turn}; add seeds.",
-            after,
-        )
-    slow = "" if fit.exponent >= FLAT_EXPONENT else ", but slowly: a hundredfold P would not even halve it"
-    return "falls", f"The loss falls with the lift, from lift {lifts[0]} to {last}{slow}.", ()
+def _decide(curve: _Curve, trend: Trend | None) -> tuple[Finding | None, int]:
+    """What holds for all limits within their intervals, and from which lift on."""
+    last, before = len(curve.lifts) - 1, curve.before_last
+    means = [float(group.mean()) for group in curve.high]
+    lowest = int(np.argmin(means[:-1]))
+    for i, share in ((lowest, last), (before, 1)):
+        least, _ = curve.step(i, last)
+        if least.above(MATERIAL) < STEP_ALPHA / 2 / share:
+            return "rises", i
+    level = _level_since(curve)
+    if level is not None:
+        return "plateaus", level
+    if trend is None:
+        return None, before
+    least, most = curve.step(before, last)
+    if trend.p_value < ALPHA and most.below(-MATERIAL) < STEP_ALPHA and not _left_behind(curve):
+        return "falls", before
+    overall, _ = curve.slope(0)
+    if trend.p_rising < ALPHA and overall.above(MATERIAL) < STEP_ALPHA and most.below(0.0) >= ALPHA:
+        return "rises", 0
+    return None, before
 
 
-def _is_flat(table: Table, losses: NDArray[np.float64], fit: PowerLawFit) -> bool:
-    """Whether the exponent is surely small, and even its certain part changes the loss little over the sweep."""
-    low, high = fit.exponent_ci
-    nearest = 0.0 if low <= 0 <= high else min(abs(low), abs(high))
-    medians = [quantile(losses[table.present[:, i], i], 0.5) for i in range(len(table.lifts))]
-    params = table.params[table.present]
-    return (
-        not np.isinf(losses).any()
-        and max(-low, high) <= FLAT_EXPONENT
-        and (params.max() / params.min()) ** nearest < SLIGHT_CHANGE
-        and max(medians) < LEVEL_SPREAD * min(medians)
+def _level_since(curve: _Curve) -> int | None:
+    """The first lift from which on the curve is level for certain, if it is, over three lifts and two octaves."""
+    last = len(curve.lifts) - 1
+    for start in range(len(curve.lifts) - MIN_LIFTS + 1):
+        if curve.lifts[last] < _OCTAVES * curve.lifts[start]:
+            return None
+        least, most = curve.slope(start)
+        if least.above(-LEVEL) >= LEVEL_ALPHA or most.below(LEVEL) >= LEVEL_ALPHA:
+            continue
+        ends = zip(curve.low[start:], curve.high[start:], strict=True)
+        middle = [np.where(np.isfinite(low), (low + high) / 2, high) for low, high in ends]
+        if straight(curve.x[start:], middle) >= ALPHA:
+            return start
+    return None
+
+
+def _left_behind(curve: _Curve) -> bool:
+    """Whether some runs fail, and their share does not surely fall to none."""
+    stuck = curve.stuck
+    if not stuck.any():
+        return False
+    sizes = np.array([group.size for group in curve.high])
+    return bool(stuck[-1] > 0 or cochran_armitage(sizes - stuck, sizes) >= ALPHA)
+
+
+def _settled(evidence: Judgement, curve: _Curve, found: Finding, start: int) -> Judgement:
+    lifts, first, last = curve.lifts, curve.lifts[0], curve.lifts[-1]
+    if found == "falls":
+        why = f"the loss falls with the lift, from lift {first} to {last}, over the last doubling too"
+        return replace(evidence, verdict="falls", why=why, rests_on=(lifts[start], last))
+    if found == "rises":
+        lowest = lifts[start]
+        why = (
+            f"the loss falls up to lift {lowest}, then rises"
+            if start > 0
+            else f"the loss rises with the lift, from lift {first} to {last}"
+        )
+        return replace(evidence, verdict="rises", why=why, rests_on=lifts[start:], since=lowest)
+    level = math.exp(float(np.mean([np.median(group) for group in curve.high[start:]])))
+    why = (
+        f"the loss levels off at {level:.2g} from lift {lifts[start]} on"
+        if start > 0
+        else f"the loss hardly changes with the lift: it stays at {level:.2g}"
     )
+    return replace(evidence, verdict="plateaus", why=why, rests_on=lifts[start:], since=lifts[start], level=level)
 
 
-def _at_resolution(table: Table, losses: NDArray[np.float64], i: int) -> bool:
-    rows = table.present[:, i]
-    return quantile(losses[rows, i] / table.resolution[rows, i], 0.5) <= 1
+def _decisive(curve: _Curve, guess: Finding | None, start: int) -> tuple[int, ...]:
+    if guess == "falls" or guess is None:
+        return (curve.lifts[curve.before_last], curve.lifts[-1])
+    return curve.lifts[start:]
 
 
-def _trend_sentence(trend: Trend, table: Table) -> str:
-    p_value = trend.p_value if trend.direction == "falling" else trend.p_rising
-    strength = "significant" if p_value < ALPHA else "not significant"
-    whole = (trend.seeds, trend.lifts) == table.losses.shape
-    blocks = "" if whole else " without gaps"
-    return (
-        f"Page's trend test over {trend.seeds} seeds and {trend.lifts} lifts{blocks}: {trend.direction}, "
-        f"p = {p_value:.2g} ({trend.method}), {strength} at {ALPHA:g}."
-    )
+def _closed(curve: _Curve, i: int) -> bool:
+    """Whether all runs of a lift have shown their limits, within a tenth."""
+    return bool(np.all(curve.high[i] - curve.low[i] <= 0.1))
 
 
-def _fit_sentence(fit: PowerLawFit) -> str:
-    low, high = fit.exponent_ci
-    return (
-        f"Fitted law: loss = {'floor + ' if fit.floor_visible else ''}a P^-b with b = {fit.exponent:.3g}, "
-        f"95 % interval {low:.3g} to {high:.3g}."
-    )
-
-
-def _floor_sentence(fit: PowerLawFit) -> str:
-    low, high = fit.floor_ci
-    interval = f"95 % interval {low:.2g} to {high:.2g}"
-    test = f"F test against no floor: p = {fit.floor_p_value:.2g}"
-    if fit.floor_visible:
-        return f"A floor is visible at {fit.floor:.2g}, {interval}; {test}."
-    if fit.floor_suspected:
-        return f"A floor at {fit.floor:.2g}, {interval}, would rest on a single lift; {test}."
-    if fit.floor_p_value < ALPHA:
-        return f"The curve bends ({test}), yet shows no floor: {interval}, or not level after the bend."
-    return f"No floor is visible: {interval}; {test}."
-
-
-def _turn_sentence(table: Table, losses: NDArray[np.float64], tail: TailRise) -> str:
-    lowest, last = table.lifts[tail.lowest], table.lifts[-1]
-    final = losses[table.present[:, -1], -1]
-    if not math.isfinite(tail.ratio):
+def _doubt(curve: _Curve) -> str:
+    if any((group == np.inf).any() for group in curve.high):
+        count = sum(int((group == np.inf).sum()) for group in curve.high)
+        return f"{_plural(count, 'run')} diverged, so nothing is certain: lower the step size"
+    if _left_behind(curve):
         return (
-            f"{np.isinf(final).sum()} of {final.size} runs diverged at lift {last} (corrected p = {tail.p_value:.2g})"
+            f"{int(curve.stuck.sum())} of {sum(group.size for group in curve.high)} runs are left behind by the "
+            "others: whether their share falls to none needs more seeds"
         )
-    return (
-        f"the median at lift {last} is {tail.ratio:.3g} times that at lift {lowest} "
-        f"(Mann-Whitney, corrected p = {tail.p_value:.2g})"
-    )
+    return "the seeds scatter too much to say whether the loss still falls over the last doubling of the lift"
+
+
+def _seeds_needed(curve: _Curve) -> int | None:
+    """How many seeds a lift would make the last step as large as it looks significant."""
+    pair = [curve.high[i] for i in (curve.before_last, -1)]
+    step = abs(float(pair[1].mean() - pair[0].mean()))
+    if not math.isfinite(step) or step == 0:
+        return None
+    spread = float(sum(group.var(ddof=1) for group in pair))
+    return max(MIN_SEEDS, math.ceil(spread * (2.6 / step) ** 2) + 1)
+
+
+def _law(curve: _Curve) -> tuple[Law | None, Shape]:
+    """A law of the limits, of the lifts whose runs have all shown theirs."""
+    shown = [i for i in range(len(curve.lifts)) if _closed(curve, i)]
+    return fit_law(curve.x[shown], [curve.high[i] for i in shown])
+
+
+def _exponents(curve: _Curve) -> tuple[LocalExponent, ...]:
+    known = [i for i, group in enumerate(curve.high) if np.isfinite(group).all()]
+    return tuple(local_exponents([curve.lifts[i] for i in known], curve.x[known], [curve.high[i] for i in known]))
+
+
+def _fall(curve: _Curve) -> float:
+    """The ratio by which the median limit surely falls from some lift to the largest; 1 if it does not."""
+    low, high = max(float(np.median(group)) for group in curve.low[:-1]), float(np.median(curve.high[-1]))
+    return math.exp(min(low - high, 700.0)) if low > high else 1.0
 
 
 def _plural(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+    return f"{count} {noun}{'' if count == 1 else 's'}"

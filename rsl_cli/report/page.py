@@ -9,6 +9,8 @@ from rsl_cli.report.runs import StudyRuns
 from rsl_cli.report.tables import LiftSummary, loss_figure, summary_cells
 
 CAPTIONS = {
+    "isochrones": "Loss against the number of parameters at several times, medians and seeds: how far the clock, and "
+    "how far the lift, brings it down. Green: where the limits for t to infinity lie.",
     "loss_vs_params": "Final loss against the number of parameters. Every seed is a point.",
     "loss_vs_lift": "The same losses against the lift degree.",
     "trajectories": "Loss while training, one line per run.",
@@ -51,9 +53,9 @@ _TEMPLATE = """<!DOCTYPE html>
 body { font: 16px/1.5 system-ui, sans-serif; color: #222; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
 h1 { margin-bottom: 0.2rem; } h2 { margin-top: 2.2rem; }
 .verdict { border-left: 0.5rem solid; padding: 0.6rem 1rem; background: #f6f6f6; }
-.verdict strong { font-size: 1.3rem; text-transform: uppercase; letter-spacing: 0.04em; }
+.verdict strong { font-size: 1.3rem; }
 .falls { border-color: #009E73; } .plateaus { border-color: #E69F00; }
-.rises { border-color: #D55E00; } .inconclusive { border-color: #666666; }
+.rises { border-color: #D55E00; } .unfinished { border-color: #56B4E9; } .inconclusive { border-color: #666666; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-size: 0.9rem; font-variant-numeric: tabular-nums; }
 th, td { padding: 0.25rem 0.7rem; border-bottom: 1px solid #ddd; text-align: right; white-space: nowrap; }
@@ -67,7 +69,7 @@ figure { margin: 1.5rem 0; } img { max-width: 100%; height: auto; } figcaption {
 <h1>{{ name }}</h1>
 <p>{{ done }} of {{ planned }} planned runs finished.</p>
 <div class="verdict {{ verdict.verdict }}">
-<strong>{{ verdict.verdict }}</strong>
+<strong>{{ verdict.headline }}</strong>
 <ul>{% for reason in verdict.reasons %}
 <li>{{ reason }}</li>{% endfor %}
 </ul>

@@ -1,22 +1,22 @@
 """The figures of a study. Every run is shown: what diverged or reached zero is marked at the edge of the plot."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
-import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from rsl_cli.report import canvas
 from rsl_cli.report.canvas import BLUE, DASHES, GREEN, GREY, ORANGE, SERIES, VERMILLION, WIDE, Drawing
+from rsl_cli.report.isochrones import draw_isochrones
 from rsl_cli.report.measures import NOTHING, Measures
 from rsl_cli.report.population_plots import population_drawings
 from rsl_cli.report.runs import LOSS_NAMES, Run, StudyRuns, Which
 from rsl_cli.report.tangent_plots import tangent_drawings
 from rsl_cli.report.trajectory_plots import trajectory_drawings
 from rsl_cli.report.verdict import learning_numbers, success_by_epsilon
-from rsl_cli.stats import PowerLawFit, quantile
+from rsl_cli.stats import Law, quantile
 
 _LOSS_STYLES: dict[Which, tuple[str, str, str]] = {"test": (BLUE, "o", "-"), "train": (ORANGE, "s", "--")}
 _DODGE: dict[Which, float] = {"test": 0.98, "train": 1 / 0.98}
@@ -24,8 +24,8 @@ _DODGE: dict[Which, float] = {"test": 0.98, "train": 1 / 0.98}
 
 def draw_all(
     runs: StudyRuns,
-    fit: PowerLawFit | None,
-    trajectories: Mapping[str, pd.DataFrame],
+    headline: str,
+    fit: Law | None,
     delta: float,
     formats: Sequence[str],
     measures: Measures = NOTHING,
@@ -34,8 +34,8 @@ def draw_all(
 
     Args:
         runs: the study.
-        fit: the law behind the headline verdict, if one was fitted.
-        trajectories: run name -> columns step, time, loss, test_loss, distance.
+        headline: the verdict in one line.
+        fit: the law of the limits, if the data accept one.
         delta: accepted probability of missing a target.
         formats: file endings that matplotlib can write.
         measures: what was measured on the networks; a figure of something not measured is left out.
@@ -44,12 +44,13 @@ def draw_all(
         File name -> content.
     """
     drawings: dict[str, Drawing] = {
+        "isochrones": (lambda figure: draw_isochrones(figure, runs, headline), WIDE),
         "loss_vs_params": (lambda figure: _losses(figure, runs, fit, by_lift=False), WIDE),
         "loss_vs_lift": (lambda figure: _losses(figure, runs, fit, by_lift=True), WIDE),
         "success": (lambda figure: _success(figure, runs, delta), WIDE),
         "learning_number": (lambda figure: _learning_number(figure, runs, delta), WIDE),
-        **trajectory_drawings(runs, trajectories),
-        **tangent_drawings(runs, trajectories, measures.tangent),
+        **trajectory_drawings(runs, runs.trajectories),
+        **tangent_drawings(runs, runs.trajectories, measures.tangent),
         **population_drawings(runs, measures),
     }
     files = {}
@@ -58,11 +59,12 @@ def draw_all(
     return files
 
 
-def _losses(figure: Figure, runs: StudyRuns, fit: PowerLawFit | None, *, by_lift: bool) -> None:
+def _losses(figure: Figure, runs: StudyRuns, fit: Law | None, *, by_lift: bool) -> None:
     axes = figure.add_subplot()
     views: tuple[Which, ...] = ("test", "train") if runs.headline == "test" else ("train",)
     all_losses = [run.loss(view) for view in views for run in runs.with_loss(view)]
-    extra = [fit.floor] if fit is not None and fit.floor_visible else []
+    lows = [run.limit(runs.headline).low for run in runs.done]
+    extra = [low for low in lows if low > 0] + ([fit.floor] if fit is not None and fit.floor is not None else [])
     bottom, top = canvas.loss_axis(axes, [*all_losses, *extra], f"loss ({canvas.plain(runs.loss_unit)})")
     axes.set_title(f"{canvas.plain(runs.name)}: loss against {'lift degree' if by_lift else 'number of parameters'}")
     if by_lift:
@@ -76,6 +78,7 @@ def _losses(figure: Figure, runs: StudyRuns, fit: PowerLawFit | None, *, by_lift
     for view in views:
         _points(axes, runs, view, by_lift, bottom)
     _mark_runs(axes, runs, by_lift, top)
+    _limit_bars(axes, runs, by_lift, bottom)
     if fit is not None:
         _draw_fit(axes, runs, fit, by_lift)
     canvas.legend(figure, axes)
@@ -144,7 +147,41 @@ def _mark_runs(axes: Axes, runs: StudyRuns, by_lift: bool, top: float) -> None:
         axes.scatter(places, [top] * len(beyond), s=40, marker="x", color="black", label=label, zorder=5)
 
 
-def _draw_fit(axes: Axes, runs: StudyRuns, fit: PowerLawFit, by_lift: bool) -> None:
+def _limit_bars(axes: Axes, runs: StudyRuns, by_lift: bool, bottom: float) -> None:
+    """A bar from each loss down to the least that its limit can be, an arrow where that is 0."""
+    dodge = _DODGE["test"] if by_lift and runs.headline == "test" else 1.0
+    shown = [run for run in runs.done if 0 < run.loss(runs.headline) < math.inf]
+    known = [run for run in shown if run.limit(runs.headline).low > 0]
+    if known:
+        axes.vlines(
+            [_place(run, by_lift) * dodge for run in known],
+            [run.limit(runs.headline).low for run in known],
+            [run.limit(runs.headline).high for run in known],
+            color=BLUE,
+            linewidth=1.0,
+            alpha=0.6,
+            label="where its limit lies",
+        )
+    open_ = [run for run in shown if run.limit(runs.headline).low <= 0]
+    if open_:
+        places = [_place(run, by_lift) * dodge for run in open_]
+        losses = np.array([run.loss(runs.headline) for run in open_])
+        # Each arrow goes a tenth of the axis's decades down: how far the limit lies below is not known.
+        low, high = np.log10(axes.get_ylim())
+        length = np.minimum(10 ** (0.1 * (high - low)), losses / bottom)
+        axes.errorbar(
+            *(places, losses),
+            yerr=[losses - losses / np.maximum(length, 1.0), np.zeros(losses.size)],
+            fmt="none",
+            ecolor=BLUE,
+            elinewidth=0.7,
+            alpha=0.5,
+            uplims=True,
+            label=f"limit open below ({len(open_)})",
+        )
+
+
+def _draw_fit(axes: Axes, runs: StudyRuns, fit: Law, by_lift: bool) -> None:
     fitted = [run for run in runs.done if run.key.lift not in runs.overparametrised_lifts]
     params = np.array([run.params for run in fitted])
     grid = np.geomspace(params.min(), params.max(), 200)
@@ -156,10 +193,10 @@ def _draw_fit(axes: Axes, runs: StudyRuns, fit: PowerLawFit, by_lift: bool) -> N
         order = np.argsort(medians)
         place = np.exp(np.interp(np.log(grid), np.log(medians[order]), np.log(degrees[order])))
     low, high = fit.exponent_ci
-    law = f"{'floor + ' if fit.floor_visible else ''}a P$^{{-b}}$"
+    law = f"{'floor + ' if fit.floor is not None else ''}a P$^{{-b}}$"
     label = f"fit: {law},\nb = {fit.exponent:.2f} [{low:.2f}, {high:.2f}]"
     axes.plot(place, fit.predict(grid), color="black", linestyle=":", linewidth=1.8, label=label, zorder=4)
-    if fit.floor_visible:
+    if fit.floor is not None:
         axes.axhline(fit.floor, color=GREY, linestyle="-.", linewidth=1.2, label=f"fitted floor, {fit.floor:.2g}")
 
 

@@ -1,123 +1,255 @@
 """Why a study has its verdict, in plain sentences: the deciding fact first, what to do about it last."""
 
+import math
 from collections.abc import Sequence
 
-from rsl_cli.report.judgement import Judgement, Views
-from rsl_cli.report.measures import NOTHING, Measures
-from rsl_cli.report.runs import IMPLICIT, LOSS_NAMES, Run, StudyRuns
-from rsl_cli.report.tangent import Inequality, check_inequality
+import numpy as np
 
+from rsl_cli.report.judgement import ALPHA, Judgement, Views
+from rsl_cli.report.measures import NOTHING, Measures
+from rsl_cli.report.outlook import Outlook, Success
+from rsl_cli.report.runs import LOSS_NAMES, Run, StudyRuns
+from rsl_cli.report.tangent import Inequality, check_inequality
+from rsl_cli.stats import Trend, quantile
+
+DISSIPATION = 0.1
+"""A recorded gradient may differ from the flow's, |grad L|^2 = -dL/dt, by this share."""
+GAP = 2.0
+"""A generalisation gap: held-out limits surely this many times the training losses, in the median of the last lift."""
 _NAMES_SHOWN = 6
 
 
-def give_reasons(runs: StudyRuns, views: Views, measures: Measures = NOTHING) -> list[str]:
+def give_headline(runs: StudyRuns, chosen: Judgement) -> str:
+    """Return one line that is true when quoted alone."""
+    used = [lift for lift in runs.lifts if lift not in runs.overparametrised_lifts]
+    open_ = [run for run in runs.done if run.under_trained]
+    still = f"; {len(open_)} of {len(runs.done)} runs still falling" if open_ else ""
+    sure = f"{_factor(chosen.fall)}-fold " if chosen.fall > 1.05 else ""
+    name = LOSS_NAMES[runs.headline]
+    if chosen.verdict == "falls":
+        span = used[-1] / used[0]
+        return (
+            f"FALLS {sure}over n x {span:.3g}: the limit of the {name} loss, from lift {used[0]} to {used[-1]}{still}"
+        )
+    if chosen.verdict == "plateaus":
+        return f"PLATEAUS: the limit of the {name} loss is level at {chosen.level:.2g} from lift {chosen.since} on"
+    if chosen.verdict == "rises":
+        return f"RISES: the limit of the {name} loss is higher at lift {used[-1]} than at lift {chosen.since}"
+    if chosen.verdict == "unfinished":
+        lifts = _lifts(chosen.rests_on)
+        known = f"falls {sure}for certain, but whether to the end is open: " if sure else ""
+        return f"UNFINISHED: {known}the runs at {lifts} were stopped before they showed the limit of the {name} loss"
+    return f"INCONCLUSIVE: {chosen.why}"
+
+
+def give_reasons(
+    runs: StudyRuns,
+    views: Views,
+    success: Success | None = None,
+    outlook: Outlook | None = None,
+    measures: Measures = NOTHING,
+) -> list[str]:
     """Return the sentences behind a verdict, the deciding one first.
 
     Args:
         runs: the study.
         views: its judgements.
+        success: the reading of its success table.
+        outlook: when it is predicted to decide.
         measures: what was measured on its networks.
     """
-    chosen, crowded, on_training = views.headline, runs.overparametrised_lifts, views.by_loss["train"].verdict
-    everything = views.with_overparametrised
+    chosen, crowded = views.headline, runs.overparametrised_lifts
     used = [lift for lift in runs.lifts if lift not in crowded]
-    name = LOSS_NAMES[runs.headline]
-    if crowded:
-        scope = (
-            f"Judged on {name} loss over {_lifts(used)}, where P < samples x outputs."
-            if used
-            else "Every lift is overparametrised, P >= samples x outputs, so none is left for the verdict."
-        )
-    else:
-        scope = f"Judged on {name} loss over all lifts; P < samples x outputs at each of them."
-    first, *evidence = chosen.reasons
-    reasons = [*([first] if used else []), *([scope] if runs.done else []), *evidence]
-    gap = runs.headline == "test" and chosen.verdict != "falls" and on_training == "falls"
-    if gap:
+    reasons = [_sentence(chosen.why)] if used else []
+    if runs.done:
+        reasons.append(_scope(runs, used))
+    if chosen.trend is not None:
+        reasons.append(_trend_sentence(chosen.trend))
+    reasons += [*_clock_reasons(runs, chosen, outlook), *_law_reasons(chosen), *_success_reasons(success)]
+    reasons += _other_views(runs, views)
+    if crowded and len(used) < 3:
         reasons.append(
-            "Training loss falls but held-out loss does not: this is a generalisation gap, due neither to the "
-            "optimiser nor to the lift. Raise the number of samples."
+            f"Raise the number of samples above {int(max(run.params for run in runs.done)):,}, or sweep smaller lifts, "
+            "so that 3 lifts have fewer parameters than samples x outputs."
         )
-    elif runs.headline == "test" and on_training != chosen.verdict:
-        reasons.append(f"On training loss alone the verdict would be '{on_training}'.")
-    if crowded:
-        with_all = (
-            "the verdict is the same"
-            if everything.verdict == chosen.verdict
-            else f"the verdict would be '{everything.verdict}'"
-        )
-        reasons.append(
-            f"Left out as overparametrised, P >= samples x outputs: {_lifts(crowded)}; with them {with_all}."
-        )
-        if len(used) < 3:
-            reasons.append("Raise the number of samples or sweep smaller lifts, so that 3 lifts have P below that.")
     return [
         *reasons,
-        *_training_reasons(runs, chosen, blame=not gap),
-        *_target_reasons(runs, chosen),
         *_trainer_reasons(runs),
         *_measured_reasons(measures),
+        *_identity_reasons(runs),
         *_run_reasons(runs),
     ]
 
 
-def _training_reasons(runs: StudyRuns, chosen: Judgement, *, blame: bool) -> list[str]:
-    concerned = [run for run in runs.done if run.key.lift in chosen.rests_on]
-    early = [run for run in concerned if run.under_trained]
-    if chosen.verdict != "falls" and early and blame:
-        extent = "rests on" if 2 * len(early) >= len(concerned) else "rests in part on"
-        return [
-            f"The {_finding(chosen)} {extent} under-trained runs: {len(early)} of {len(concerned)} runs at "
-            f"{_lifts(chosen.rests_on)}. {_how_they_ended(early)} It is not evidence against the theorem. "
-            f"{_remedy(early)}"
-        ]
-    early = [run for run in runs.done if run.under_trained]
-    if early:
-        verb = "is" if len(early) == 1 else "are"
-        return [
-            f"{len(early)} of {len(runs.done)} runs {verb} under-trained. {_how_they_ended(early)} {_remedy(early)}"
-        ]
-    return []
+def worst_dissipation(runs: StudyRuns) -> float:
+    """The |grad L|^2 / (-dL/dt) farthest from 1 at any recorded point of any run; NaN where none was recorded."""
+    found = [run.dissipation for run in runs.done if run.dissipation > 0]
+    return max(found, key=lambda ratio: abs(math.log(ratio)), default=math.nan)
 
 
-def _how_they_ended(early: Sequence[Run]) -> str:
-    """One sentence on runs that are under-trained, by stop reason."""
+def _scope(runs: StudyRuns, used: Sequence[int]) -> str:
+    name = LOSS_NAMES[runs.headline]
+    if not used:
+        return "Every lift is overparametrised, P >= samples x outputs, so none is left for the verdict."
+    if runs.overparametrised_lifts:
+        return f"Judged on {name} loss over {_lifts(used)}, where P < samples x outputs."
+    return f"Judged on {name} loss over all lifts; P < samples x outputs at each of them."
+
+
+def _trend_sentence(trend: Trend) -> str:
+    p_value = trend.p_value if trend.direction == "falling" else trend.p_rising
+    strength = "significant" if p_value < ALPHA else "not significant"
+    known = (
+        "" if trend.comparable == trend.pairs else f" ({trend.comparable} of {trend.pairs} pairs of limits are known)"
+    )
+    return (
+        f"Trend test over {trend.seeds} seeds and {trend.lifts} lifts{known}: {trend.direction}, p = {p_value:.2g} "
+        f"({trend.method} permutations within seeds), {strength} at {ALPHA:g}."
+    )
+
+
+def _clock_reasons(runs: StudyRuns, chosen: Judgement, outlook: Outlook | None) -> list[str]:
+    open_ = [run for run in runs.done if run.under_trained]
+    target = [run for run in runs.done if run.stop_reason == "target"]
+    reasons = []
+    if open_:
+        verb = "had" if len(open_) > 1 else "has"
+        reasons.append(
+            f"{len(open_)} of {len(runs.done)} runs {verb} not shown the limit when they ended: "
+            f"{_how_they_ended(open_)}. The losses reached there are upper bounds of the limits, and nothing more."
+        )
+    if target:
+        reasons.append(f"{len(target)} of {len(runs.done)} runs stopped at the target loss they were asked for.")
+    if chosen.verdict != "unfinished":
+        return reasons
+    if outlook is not None:
+        cost = "" if outlook.minutes is None else f", in about {max(1, round(outlook.minutes))} min"
+        words = (
+            f"The other lifts' limits predict that t = {outlook.time:.0e} decides{cost}"
+            if outlook.foreseen
+            else f"Too few lifts have shown a limit to predict when it decides; t = {outlook.time:.0e} tells more{cost}"
+        )
+        reasons.append(f"{words}: {paste(runs, f'trainer.t_end={outlook.time:.0e}')}")
+    elif open_ and open_[0].trainer != "flow":
+        reasons.append(
+            "A trainer that is on no flow's clock (a rate that falls to zero, noise of batches, Adam) shows no limit "
+            f"unless it comes to rest; gradient flow does: {paste(runs, 'trainer=flow', study=True)}"
+        )
+    return reasons
+
+
+def paste(runs: StudyRuns, change: str, *, study: bool = False) -> str:
+    """Return the study's command line with a change, to be pasted; ``study``: it is another study then."""
+    key = change.partition("=")[0]
+    words = [str(word) for word in runs.study.get("line") or ["the", "same", "words"]]
+    dropped = (f"{key}=", f"{key}.", "study=") if study else (f"{key}=",)
+    return " ".join(["rsl run", *(word for word in words if not word.startswith(dropped)), change])
+
+
+def _how_they_ended(open_: Sequence[Run]) -> str:
     ways = {
-        "time": "still falling at the end of the flow time",
-        "budget": "still falling when the steps ran out",
+        "time": "at the end of the flow time",
+        "budget": "when the steps ran out",
         "stalled": "stalled, by a step below what float64 resolves or a singular solve",
     }
-    counts = {reason: sum(run.stop_reason == reason for run in early) for reason in ways}
-    kinds = [f"{count} {ways[reason]}" for reason, count in counts.items() if count]
-    return f"Of these, {'; '.join(kinds)}."
+    counts = {reason: sum(run.stop_reason == reason for run in open_) for reason in ways}
+    return "; ".join(f"{count} {ways[reason]}" for reason, count in counts.items() if count) or "for other reasons"
 
 
-def _remedy(early: Sequence[Run]) -> str:
-    """Which knob to turn, by what stopped the runs and who trained them."""
-    knobs = []
-    reasons = {(run.stop_reason, run.trainer in IMPLICIT) for run in early}
-    if any(reason == "time" for reason, _ in reasons):
-        knobs.append("raise trainer.t_end")
-    if ("budget", True) in reasons:
-        knobs.append("raise trainer.max_steps")
-    if ("budget", False) in reasons:
-        knobs.append("raise trainer.steps")
-    if any(not implicit for _, implicit in reasons):
-        knobs.append("integrate the gradient flow to stationarity with trainer=flow")
-    elif any(reason == "stalled" for reason, _ in reasons):
-        other = "flow" if any(run.trainer == "lm" for run in early if run.stop_reason == "stalled") else "lm"
-        knobs.append(f"compare the stalled runs with trainer={other}")
-    return f"To go lower, {', or '.join(knobs)}."
+def _law_reasons(chosen: Judgement) -> list[str]:
+    law, reasons = chosen.law, []
+    if law is not None:
+        low, high = law.exponent_ci
+        floor = "floor + " if law.floor is not None else ""
+        reasons.append(
+            f"The limits follow {floor}a P^-b, b = {law.exponent:.3g} [{low:.3g}, {high:.3g}] (95 %; lack of fit: "
+            f"p = {law.lack_of_fit:.2g})."
+        )
+        if law.floor is not None and law.floor_ci is not None:
+            reasons.append(f"That law's floor is {law.floor:.2g} [{law.floor_ci[0]:.2g}, {law.floor_ci[1]:.2g}].")
+    elif chosen.shape != "none":
+        words = {"bends": "bend: they fall ever more slowly", "two regimes": "show two regimes"}
+        reasons.append(
+            f"No power law fits the limits; in log-log they {words.get(chosen.shape, 'fall ' + chosen.shape)}."
+        )
+    if chosen.exponents:
+        steps = ", ".join(
+            f"{e.exponent:.2g} [{e.interval[0]:.2g}, {e.interval[1]:.2g}] ({e.between[0]} to {e.between[1]})"
+            for e in chosen.exponents[-6:]
+        )
+        reasons.append(f"Local exponents of the losses reached, -d log L / d log P from lift to lift: {steps}.")
+    return reasons
 
 
-def _target_reasons(runs: StudyRuns, chosen: Judgement) -> list[str]:
-    stopped = [run for run in runs.done if run.stop_reason == "target"]
-    if not stopped:
+def _success_reasons(success: Success | None) -> list[str]:
+    if success is None or success.last.successes == 0:
         return []
-    count = f"{len(stopped)} of {len(runs.done)} runs stopped at the target loss they were asked for"
-    if chosen.verdict != "falls" and any(run.key.lift in chosen.rests_on for run in stopped):
-        return [f"{count}, and the {_finding(chosen)} rests on some of them: lower the target to see further."]
-    return [f"{count}; training on would go lower."]
+    first, last = success.first, success.last
+    words = {
+        "reached": f"that is surely at least 1 - delta from lift {success.from_lift} on",
+        "rises": "the share rises",
+        "fails": "that is surely too few, and the share does not rise",
+        "undecided": "too few seeds to say that the share tends to one",
+    }[success.verdict]
+    more = "" if success.verdict == "reached" else f"; {success.seeds} seeds, all successful, would make it certain"
+    return [
+        f"Success at eps = {success.epsilon:g}: {first.successes} of {first.runs} seeds at the smallest lift, "
+        f"{last.successes} of {last.runs} [{last.low:.2f}, {last.high:.2f}] at the largest; {words} "
+        f"(exact trend test: p = {success.p_value:.2g}){more}."
+    ]
+
+
+def _other_views(runs: StudyRuns, views: Views) -> list[str]:
+    chosen, reasons = views.headline, []
+    on_training = views.by_loss["train"]
+    if runs.headline == "test" and on_training.verdict != chosen.verdict:
+        ratio = _gap(runs)
+        if chosen.verdict in ("plateaus", "rises") and on_training.verdict == "falls" and ratio >= GAP:
+            reasons.append(
+                "Training loss falls and held-out loss does not, being "
+                f"{ratio:.2g} times as large at the largest lift: a generalisation gap. Raise the number of samples."
+            )
+        else:
+            reasons.append(f"On training loss alone the verdict would be '{on_training.verdict}'.")
+    if runs.overparametrised_lifts:
+        reasons.append(
+            f"Left out as overparametrised, P >= samples x outputs: {_lifts(runs.overparametrised_lifts)}; "
+            f"with them {_would_be(views.with_overparametrised, chosen)}."
+        )
+    if runs.dense_lifts:
+        reasons.append(
+            f"Dense, not sparse, since the in-degree reaches a fibre: {_lifts(runs.dense_lifts)}; "
+            f"without {'them' if len(runs.dense_lifts) > 1 else 'it'} {_would_be(views.without_dense, chosen)}."
+        )
+    return reasons
+
+
+def _would_be(other: Judgement, chosen: Judgement) -> str:
+    return "the verdict is the same" if other.verdict == chosen.verdict else f"the verdict would be '{other.verdict}'"
+
+
+def _gap(runs: StudyRuns) -> float:
+    """How many times the lower end of the held-out limit is the training loss, in the median of the last lift."""
+    last = [run for run in runs.done if run.key.lift == max(other.key.lift for other in runs.done)]
+    ratios = [run.test_limit.low / run.train_loss for run in last if run.train_loss > 0]
+    return quantile(ratios, 0.5) if ratios else math.nan
+
+
+def _identity_reasons(runs: StudyRuns) -> list[str]:
+    worst = worst_dissipation(runs)
+    if math.isnan(worst):
+        flows = [run for run in runs.done if run.trainer == "flow"]
+        if not flows:
+            return []
+        return [
+            "Recorded gradients were not checked against the flow's, |grad L|^2 = -dL/dt: the runs are older than that."
+        ]
+    inside = np.exp(abs(math.log(worst))) - 1 <= DISSIPATION
+    return [
+        f"Recorded gradients obey |grad L|^2 = -dL/dt; the worst of all points is {worst:.3g} times the flow's."
+        if inside
+        else f"Recorded gradients break |grad L|^2 = -dL/dt, the worst by {worst:.3g}: lower trainer.rtol."
+    ]
 
 
 def _trainer_reasons(runs: StudyRuns) -> list[str]:
@@ -153,10 +285,6 @@ def _inequality_sentence(found: Inequality) -> str:
     return sentence
 
 
-def _finding(chosen: Judgement) -> str:
-    return {"plateaus": "plateau", "rises": "rise"}.get(chosen.verdict, "doubt about the end of the curve")
-
-
 def _run_reasons(runs: StudyRuns) -> list[str]:
     planned = len(runs.runs)
     diverged = [run for run in runs.done if run.diverged]
@@ -190,3 +318,11 @@ def _lifts(lifts: Sequence[int]) -> str:
     if len(lifts) == 1:
         return f"lift {lifts[0]}"
     return f"lifts {', '.join(map(str, lifts))}" if len(lifts) <= 4 else f"lifts {lifts[0]} to {lifts[-1]}"
+
+
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}."
+
+
+def _factor(ratio: float) -> str:
+    return f"{ratio:.2g}" if ratio < 100 else f"{float(f'{ratio:.2g}'):,.0f}" if ratio < 1e6 else f"{ratio:.1e}"

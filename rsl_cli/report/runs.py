@@ -2,14 +2,16 @@
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
-from rsl_cli.stats import ZERO_LOSS
+from rsl_cli.errors import StoreError
+from rsl_cli.stats import ZERO_LOSS, Limit, tail_limit
 from rsl_cli.study.store import RunKey, StudyStore
 
 Which = Literal["train", "test"]
@@ -18,13 +20,10 @@ LOSS_NAMES: dict[Which, str] = {"train": "training", "test": "held-out"}
 IMPLICIT = ("flow", "lm")
 """Trainers that solve linear systems; all others take first-order steps."""
 
-FALLING_SLOPE = -0.05
-"""A run whose log slope ends below this was still falling: training twice as long would remove over 3 % of the loss.
-
-The log slope is d log loss / d log t in flow time where the run has one, and d log loss / d log step otherwise.
-"""
-FALLING_GRADIENT = 0.1
-"""So was a run whose gradient promises to remove more than this share of the loss over the distance travelled."""
+FINISHED = 1.1
+"""A run has shown its limit if that is known within this ratio."""
+AT_REST = 1e-3
+"""How far, relatively, the limit of a run may still lie below the loss at which its trainer found it stationary."""
 
 
 @dataclass(frozen=True)
@@ -41,10 +40,12 @@ class Run:
     test_loss: float
     accuracy: float
     stop_reason: str | None
-    log_slope: float
-    relative_gradient: float
+    train_limit: Limit
+    test_limit: Limit
+    dissipation: float
     resolution: float
     flow_time: float
+    wall_seconds: float
     witness_degree: int | None
     error: str | None
 
@@ -65,19 +66,13 @@ class Run:
 
     @property
     def under_trained(self) -> bool:
-        """Whether training ended above what the arithmetic resolves, and for a reason other than the lift.
+        """Whether training ended, above what the arithmetic resolves, before the run had shown its limit.
 
-        That is so if time or budget ran out while the loss was still falling, by its log slope or its relative
-        gradient, or if the trainer stalled: its step fell below what float64 resolves, or its solve was singular. A
-        run that was stopped at a target loss is not under-trained, and neither is a stationary one.
+        A run that was stopped at a target loss is not called under-trained, though its limit is as open.
         """
-        if self.diverged or self.train_loss <= self.least:
+        if self.status != "done" or self.diverged or self.train_loss <= self.least or self.stop_reason == "target":
             return False
-        if self.stop_reason in ("time", "budget"):
-            # A run that has not moved has no slope, and is not at rest for that.
-            unmoved = math.isnan(self.log_slope) and self.relative_gradient == 0
-            return unmoved or self.log_slope < FALLING_SLOPE or self.relative_gradient > FALLING_GRADIENT
-        return self.stop_reason == "stalled"
+        return self.train_limit.high > FINISHED * self.train_limit.low
 
     @property
     def least(self) -> float:
@@ -88,27 +83,37 @@ class Run:
         """The final training or held-out loss."""
         return self.train_loss if which == "train" else self.test_loss
 
+    def limit(self, which: Which) -> Limit:
+        """What is known of the limit of the training or held-out loss."""
+        return self.train_limit if which == "train" else self.test_limit
+
 
 @dataclass(frozen=True)
 class Table:
-    """Losses of seeds by lifts, shape (seeds, lifts), both ascending; ``present`` is False where there is no loss."""
+    """Losses of seeds by lifts, shape (seeds, lifts), both ascending; ``present`` is False where there is no loss.
+
+    ``low`` and ``high`` bound the limits; ``high`` is no smaller than what the arithmetic resolves.
+    """
 
     lifts: tuple[int, ...]
     seeds: tuple[int, ...]
     params: NDArray[np.float64]
     losses: NDArray[np.float64]
+    low: NDArray[np.float64]
+    high: NDArray[np.float64]
     resolution: NDArray[np.float64]
     present: NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
 class StudyRuns:
-    """Everything the report says is said from this: the plan with its runs, and ``study.json``."""
+    """Everything the report says is said from this: the plan with its runs, ``study.json``, trajectories by run."""
 
     name: str
     study: Mapping[str, Any]
     runs: tuple[Run, ...]
     records: tuple[Mapping[str, Any], ...]
+    trajectories: Mapping[str, pd.DataFrame] = field(default_factory=dict)
 
     @cached_property
     def done(self) -> tuple[Run, ...]:
@@ -124,6 +129,19 @@ class StudyRuns:
     def overparametrised_lifts(self) -> tuple[int, ...]:
         """The lifts with at least one overparametrised run."""
         return tuple(sorted({run.key.lift for run in self.done if run.overparametrised}))
+
+    @property
+    def dense_lifts(self) -> tuple[int, ...]:
+        """The lifts that are complete graphs, since the in-degree reaches a fibre: small dense networks."""
+        return tuple(sorted({run.key.lift for run in self.runs if self._dense(run.key.lift)}))
+
+    def _dense(self, lift: int) -> bool:
+        config = self.study.get("config", {})
+        lifting = config.get("lifting") or {}
+        degree, kind = lifting.get("in_degree"), lifting.get("kind")
+        if kind not in ("random", "regular") or not isinstance(degree, int | float):
+            return False
+        return degree >= min(_fibres(config.get("base") or {}, lift), default=lift)
 
     @property
     def headline(self) -> Which:
@@ -161,27 +179,103 @@ class StudyRuns:
         """Arrange one loss of the runs to keep as seeds by lifts."""
         runs = [run for run in self.with_loss(which) if keep(run)]
         lifts, seeds = _sorted(run.key.lift for run in runs), _sorted(run.key.seed for run in runs)
-        params, losses, least = (np.full((len(seeds), len(lifts)), math.nan) for _ in range(3))
+        params, losses, low, high, least = (np.full((len(seeds), len(lifts)), math.nan) for _ in range(5))
+        rows, columns = ({value: i for i, value in enumerate(values)} for values in (seeds, lifts))
         for run in runs:
-            place = seeds.index(run.key.seed), lifts.index(run.key.lift)
+            place, limit = (rows[run.key.seed], columns[run.key.lift]), run.limit(which)
             params[place], losses[place], least[place] = run.params, run.loss(which), run.least
-        return Table(lifts, seeds, params, losses, least, ~np.isnan(losses))
+            low[place], high[place] = (limit.low if limit.low > run.least else 0.0), max(limit.high, run.least)
+        return Table(lifts, seeds, params, losses, low, high, least, ~np.isnan(losses))
 
 
 def read_runs(store: StudyStore) -> StudyRuns:
-    """Read a study's plan and records.
+    """Read a study's plan, records and trajectories.
 
     Raises:
         StoreError: the folder holds no study, or a file is damaged.
     """
     study = store.read_study()
-    pairs = [(key, store.record(key)) for key in sorted(store.planned(), key=lambda key: (key.lift, key.seed))]
-    records = tuple(record for _, record in pairs if record is not None)
+    keys = sorted(store.planned(), key=lambda key: (key.lift, key.seed))
+    return assemble(store.name, study, [(key, store.record(key), _trajectory(store, key)) for key in keys])
+
+
+def assemble(
+    name: str,
+    study: Mapping[str, Any],
+    parts: Iterable[tuple[RunKey, Mapping[str, Any] | None, pd.DataFrame | None]],
+) -> StudyRuns:
+    """Put together what the report speaks of, from a study's plan and each run's record and trajectory.
+
+    A run that was carried further than the study now asks for is taken at the time asked for.
+    """
+    asked = study.get("carried") or {}
+    cut = [(key, *_cut(record, frame, asked)) for key, record, frame in parts]
+    records = tuple(record for _, record, _ in cut if record is not None)
     tested = any(record.get("test_loss") is not None for record in records)
-    return StudyRuns(store.name, study, tuple(_run(key, record, tested) for key, record in pairs), records)
+    clock = _clock(study.get("config", {}).get("trainer") or {})
+    runs = tuple(_run(key, record, frame, tested, clock) for key, record, frame in cut)
+    frames = {run.name: frame for run, (_, _, frame) in zip(runs, cut, strict=True) if frame is not None}
+    return StudyRuns(name, study, runs, records, frames)
 
 
-def _run(key: RunKey, record: Mapping[str, Any] | None, tested: bool) -> Run:
+def _trajectory(store: StudyStore, key: RunKey) -> pd.DataFrame | None:
+    try:
+        return store.trajectory(key)
+    except StoreError:
+        # Without a tail a loss bounds its limit from above only; the file's damage is for `rsl verify` to tell.
+        return None
+
+
+def _cut(
+    record: Mapping[str, Any] | None, frame: pd.DataFrame | None, asked: Mapping[str, Any]
+) -> tuple[Mapping[str, Any] | None, pd.DataFrame | None]:
+    """A run at the time or step that the study asks for, if it was carried beyond that."""
+    if record is None or frame is None or record.get("status") != "done":
+        return record, frame
+    for column, reached, most in (
+        ("time", record.get("flow_time"), asked.get("t_end")),
+        ("step", record.get("steps"), asked.get("steps")),
+    ):
+        if most is not None and reached is not None and reached > most * (1 + 1e-9):
+            kept = frame.loc[frame[column].to_numpy(dtype=np.float64) <= most * (1 + 1e-9)]
+            return _ended_early(record, kept, "time" if column == "time" else "budget"), kept
+    return record, frame
+
+
+def _ended_early(record: Mapping[str, Any], frame: pd.DataFrame, reason: str) -> dict[str, Any]:
+    """The record that a run would have if its trajectory had ended where this one does."""
+    last = {str(name): float(value) for name, value in frame.iloc[-1].items()}
+    test = last["test_loss"] if math.isfinite(last["test_loss"]) else None
+    variance = record["test_loss"] / record["loss_std"] if record.get("loss_std") and record.get("test_loss") else None
+    return {
+        **record,
+        "train_loss": last["loss"],
+        "test_loss": test,
+        "loss_std": test / variance if variance and test is not None else None,
+        "accuracy": None,
+        "flow_time": last["time"] if math.isfinite(last["time"]) else None,
+        "steps": int(last["step"]),
+        "grad_norm": last["grad_norm"],
+        "distance": last["distance"],
+        "stop_reason": reason,
+    }
+
+
+def _clock(trainer: Mapping[str, Any]) -> str | None:
+    """The column of a trajectory in which the trainer follows the gradient flow, if it does.
+
+    Steps at a constant rate on all samples do. A schedule that ends at rate zero stops the clock, noise of batches or
+    of Adam's own step size makes a floor that is not the lift's, and Levenberg-Marquardt is on no flow.
+    """
+    if trainer.get("name") == "flow":
+        return "time"
+    steady = trainer.get("schedule") == "constant" and trainer.get("batch_size") is None
+    return "step" if steady and trainer.get("name") in ("gd", "sgd") else None
+
+
+def _run(
+    key: RunKey, record: Mapping[str, Any] | None, frame: pd.DataFrame | None, tested: bool, clock: str | None
+) -> Run:
     content = {} if record is None else record
     status = content.get("status", "missing")
     diverged = status == "done" and (content.get("stop_reason") == "diverged" or content.get("train_loss") is None)
@@ -190,6 +284,20 @@ def _run(key: RunKey, record: Mapping[str, Any] | None, tested: bool) -> Run:
         value = content.get(name)
         return math.nan if value is None else float(value)
 
+    # JSON holds no infinity: where others have a held-out loss, none at all means that it was not finite.
+    lost = tested and status == "done" and content.get("test_loss") is None
+    train, test = math.inf if diverged else number("train_loss"), math.inf if lost else number("test_loss")
+
+    def limit(loss: float, column: str) -> Limit:
+        if not math.isfinite(loss):
+            return Limit(0.0, loss)
+        tail = Limit(0.0, loss)
+        if frame is not None and clock is not None and {clock, column} <= set(frame.columns):
+            tail = tail_limit(frame[clock].to_numpy(), frame[column].to_numpy())
+        if content.get("stop_reason") == "stationary":
+            return Limit(max(tail.low, loss * (1 - AT_REST)), max(loss, min(tail.high, loss)), tail.slope)
+        return Limit(min(tail.low, loss), max(tail.high, loss), tail.slope)
+
     return Run(
         key=key,
         status=status,
@@ -197,18 +305,39 @@ def _run(key: RunKey, record: Mapping[str, Any] | None, tested: bool) -> Run:
         params=number("params"),
         samples=number("samples"),
         outputs=number("outputs"),
-        train_loss=math.inf if diverged else number("train_loss"),
-        # JSON holds no infinity: where others have a held-out loss, none at all means that it was not finite.
-        test_loss=math.inf if tested and status == "done" and content.get("test_loss") is None else number("test_loss"),
+        train_loss=train,
+        test_loss=test,
         accuracy=number("accuracy"),
         stop_reason=content.get("stop_reason"),
-        log_slope=number("log_slope"),
-        relative_gradient=number("relative_gradient"),
+        train_limit=limit(train, "loss"),
+        test_limit=limit(test, "test_loss"),
+        dissipation=_worst_dissipation(frame),
         resolution=number("resolution"),
         flow_time=number("flow_time"),
+        wall_seconds=number("wall_seconds"),
         witness_degree=content.get("witness_degree"),
         error=content.get("error"),
     )
+
+
+def _worst_dissipation(frame: pd.DataFrame | None) -> float:
+    """The recorded |grad L|^2 / (-dL/dt) farthest from 1 along a flow; NaN where it was not recorded."""
+    if frame is None or "dissipation" not in frame:
+        return math.nan
+    ratio = frame["dissipation"].to_numpy(dtype=np.float64)
+    ratio = ratio[np.isfinite(ratio) & (ratio > 0)]
+    return float(ratio[np.argmax(np.abs(np.log(ratio)))]) if ratio.size else math.nan
+
+
+def _fibres(base: Mapping[str, Any], lift: int) -> list[int]:
+    """Copies of each hidden vertex; a vertex that sizes itself by an expression counts as one of width 1."""
+    sizes = []
+    for vertex in (base.get("vertices") or {}).values():
+        if isinstance(vertex, Mapping) and vertex.get("kind") == "hidden":
+            width, growth = vertex.get("width", 1), vertex.get("growth", 1)
+            plain = all(isinstance(value, int | float) for value in (width, growth))
+            sizes.append(round(width * lift**growth) if plain else lift)
+    return sizes
 
 
 def _sorted(values: Iterable[int]) -> tuple[int, ...]:

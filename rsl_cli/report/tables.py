@@ -3,20 +3,19 @@
 import csv
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from rsl_cli.report.runs import Run, StudyRuns, Which
+from rsl_cli.report.runs import FINISHED, Run, StudyRuns, Which
 from rsl_cli.stats import quantile
 
 RUN_COLUMNS = (
     *("run_id", "base", "dataset", "trainer", "lifting", "in_degree", "lift", "seed", "params", "samples"),
     *("train_loss", "test_loss", "loss_std", "accuracy", "flow_time", "steps", "grad_norm", "distance"),
-    *("stop_reason", "wall_seconds", "status"),
+    *("stop_reason", "wall_seconds", "status", "limit_low", "limit_high"),
 )
 """Columns of ``runs.csv``, in this order; other programs read them."""
 
@@ -43,23 +42,33 @@ class LiftSummary:
     test_median: float
     test_q1: float
     test_q3: float
+    limit_low: float
+    limit_high: float
     accuracy: float
     under_trained: int
     overparametrised: bool
+    dense: bool
 
 
-def runs_csv(records: Sequence[Mapping[str, Any]]) -> str:
-    """Return all records, done or failed, as CSV with the columns `RUN_COLUMNS`; nulls are empty."""
+def runs_csv(runs: StudyRuns) -> str:
+    """Return all records, done or failed, as CSV with the columns `RUN_COLUMNS`; nulls are empty.
+
+    ``limit_low`` and ``limit_high`` bound the limit of the loss that the verdict is about, held-out where there is one.
+    """
+    limits = {run.key.run_id: run.limit(runs.headline) for run in runs.done}
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(RUN_COLUMNS)
-    writer.writerows([record.get(column) for column in RUN_COLUMNS] for record in records)
+    for record in runs.records:
+        limit = limits.get(str(record.get("run_id")))
+        known = {} if limit is None or math.isnan(limit.high) else {"limit_low": limit.low, "limit_high": limit.high}
+        writer.writerow([{**record, **known}.get(column) for column in RUN_COLUMNS])
     return buffer.getvalue()
 
 
 def summarise(runs: StudyRuns) -> list[LiftSummary]:
     """Summarise every planned lift, ascending."""
-    return [_summary(lift, runs.at(lift)) for lift in runs.lifts]
+    return [_summary(lift, runs.at(lift), runs.headline, lift in runs.dense_lifts) for lift in runs.lifts]
 
 
 def summary_csv(rows: Sequence[LiftSummary]) -> str:
@@ -83,6 +92,7 @@ def summary_cells(rows: Sequence[LiftSummary]) -> tuple[list[str], list[list[str
         "training quartiles": [_range(row.train_q1, row.train_q3) for row in rows],
         "held-out loss": [loss_figure(row.test_median) for row in rows],
         "held-out quartiles": [_range(row.test_q1, row.test_q3) for row in rows],
+        "limit": [_limit(row) for row in rows],
         "accuracy": [_figure(row.accuracy, 4) for row in rows],
         "remarks": [", ".join(marks(row)) for row in rows],
     }
@@ -124,9 +134,11 @@ def marks(row: LiftSummary) -> list[str]:
     counts = [("diverged", row.diverged), ("failed", row.failed), ("missing", row.missing)]
     found = [f"{count} {name}" for name, count in counts if count]
     if row.under_trained:
-        found.append(f"{row.under_trained} under-trained")
+        found.append(f"{row.under_trained} still falling")
     if row.overparametrised:
         found.append("overparametrised")
+    if row.dense:
+        found.append("dense")
     return found
 
 
@@ -137,7 +149,7 @@ def loss_figure(value: float | None) -> str:
     return "diverged" if math.isinf(value) else f"{value:.3g}"
 
 
-def _summary(lift: int, runs: Sequence[Run]) -> LiftSummary:
+def _summary(lift: int, runs: Sequence[Run], headline: Which, dense: bool) -> LiftSummary:
     done = [run for run in runs if run.status == "done"]
 
     def quartiles(which: Which) -> tuple[float, float, float]:
@@ -159,9 +171,12 @@ def _summary(lift: int, runs: Sequence[Run]) -> LiftSummary:
         median([run.params / (run.samples * run.outputs) for run in done]),
         *quartiles("train"),
         *quartiles("test"),
+        median([run.limit(headline).low for run in done]),
+        quantile([run.limit(headline).high for run in done], 0.5),
         median([run.accuracy for run in done]),
         sum(run.under_trained for run in done),
         any(run.overparametrised for run in done),
+        dense,
     )
 
 
@@ -177,6 +192,16 @@ def _figure(value: float, digits: int) -> str:
 
 def _count(value: float) -> str:
     return "" if math.isnan(value) else f"{value:,.0f}"
+
+
+def _limit(row: LiftSummary) -> str:
+    """Median interval of the limits: an upper bound alone where the median run has shown no lower one."""
+    if math.isnan(row.limit_high):
+        return ""
+    if row.limit_low <= 0:
+        return f"< {loss_figure(row.limit_high)}"
+    narrow = row.limit_high <= FINISHED * row.limit_low
+    return loss_figure(row.limit_high) if narrow else _range(row.limit_low, row.limit_high)
 
 
 def _range(low: float, high: float) -> str:

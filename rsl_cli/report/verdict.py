@@ -1,19 +1,20 @@
 """The verdict of a study: the headline judgement, what other views of the same runs say, and success statistics."""
 
 import math
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any
 
 from numpy.typing import ArrayLike
 
-from rsl_cli.report.judgement import ALPHA, Views
+from rsl_cli.report.judgement import ALPHA, Judgement, Views
 from rsl_cli.report.measures import NOTHING, Measures
-from rsl_cli.report.reasons import give_reasons
+from rsl_cli.report.outlook import foresee, read_success
+from rsl_cli.report.reasons import give_headline, give_reasons, worst_dissipation
 from rsl_cli.report.runs import StudyRuns
 from rsl_cli.report.tangent import check_inequality, epsilon_key, inside_shares, kappa_at_start
 from rsl_cli.stats import (
+    Law,
     LearningNumber,
-    PowerLawFit,
     Proportion,
     Trend,
     approximation_number,
@@ -41,32 +42,43 @@ def give_verdict(runs: StudyRuns, views: Views, delta: float, measures: Measures
         The content of ``verdict.json``: JSON values only.
     """
     chosen, success = views.headline, success_by_epsilon(runs)
-    return {
+    pac, outlook = read_success(success, delta), foresee(runs, chosen)
+    content = {
         "verdict": chosen.verdict,
-        "reasons": give_reasons(runs, views, measures),
+        "headline": give_headline(runs, chosen),
+        "reasons": give_reasons(runs, views, pac, outlook, measures),
         "losses": runs.headline,
+        "would_be": chosen.would_be,
+        "fall": chosen.fall,
         "trend": _trend(chosen.trend),
-        "fit": _fit(chosen.fit),
+        "fit": _fit(chosen),
+        "local_exponents": [asdict(exponent) for exponent in chosen.exponents],
         "success": {key: {str(lift): _share(share) for lift, share in row.items()} for key, row in success.items()},
+        "success_verdict": None if pac is None else asdict(pac),
         "learning_number": {key: asdict(learning_number(row, delta)) for key, row in success.items()},
         "approximation_number": {key: approximation_number(row) for key, row in success.items()},
+        "outlook": None if outlook is None else asdict(outlook),
         "under_trained": [run.name for run in runs.done if run.under_trained],
         "overparametrised": list(runs.overparametrised_lifts),
+        "dense": list(runs.dense_lifts),
         "by_loss": {view: judgement.verdict for view, judgement in views.by_loss.items()},
         "with_overparametrised": views.with_overparametrised.verdict,
+        "without_dense": views.without_dense.verdict,
+        "dissipation": worst_dissipation(runs),
         "witness_degree": runs.witness_degree,
         "delta": delta,
         "alpha": ALPHA,
         **_tangent(measures),
         **_coverage(measures),
     }
+    return {name: _plain(value) for name, value in content.items()}
 
 
 def success_by_epsilon(runs: StudyRuns) -> dict[str, dict[int, Proportion]]:
     """Return target loss (as ``"1e-03"``, descending) -> lift -> share of the headline losses at or below it."""
     finished = runs.with_loss(runs.headline)
     lifts, losses = [run.key.lift for run in finished], [run.loss(runs.headline) for run in finished]
-    table = success_table(lifts, losses, epsilon_grid(losses)[::-1])
+    table = success_table(lifts, losses, epsilon_grid(losses)[::-1], [run.limit(runs.headline).low for run in finished])
     return {f"{epsilon:.0e}": row for epsilon, row in table.items()}
 
 
@@ -127,6 +139,15 @@ def _quartiles(values: ArrayLike) -> dict[str, float | None]:
     return {name: _number(quantile(values, q)) for name, q in (("median", 0.5), ("low", 0.25), ("high", 0.75))}
 
 
+def _plain(value: Any) -> Any:
+    """A value as JSON gives it back: lists, text keys, no number that is not finite."""
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return _number(value) if isinstance(value, float) else value
+
+
 def _number(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
@@ -135,10 +156,10 @@ def _trend(trend: Trend | None) -> dict[str, Any]:
     return {"p_value": None, "statistic": None} if trend is None else asdict(trend)
 
 
-def _fit(fit: PowerLawFit | None) -> dict[str, Any]:
-    if fit is None:
-        return {"exponent": None, "exponent_ci": None, "floor": None, "floor_ci": None}
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(fit).items()}
+def _fit(chosen: Judgement) -> dict[str, Any]:
+    """The law of the limits, its fields null where the data reject every law or runs have not shown their limits."""
+    law = dict.fromkeys(field.name for field in fields(Law)) if chosen.law is None else asdict(chosen.law)
+    return {**law, "shape": chosen.shape}
 
 
 def _share(share: Proportion) -> list[float]:

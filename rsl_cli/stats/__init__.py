@@ -1,47 +1,51 @@
-"""Trend tests, power-law fits and exact intervals: arrays in, frozen dataclasses out.
+"""Limits of training curves, trends of intervals, laws, exact shares: arrays in, frozen dataclasses out.
 
-It knows no run, no file and no figure. Losses of seeds by lifts come as arrays (seeds, lifts).
+It knows no run, no file and no figure. Losses of seeds by lifts come as arrays (seeds, lifts), or lift by lift.
 """
 
-from rsl_cli.stats.power_law import MATERIAL_FLOOR, ZERO_LOSS, PowerLawFit, fit_power_law
+from rsl_cli.stats.contrast import Contrast, contrast, interval_contrast, slope_weights
+from rsl_cli.stats.laws import Law, LocalExponent, Shape, fit_law, local_exponents, straight
+from rsl_cli.stats.limit import Limit, tail_limit
 from rsl_cli.stats.success import (
+    ZERO_LOSS,
     LearningNumber,
     Proportion,
     approximation_number,
     clopper_pearson,
+    cochran_armitage,
     epsilon_grid,
     learning_number,
+    seeds_to_decide,
     success_table,
 )
-from rsl_cli.stats.trend import (
-    MIN_LIFTS,
-    MIN_SEEDS,
-    TailRise,
-    Trend,
-    complete_blocks,
-    page_trend,
-    quantile,
-    tail_rise,
-)
+from rsl_cli.stats.trend import MIN_LIFTS, MIN_SEEDS, Trend, interval_trend, quantile
 
 __all__ = [
-    "MATERIAL_FLOOR",
     "MIN_LIFTS",
     "MIN_SEEDS",
     "ZERO_LOSS",
+    "Contrast",
+    "Law",
     "LearningNumber",
-    "PowerLawFit",
+    "Limit",
+    "LocalExponent",
     "Proportion",
-    "TailRise",
+    "Shape",
     "Trend",
     "approximation_number",
     "clopper_pearson",
-    "complete_blocks",
+    "cochran_armitage",
+    "contrast",
     "epsilon_grid",
-    "fit_power_law",
+    "fit_law",
+    "interval_contrast",
+    "interval_trend",
     "learning_number",
-    "page_trend",
+    "local_exponents",
     "quantile",
+    "seeds_to_decide",
+    "slope_weights",
+    "straight",
     "success_table",
-    "tail_rise",
+    "tail_limit",
 ]

@@ -9,17 +9,22 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
 
-from rsl_cli.stats.power_law import ZERO_LOSS
+ZERO_LOSS = float(np.finfo(np.float64).eps) ** 2
+"""The loss that counts as zero if its run recorded no resolution: the square of a rounding error."""
 
 
 @dataclass(frozen=True)
 class Proportion:
-    """``successes`` out of ``runs`` with the exact interval of the probability behind them."""
+    """``successes`` out of ``runs`` with the exact interval of the probability behind them.
+
+    ``open`` of the others may still succeed; the interval's upper end counts them as successes.
+    """
 
     successes: int
     runs: int
     low: float
     high: float
+    open: int = 0
 
 
 @dataclass(frozen=True)
@@ -44,28 +49,41 @@ def clopper_pearson(successes: int, runs: int, confidence: float = 0.95) -> Prop
 
 
 def success_table(
-    lifts: ArrayLike, losses: ArrayLike, epsilons: Sequence[float], confidence: float = 0.95
+    lifts: ArrayLike,
+    reached: ArrayLike,
+    epsilons: Sequence[float],
+    least: ArrayLike | None = None,
+    confidence: float = 0.95,
 ) -> dict[float, dict[int, Proportion]]:
     """Count, per target loss and lift, the runs that ended at or below the target.
 
     Args:
         lifts: (runs,) lift degrees.
-        losses: (runs,) final losses; not finite counts as no success.
+        reached: (runs,) losses reached; not finite counts as no success.
         epsilons: target losses.
+        least: (runs,) lower bounds of the limits: a run that has not reached the target and may still do so counts as a
+            failure in ``low`` and as a success in ``high``. None: what a run reached is its limit.
         confidence: of the exact intervals.
 
     Returns:
         epsilon -> lift -> proportion.
     """
-    degrees, final = np.asarray(lifts, dtype=np.int64), np.asarray(losses, dtype=np.float64)
-    groups = {int(lift): final[degrees == lift] for lift in np.unique(degrees)}
-    return {
-        epsilon: {
-            lift: clopper_pearson(int(np.sum(group <= epsilon)), int(group.size), confidence)
-            for lift, group in groups.items()
-        }
-        for epsilon in epsilons
-    }
+    degrees, final = np.asarray(lifts, dtype=np.int64), np.asarray(reached, dtype=np.float64)
+    bottom = final if least is None else np.asarray(least, dtype=np.float64)
+    table: dict[float, dict[int, Proportion]] = {}
+    for epsilon in epsilons:
+        row = table[epsilon] = {}
+        for lift in np.unique(degrees):
+            here = degrees == lift
+            sure, possible = int((final[here] <= epsilon).sum()), int((bottom[here] <= epsilon).sum())
+            row[int(lift)] = Proportion(
+                sure,
+                int(here.sum()),
+                clopper_pearson(sure, int(here.sum()), confidence).low,
+                clopper_pearson(max(sure, possible), int(here.sum()), confidence).high,
+                max(0, possible - sure),
+            )
+    return table
 
 
 def learning_number(success: Mapping[int, Proportion], delta: float) -> LearningNumber:
@@ -85,6 +103,46 @@ def learning_number(success: Mapping[int, Proportion], delta: float) -> Learning
         low=least({lift: share.high for lift, share in observed.items()}),
         high=least({lift: share.low for lift, share in observed.items()}),
     )
+
+
+def cochran_armitage(successes: ArrayLike, runs: ArrayLike) -> float:
+    """Test, exactly, whether the share of successes rises along the lifts (Cochran 1954, Armitage 1955).
+
+    The score of a success is the place of its lift; given the total of successes, the null distribution of their
+    score's sum is that of draws without replacement.
+
+    Args:
+        successes: (lifts,).
+        runs: (lifts,).
+
+    Returns:
+        One-sided p-value; 1 where all runs succeed, or none.
+    """
+    count, size = np.asarray(successes, dtype=np.int64), np.asarray(runs, dtype=np.int64)
+    total, places = int(count.sum()), np.arange(size.size)
+    if total in (0, int(size.sum())):
+        return 1.0
+    # ways[k, s]: how many sets of k successes among the lifts so far have the score s; scaled, since they are many.
+    ways = np.zeros((total + 1, total * (size.size - 1) + 1))
+    ways[0, 0] = 1.0
+    for place, lift_size in zip(places, size.tolist(), strict=True):
+        grown = np.zeros_like(ways)
+        for k in range(min(lift_size, total) + 1):
+            weight = math.exp(_log_choose(lift_size, k) - lift_size * math.log(2))
+            shift = k * int(place)
+            grown[k:, shift:] += weight * ways[: total + 1 - k, : ways.shape[1] - shift]
+        ways = grown
+    law = ways[total] / ways[total].sum()
+    return float(min(1.0, law[int((places * count).sum()) :].sum()))
+
+
+def seeds_to_decide(delta: float, confidence: float = 0.95) -> int:
+    """Seeds, all of them successful, from which on the exact interval of the share lies above 1 - delta."""
+    return math.ceil(math.log((1 - confidence) / 2) / math.log1p(-delta))
+
+
+def _log_choose(n: int, k: int) -> float:
+    return math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
 
 
 def approximation_number(success: Mapping[int, Proportion]) -> int | None:

@@ -38,6 +38,7 @@ def make_study(
     failed: Sequence[tuple[int, int]] = (),
     trajectories: bool = True,
     measured: bool = False,
+    lifting: dict[str, Any] | None = None,
     change: Callable[[int, int], dict[str, Any]] = lambda lift, seed: {},
 ) -> StudyStore:
     """Write a study: ``law(params, lift)`` is the loss before noise, None a diverged run; ``change`` edits records.
@@ -47,7 +48,12 @@ def make_study(
     store = StudyStore(root)
     random = np.random.default_rng(7)
     keys = [key_of(lift, seed) for lift in lifts for seed in range(seeds)]
-    store.write_study(study_of(root.name, keys, samples))
+    study = study_of(root.name, keys, samples)
+    if lifting is not None:
+        study["config"]["lifting"] = lifting
+    if flow:
+        study["config"]["trainer"] = {"name": "flow"}
+    store.write_study(study)
     for key in keys:
         factor = math.exp(noise * random.standard_normal())
         params = params_of(key.lift)

@@ -1,0 +1,87 @@
+"""Weighted sums of mean log losses over lifts, tested with the noise between the seeds of a lift and nothing else.
+
+A law's residuals say how wrong the law is, not how noisy the losses are, so they never enter here. Where a loss is
+known to an interval only, each contrast is taken at the end of the interval that speaks against what it would prove.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """``value`` = sum of weight times mean, its standard error and Satterthwaite's degrees of freedom."""
+
+    value: float
+    error: float
+    freedom: float
+
+    def below(self, bound: float) -> float:
+        """One-sided p-value of the claim that the contrast lies below a bound."""
+        if math.isnan(self.value) or self.value == math.inf:
+            return 1.0
+        if self.value == -math.inf:
+            return 0.0
+        if self.error == 0:
+            return float(self.value >= bound)
+        return float(stats.t.cdf((self.value - bound) / self.error, self.freedom))
+
+    def above(self, bound: float) -> float:
+        """One-sided p-value of the claim that the contrast lies above a bound."""
+        return Contrast(-self.value, self.error, self.freedom).below(-bound)
+
+    def interval(self, confidence: float = 0.95) -> tuple[float, float]:
+        """Two-sided t interval."""
+        reach = float(stats.t.ppf((1 + confidence) / 2, self.freedom)) * self.error
+        return self.value - reach, self.value + reach
+
+
+def contrast(groups: Sequence[Array], weights: Array) -> Contrast:
+    """Sum weighted means of groups, each with a variance of its own (Welch, Biometrika 34, 1947).
+
+    Args:
+        groups: log losses of the seeds of each lift, at least two; an infinite one makes the sum infinite or undefined.
+        weights: (groups,).
+    """
+    used = [(group, weight) for group, weight in zip(groups, weights, strict=True) if weight != 0]
+    means = np.array([group.mean() for group, _ in used])
+    scale = np.array([weight for _, weight in used])
+    with np.errstate(invalid="ignore"):
+        value = float((scale * means).sum())
+    if not math.isfinite(value):
+        return Contrast(value, math.nan, math.nan)
+    parts = np.array([weight**2 * group.var(ddof=1) / group.size for group, weight in used])
+    total = float(parts.sum())
+    if total <= 0:
+        return Contrast(value, 0.0, math.inf)
+    freedom = total**2 / float(sum(part**2 / (group.size - 1) for part, (group, _) in zip(parts, used, strict=True)))
+    return Contrast(value, math.sqrt(total), freedom)
+
+
+def interval_contrast(low: Sequence[Array], high: Sequence[Array], weights: Array) -> tuple[Contrast, Contrast]:
+    """Bound a contrast of values that are known to intervals.
+
+    Args:
+        low: lower ends of the log losses of the seeds of each lift; minus infinity where there is none.
+        high: upper ends.
+        weights: (lifts,).
+
+    Returns:
+        A contrast that the true one does not fall below, and one that it does not exceed.
+    """
+    least = contrast([low[i] if w > 0 else high[i] for i, w in enumerate(weights)], weights)
+    most = contrast([high[i] if w > 0 else low[i] for i, w in enumerate(weights)], weights)
+    return least, most
+
+
+def slope_weights(x: Array) -> Array:
+    """Weights (lifts,) of the least-squares slope of means over x."""
+    centred = x - x.mean()
+    return centred / (centred @ centred)
