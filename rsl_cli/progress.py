@@ -1,14 +1,16 @@
 """What a running study shows: the plan, then two bars on a terminal, or one line per finished item in a file."""
 
+import re
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from tqdm import tqdm
 
 from rsl_cli.study.runner import Item, Plan
 from rsl_cli.study.spec import StudySpec
+from rsl_cli.train.trajectory import FINAL
 
 
 class Display:
@@ -50,6 +52,8 @@ class Display:
             mark = "  overparametrised" if parameters >= limit else ""
             share = parameters / limit
             print(f"  {lift:>8} {parameters:>10} {share:>14.4f} {len(spec.seeds):>6} {done[lift]:>6}{mark}")
+        for line in _way(spec, plan):
+            print(line)
         if not plan.missing:
             print(f"nothing to do: all {len(plan.keys)} runs are done", flush=True)
             return
@@ -84,3 +88,33 @@ class Display:
     def _say(self, text: str) -> None:
         seconds = time.monotonic() - self._started
         print(f"[{self._done}/{self._total} runs, {seconds:.0f} s] {text}", file=sys.stderr, flush=True)
+
+
+def _way(spec: StudySpec, plan: Plan) -> Iterator[str]:
+    """What is carried on, from where to where, and what stands elsewhere than it is asked for."""
+    if not spec.trainer.horizon:
+        return
+    name = spec.trainer.horizon[0]
+    clock = "t" if name == "t_end" else "step"
+    ends = {lift: getattr(spec.trainer_of(lift), name) for lift in spec.lifts}
+    for end in sorted(set(ends.values())):
+        keys = [key for key in plan.stands if ends[key.lift] == end]
+        at = {key: plan.stands[key].time if clock == "t" else plan.stands[key].step for key in keys}
+        going = [key for key in keys if key in plan.missing]
+        if going:
+            first, last = (_short(pick(at[key] for key in going)) for pick in (min, max))
+            begin = first if first == last else f"{first}..{last}"
+            yield f"continue {len(going)} runs from {clock} = {begin} to {_short(end)}"
+        anew = [key for key in going if clock == "t" and not spec.store.can_resume(key)]
+        if anew:
+            yield f"  {len(anew)} of them have no saved state: their integrator begins anew where they stand"
+        beyond = [key for key in keys if at[key] > end * (1 + 1e-9)]
+        if beyond:
+            yield f"{len(beyond)} runs stand beyond {clock} = {_short(end)}, up to {_short(max(at[k] for k in beyond))}"
+        early = [key for key in keys if plan.stands[key].reason in FINAL and at[key] < end]
+        if early:
+            yield f"{len(early)} runs ended before {clock} = {_short(end)} for good: stationary, stalled or diverged"
+
+
+def _short(number: float) -> str:
+    return re.sub(r"e\+?(-?)0*", r"e\1", f"{number:.3g}")

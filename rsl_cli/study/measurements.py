@@ -103,6 +103,18 @@ class Theory:
         return self.tangent.largest is None or lift.parameter_count <= self.tangent.largest
 
 
+def with_path_before(before: "pd.DataFrame | None", table: "pd.DataFrame", until: float) -> "pd.DataFrame":
+    """A table of kappa whose path lacks all up to a flow time, completed from the one that has it."""
+    import pandas as pd
+
+    if before is None:
+        return table
+    old = before.query("place == 'path' and time <= @until")
+    new = table.query("place == 'path' and time > @until")
+    new = new.assign(probe=new.groupby("time").ngroup() + len(set(old["time"])))
+    return pd.concat([table.query("place == 'start'"), old, new, table.query("place == 'ball'")], ignore_index=True)
+
+
 def _etas(value: Any) -> tuple[float, ...]:
     if value is None:
         return ()

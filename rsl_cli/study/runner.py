@@ -1,5 +1,7 @@
 """Doing what a study still lacks: plan, lock, train, write; a failed run stops no other."""
 
+import json
+import math
 import platform
 import subprocess
 import time
@@ -11,17 +13,17 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from rsl_cli.errors import RslError, StoreError
+from rsl_cli.errors import RslError
 from rsl_cli.lift import disjoint_union, expected_parameters, sample_lift
 from rsl_cli.network import LiftedNetwork
+from rsl_cli.study.measurements import with_path_before
 from rsl_cli.study.spec import StudySpec, refuse_other
-from rsl_cli.study.store import SCHEMA, RunKey, StudyStore, first_line, read_tensors, write_tensors
+from rsl_cli.study.store import SCHEMA, RunKey, StudyStore, first_line
 from rsl_cli.train.checkpoint import Saved
+from rsl_cli.train.first_order import FirstOrder
 from rsl_cli.train.objective import Objective
-from rsl_cli.train.trainers import train
-from rsl_cli.train.trajectory import TrainingResult
+from rsl_cli.train.trainers import from_results, train
+from rsl_cli.train.trajectory import FINAL, Stand, TrainingResult
 
 Progress = Callable[["Item", int, int, float], None]
 """Called with (item, step, steps, median loss) while an item is training."""
@@ -44,11 +46,6 @@ class Item:
         least = min(key.lift for key in self.keys)
         return f"{self.lift}" if least == self.lift else f"{least}..{self.lift}"
 
-    @property
-    def name(self) -> str:
-        """A name for files, from the members."""
-        return f"n{self.lift:05d}-" + "-".join(f"s{key.seed:03d}" for key in self.keys[:8]) + f"-{self.keys[-1].run_id}"
-
 
 @dataclass(frozen=True)
 class Plan:
@@ -56,12 +53,14 @@ class Plan:
 
     Args:
         keys: every run asked for now.
-        missing: those without a finished record.
+        missing: those that are not done, or not as far as asked for.
+        stands: where those stand that have a record.
         parameters: expected P by lift.
     """
 
     keys: tuple[RunKey, ...]
     missing: tuple[RunKey, ...]
+    stands: Mapping[RunKey, Stand]
     parameters: Mapping[int, int]
 
 
@@ -71,25 +70,51 @@ def make_plan(spec: StudySpec) -> Plan:
     Raises:
         StoreError: the study's folder computes something else.
     """
-    keys = tuple(spec.run_keys())
-    if spec.store.exists():
-        refuse_other(spec.store, spec.identity)
-    missing = tuple(key for key in keys if not spec.store.is_done(key))
+    keys = tuple(_keys(spec))
+    found = {key: stand_of(spec.store, key) for key in keys}
+    stands = {key: stand for key, stand in found.items() if stand is not None}
+    missing = tuple(key for key in keys if not _is_reached(spec, key, stands.get(key)))
     parameters = {lift: expected_parameters(spec.base, lift, spec.lifting) for lift in spec.lifts}
-    return Plan(keys, missing, parameters)
+    return Plan(keys, missing, stands, parameters)
+
+
+def stand_of(store: StudyStore, key: RunKey) -> Stand | None:
+    """Where a finished run stands by its record; None if it is not finished."""
+    record = store.record(key)
+    if record is None or record["status"] != "done":
+        return None
+    time, loss = (math.nan if record[name] is None else record[name] for name in ("flow_time", "train_loss"))
+    return Stand(record["stop_reason"], record["steps"], time, loss)
+
+
+def _is_reached(spec: StudySpec, key: RunKey, stand: Stand | None) -> bool:
+    return stand is not None and spec.trainer_of(key.lift).reaches(stand)
+
+
+def _keys(spec: StudySpec) -> list[RunKey]:
+    """Every run asked for, under the name it has in the study, which may be from when names said more than today.
+
+    Raises:
+        StoreError: the study's folder computes something else.
+    """
+    if not spec.store.exists():
+        return spec.run_keys()
+    refuse_other(spec.store, spec.identity)
+    known = {(key.lift, key.seed): key for key in spec.store.planned()}
+    return [known.get((key.lift, key.seed), key) for key in spec.run_keys()]
 
 
 def register(spec: StudySpec) -> None:
-    """Write ``study.json``, or add the runs asked for to the one there."""
+    """Write ``study.json``, or add the runs and the horizon asked for to the one there."""
     with spec.store.study_lock():
-        planned = {key.directory: key for key in spec.run_keys()}
+        planned = set(_keys(spec))
         if spec.store.exists():
-            refuse_other(spec.store, spec.identity)
-            known = {key.directory: key for key in spec.store.planned()}
-            if planned.keys() <= known.keys():
+            study, known = spec.store.read_study(), set(spec.store.planned())
+            asked = (study.get("carried"), study["config"].get("horizons"))
+            if planned <= known and asked == (spec.carried, spec.config["horizons"]):
                 return
-            planned = known | planned
-        keys = sorted(planned.values(), key=lambda key: (key.lift, key.seed))
+            planned |= known
+        keys = sorted(planned, key=lambda key: (key.lift, key.seed))
         spec.store.write_study(
             {
                 "schema": SCHEMA,
@@ -99,6 +124,7 @@ def register(spec: StudySpec) -> None:
                 "versions": _versions(),
                 "host": {"machine": platform.machine(), "system": platform.platform(), "device": spec.device},
                 "git": _revision(),
+                "carried": spec.carried,
                 "plan": {
                     "lifts": sorted({key.lift for key in keys}),
                     "seeds": sorted({key.seed for key in keys}),
@@ -113,34 +139,18 @@ def register(spec: StudySpec) -> None:
 
 
 def pack(
-    store: StudyStore,
-    missing: Sequence[RunKey],
-    size: Callable[[int, int], int],
-    may_share: Callable[[Sequence[int]], bool],
+    missing: Sequence[RunKey], size: Callable[[int, int], int], may_share: Callable[[Sequence[int]], bool]
 ) -> list[Item]:
-    """Group missing runs into unions: first what checkpoints hold, then the rest of each degree, shared out.
+    """Group missing runs into unions, those of each degree shared out.
 
     Args:
-        store: the study.
         missing: what is to be done.
         size: how many seeds of a degree one union is to have, given the degree and how many there are.
         may_share: whether runs of these degrees, as many, may be one union.
     """
-    items, left = [], {key.directory: key for key in missing}
-    planned = {key.directory: key for key in store.planned()}
-    for path in sorted((store.root / "checkpoints").glob("*.safetensors")):
-        try:
-            members = read_tensors(path)[1]["members"].split(" ")
-        except (StoreError, KeyError):
-            path.unlink(missing_ok=True)  # Damaged: what it held starts anew.
-            continue
-        if all(name in planned for name in members) and any(name in left for name in members):
-            items.append(Item(tuple(planned[name] for name in members)))
-            for name in members:
-                left.pop(name, None)
     fresh: list[tuple[RunKey, ...]] = []
-    for lift in sorted({key.lift for key in left.values()}):
-        keys = [key for key in left.values() if key.lift == lift]
+    for lift in sorted({key.lift for key in missing}):
+        keys = [key for key in missing if key.lift == lift]
         most = size(lift, len(keys))
         for start in range(0, len(keys), most):
             part = tuple(keys[start : start + most])
@@ -148,7 +158,7 @@ def pack(
                 fresh[-1] += part
             else:
                 fresh.append(part)
-    return sorted([*items, *map(Item, fresh)], key=lambda item: item.lift)
+    return [Item(keys) for keys in fresh]
 
 
 def work(spec: StudySpec, item: Item, progress: Progress | None = None, *, wait: bool = False) -> dict[str, str]:
@@ -156,7 +166,7 @@ def work(spec: StudySpec, item: Item, progress: Progress | None = None, *, wait:
 
     Args:
         spec: the study.
-        item: what to train; runs that are done or held by another process are left alone.
+        item: what to train; runs that are as far as asked for, or held by another process, are left alone.
         progress: see `Progress`.
         wait: wait for other processes' locks, instead of leaving their runs out.
 
@@ -166,53 +176,74 @@ def work(spec: StudySpec, item: Item, progress: Progress | None = None, *, wait:
     with ExitStack() as locks:
         held = [key for key in item.keys if locks.enter_context(spec.store.run_lock(key, blocking=wait))]
         outcome = {key.directory: "busy" for key in item.keys if key not in held}
-        lacking = [key for key in held if not spec.store.is_done(key)]
+        lacking = [key for key in held if not _is_reached(spec, key, stand_of(spec.store, key))]
         outcome |= {key.directory: "done" for key in held if key not in lacking}
-        if len(held) < len(item.keys):
-            item = Item(tuple(lacking)) if lacking else item
-        if lacking:
-            outcome |= _train(spec, item, lacking, progress)
+        for starts in _together(spec, lacking):
+            outcome |= _train(spec, starts, progress)
     return outcome
 
 
-def _train(spec: StudySpec, item: Item, lacking: Sequence[RunKey], progress: Progress | None) -> dict[str, str]:
-    started = time.perf_counter()
-    keeper = _Checkpoints(spec.store, item, float(spec.config["executor"]["checkpoint_seconds"]))
+def _together(spec: StudySpec, keys: Sequence[RunKey]) -> list[dict[RunKey, Saved]]:
+    """What runs go on from, grouped as they can be one union: to one horizon; in first-order steps from one step."""
+    groups: dict[Any, dict[RunKey, Saved]] = {}
+    for key in keys:
+        settings, saved = spec.trainer_of(key.lift), _start(spec, key)
+        content = json.loads(saved[1].get("training", "{}"))
+        step = content.get("step") if isinstance(settings, FirstOrder) else None
+        groups.setdefault((settings, step), {})[key] = saved
+    return list(groups.values())
+
+
+def _start(spec: StudySpec, key: RunKey) -> Saved:
+    """What a run goes on from: what was saved on its way, or what its results say, or nothing."""
+    saved = spec.store.resume(key)
+    if saved is None and spec.store.is_done(key):
+        return from_results(spec.trainer, spec.store.trajectory(key), spec.store.state(key))
+    return saved or ({}, {})
+
+
+def _train(spec: StudySpec, starts: Mapping[RunKey, Saved], progress: Progress | None) -> dict[str, str]:
+    item = Item(tuple(starts))
+    keeper = _Keeper(spec.store, starts, float(spec.config["executor"]["checkpoint_seconds"]))
     try:
         lifts = [sample_lift(spec.base, key.lift, key.seed, spec.lifting) for key in item.keys]
         network = LiftedNetwork(disjoint_union(lifts), None, spec.dtype, str(spec.config["parametrization"]))
         network = network.to(spec.device)
         objective = Objective(spec.data, spec.loss, dtype=spec.dtype, device=spec.device)
         report = None if progress is None else lambda step, steps, loss: progress(item, step, steps, loss)
-        results = train(network, objective, spec.trainer, keeper=keeper, progress=report)
+        settings = spec.trainer_of(item.lift)
+        results = train(network, objective, settings, keeper=keeper, progress=report)
         tables = [
-            spec.theory.tables(lift, network.parametrization, spec.witness, objective, result) if key in lacking else {}
-            for key, lift, result in zip(item.keys, lifts, results, strict=True)
+            spec.theory.tables(lift, network.parametrization, spec.witness, objective, result)
+            for lift, result in zip(lifts, results, strict=True)
         ]
     except RslError:
         raise
     except Exception as error:
-        return _failed(spec, item, lacking, error, progress)
-    seconds = keeper.seconds_before + time.perf_counter() - started
-    for key, lift, result, measured in zip(item.keys, lifts, results, tables, strict=True):
-        if key in lacking:
-            record = _record(spec, key, lift.parameter_count, result, seconds / len(item.keys), objective.resolution())
-            state = {name: tensor.cpu().numpy() for name, tensor in result.state.items()}
-            spec.store.write_run(key, record, {"trajectory": result.trajectory.to_frame(), **measured}, state)
-    keeper.remove()
-    return {key.directory: "done" for key in lacking}
+        return _failed(spec, starts, error, progress)
+    finals = [result.stop_reason in FINAL or not settings.horizon for result in results]
+    keeper.save([({}, {}) if final else result.saved for final, result in zip(finals, results, strict=True)])
+    for key, lift, result, measured, final in zip(item.keys, lifts, results, tables, finals, strict=True):
+        if result.restarted_at is not None and "tangent" in measured:
+            measured["tangent"] = with_path_before(
+                spec.store.table(key, "tangent"), measured["tangent"], result.restarted_at
+            )
+        record = _record(spec, key, lift.parameter_count, result, keeper.seconds(key), objective.resolution())
+        state = {name: tensor.cpu().numpy() for name, tensor in result.state.items()}
+        spec.store.write_run(key, record, {"trajectory": result.trajectory.to_frame(), **measured}, state, final=final)
+    return {key.directory: "done" for key in item.keys}
 
 
 def _failed(
-    spec: StudySpec, item: Item, lacking: Sequence[RunKey], error: Exception, progress: Progress | None
+    spec: StudySpec, starts: Mapping[RunKey, Saved], error: Exception, progress: Progress | None
 ) -> dict[str, str]:
     """Find out which run of a union fails by training each alone; write why."""
-    if len(item.keys) > 1:
+    if len(starts) > 1:
         outcome: dict[str, str] = {}
-        for key in lacking:
-            outcome |= _train(spec, Item((key,)), [key], progress)
+        for key, saved in starts.items():
+            outcome |= _train(spec, {key: saved}, progress)
         return outcome
-    key = lacking[0]
+    (key,) = starts
     text = "".join(traceback.format_exception(error))
     record = {**_identity_fields(spec, key), **dict.fromkeys(_RESULT_FIELDS)}
     record |= {"status": "failed", "error": f"{type(error).__name__}: {first_line(error)}"}
@@ -220,37 +251,29 @@ def _failed(
     return {key.directory: "failed"}
 
 
-class _Checkpoints:
-    """One atomic file per union in training, named by its members."""
+class _Keeper:
+    """Keeps what each run of a union goes on from in the run's own folder, so that any union can take it up."""
 
-    def __init__(self, store: StudyStore, item: Item, interval: float) -> None:
-        self.path = store.root / "checkpoints" / f"{item.name}.safetensors"
-        self.members = " ".join(key.directory for key in item.keys)
-        self.interval, self.saved_at, self.began = interval, time.monotonic(), time.monotonic()
-        self.seconds_before = 0.0
+    def __init__(self, store: StudyStore, starts: Mapping[RunKey, Saved], interval: float) -> None:
+        self.store, self.starts, self.interval = store, starts, interval
+        self.saved_at = self.began = time.monotonic()
 
-    def load(self) -> Saved | None:
-        if not self.path.is_file():
-            return None
-        try:
-            arrays, text = read_tensors(self.path)
-        except StoreError:
-            return None
-        if text.get("members") != self.members:
-            return None
-        self.seconds_before = float(text["seconds"])
-        return arrays, text
+    def load(self) -> Sequence[Saved]:
+        return list(self.starts.values()) if any(text for _, text in self.starts.values()) else []
 
     def due(self) -> bool:
         return time.monotonic() - self.saved_at >= self.interval
 
-    def save(self, arrays: Mapping[str, np.ndarray], text: Mapping[str, str]) -> None:
-        seconds = self.seconds_before + time.monotonic() - self.began
-        write_tensors(self.path, arrays, {**text, "members": self.members, "seconds": repr(seconds)})
+    def save(self, replicas: Sequence[Saved]) -> None:
+        for key, (arrays, text) in zip(self.starts, replicas, strict=True):
+            if text:
+                self.store.write_resume(key, arrays, {**text, "seconds": repr(self.seconds(key))})
         self.saved_at = time.monotonic()
 
-    def remove(self) -> None:
-        self.path.unlink(missing_ok=True)
+    def seconds(self, key: RunKey) -> float:
+        """What a run has taken so far, an equal share of its unions'."""
+        before = self.starts[key][1].get("seconds") or (self.store.record(key) or {}).get("wall_seconds") or 0.0
+        return float(before) + (time.monotonic() - self.began) / len(self.starts)
 
 
 _RESULT_FIELDS = (
@@ -275,6 +298,7 @@ _RESULT_FIELDS = (
     "relative_gradient",
     "resolution",
     "witness_degree",
+    "restarted_at",
 )
 
 
@@ -319,6 +343,7 @@ def _record(
         None if diverged else result.trajectory.relative_gradient(),
         resolution,
         spec.data.witness_degree,
+        result.restarted_at,
     )
     return _identity_fields(spec, key) | dict(zip(_RESULT_FIELDS, values, strict=True))
 

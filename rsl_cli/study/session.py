@@ -37,10 +37,15 @@ def run_study(
     progress: Progress | None = None,
     finished: Callable[[Item, Mapping[str, str]], None] | None = None,
 ) -> Outcome:
-    """Do what a study lacks; a run that is done is never touched.
+    """Do what a study lacks: runs it does not have, and time or steps that runs have not been carried to.
+
+    A run that is as far as asked for is never touched, so that a study can be made to have these lifts, seeds and
+    horizons again and again, each call doing what the ones before have not.
 
     Args:
-        config: base, lifting, dataset, trainer as mappings; lift, seeds, loss, ... as in ``conf/config.yaml``.
+        config: base, lifting, dataset, trainer as mappings; lift, seeds, loss, ... as in ``conf/config.yaml``. Lifts
+            named in ``horizons``, ``{64: {"t_end": 1e10}}``, are carried that far instead of to ``trainer.t_end``
+            (``max_steps``, ``epsilon``, ``steps`` likewise).
         planned: called once with the plan, before anything is written.
         progress: called while an item trains, see `rsl_cli.study.runner.Progress`.
         finished: called with each item's outcome.
@@ -67,7 +72,6 @@ def run_study(
             finished(item, states)
 
     items = pack(
-        spec.store,
         plan.missing,
         lambda lift, seeds: union_size(spec, lift, seeds),
         lambda lifts: may_share(spec, lifts, len(plan.missing)),

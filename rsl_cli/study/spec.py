@@ -4,8 +4,8 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,8 @@ from rsl_cli.study.store import SCHEMA, RunKey, StudyStore
 from rsl_cli.study.sweep import lift_degrees, seed_list
 from rsl_cli.train.first_order import FirstOrder
 from rsl_cli.train.objective import LOSSES
-from rsl_cli.train.trainers import Flow, Settings, chosen_trainer, trainer_settings
+from rsl_cli.train.settings import declared
+from rsl_cli.train.trainers import Flow, Settings, chosen_trainer, horizon_keys, trainer_settings
 
 DEFAULTS: Mapping[str, Any] = {
     "lift": "16..256",
@@ -38,6 +39,7 @@ DEFAULTS: Mapping[str, Any] = {
     "study": None,
     "executor": {"name": "process"},
     "theory": {},
+    "horizons": {},
 }
 KEYS = ("base", "lifting", "dataset", "trainer", *DEFAULTS)
 EXECUTORS: Mapping[str, Mapping[str, Any]] = {
@@ -82,7 +84,7 @@ class StudySpec:
         for key in config:
             if key not in KEYS:
                 raise ConfigError(one_of("key", key, KEYS))
-        for key in ("base", "lifting", "dataset", "trainer", "executor", "theory"):
+        for key in ("base", "lifting", "dataset", "trainer", "executor", "theory", "horizons"):
             if not isinstance(config.get(key, DEFAULTS.get(key)), Mapping):
                 raise ConfigError(f"{key}={config.get(key)!r}; a group is needed: {key}=NAME")
         full = {**DEFAULTS, **config}
@@ -95,6 +97,7 @@ class StudySpec:
         draft = cls(full, lifts, seeds, edge_lifting(full["lifting"]), Flow(), "", device, "", Theory())
         full["trainer"] = chosen_trainer(full["trainer"], draft.data.task)
         trainer = trainer_settings(full["trainer"])
+        full["horizons"] = _horizons(full["horizons"], lifts, full["trainer"], trainer)
         if full["parametrization"] is None:
             # The theorem is about weights whose law does not change with the degree; first-order trainers need mup.
             full["parametrization"] = "mup" if isinstance(trainer, FirstOrder) else "standard"
@@ -147,6 +150,15 @@ class StudySpec:
             return 1
         return int(executor["workers"] or len(os.sched_getaffinity(0)))
 
+    def trainer_of(self, lift: int) -> Settings:
+        """The trainer's settings for a lift, to its own horizon where it has one."""
+        return replace(self.trainer, **self.config["horizons"].get(str(lift), {}))
+
+    @property
+    def carried(self) -> dict[str, Any]:
+        """How far runs are to be carried, but for lifts with a horizon of their own; see `StudyStore.carried`."""
+        return {key: getattr(self.trainer, key) for key in self.trainer.horizon}
+
     @property
     def dtype(self) -> torch.dtype:
         """Of parameters and data."""
@@ -154,7 +166,7 @@ class StudySpec:
 
     @cached_property
     def identity(self) -> dict[str, Any]:
-        """Everything that determines the numbers, but lift and seed: no names, paths, devices or executors."""
+        """Everything that determines the numbers, but lift and seed: no names, paths, devices, executors, horizons."""
         return {
             "schema": SCHEMA,
             "base": _computed(self.base),
@@ -215,7 +227,9 @@ def _computed(base: BaseGraph) -> dict[str, Any]:
         facts["combine"] = {"name": vertex.combine.name, **options} if options else vertex.combine.name
         for key in ("norm", "pool"):
             part = facts.pop(key)
-            facts |= {key: {"name": type(getattr(vertex, key)).__name__, **part}} if part is not None else {}
+            if part is not None:
+                own = {one.name: declared(part[one.name], one.type) for one in fields(getattr(vertex, key))}
+                facts[key] = {"name": type(getattr(vertex, key)).__name__, **own}
     for edge, facts in zip(base.edges, plain["edges"], strict=True):
         facts["map"] = ({"out": edge.map.out} if isinstance(edge.map, Linear) else {}) | _chosen(edge.map)
     return plain
@@ -223,7 +237,8 @@ def _computed(base: BaseGraph) -> dict[str, Any]:
 
 def _chosen(part: Any) -> dict[str, Any]:
     """The fields of a part of a base graph that are not at their defaults."""
-    return {one.name: getattr(part, one.name) for one in fields(part) if getattr(part, one.name) != one.default}
+    chosen = {one.name: declared(getattr(part, one.name), one.type) for one in fields(part)}
+    return {one.name: chosen[one.name] for one in fields(part) if chosen[one.name] != one.default}
 
 
 def _needs_flat(edge_map: EdgeMap) -> bool:
@@ -242,15 +257,41 @@ def refuse_other(store: StudyStore, identity: Mapping[str, Any]) -> None:
     Raises:
         StoreError: with the keys that differ.
     """
-    old, new = _flat(store.read_study()["identity"]), _flat(json.loads(json.dumps(identity)))
+    old, new = _flat(_of_runs(store.read_study()["identity"])), _flat(json.loads(json.dumps(identity)))
     differ = sorted(key for key in {*old, *new} if old.get(key) != new.get(key))
-    if differ:
-        shown = ", ".join(f"{key} ({_short(old.get(key))} there, {_short(new.get(key))} now)" for key in differ[:4])
-        more = f" and {len(differ) - 4} more" if len(differ) > 4 else ""
-        raise StoreError(
-            f"study '{store.name}' at {store.root} computes something else: {shown}{more}; choose another study=NAME, "
-            "or set these keys as they were"
+    if not differ:
+        return
+    shown = ", ".join(f"{key} ({_short(old.get(key))} there, {_short(new.get(key))} now)" for key in differ[:4])
+    more = f" and {len(differ) - 4} more" if len(differ) > 4 else ""
+    remedy = "choose another study=NAME, or set these keys as they were"
+    if differ == ["trainer.steps"]:
+        remedy = (
+            f"runs of schedule={new['trainer.schedule']} end at trainer.steps and cannot be carried on, those of "
+            "schedule=constant can; choose another study=NAME, or set it as it was"
         )
+    raise StoreError(f"study '{store.name}' at {store.root} computes something else: {shown}{more}; {remedy}")
+
+
+def _of_runs(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """A stored identity as it would be today: once it said how far runs are carried as well."""
+    trainer = identity.get("trainer", {})
+    return {**identity, "trainer": {k: v for k, v in trainer.items() if k not in horizon_keys(trainer)}}
+
+
+def _horizons(
+    config: Mapping[Any, Any], lifts: Sequence[int], trainer: Mapping[str, Any], settings: Settings
+) -> dict[str, dict[str, Any]]:
+    """Horizons of single lifts, checked: by lift, keys of the trainer that say how far its runs are carried."""
+    checked: dict[str, dict[str, Any]] = {}
+    for lift, wanted in config.items():
+        if str(lift) not in map(str, lifts):
+            raise ConfigError(f"horizons.{lift}: the study's lifts are {', '.join(map(str, lifts))}; add it to lift=")
+        accepted = ", ".join(settings.horizon) or "none, since its schedule ends its runs; trainer.schedule=constant"
+        if not isinstance(wanted, Mapping) or not {*wanted} <= {*settings.horizon}:
+            raise ConfigError(f"horizons.{lift}={wanted!r}; accepted are keys of trainer {settings.name}: {accepted}")
+        own = trainer_settings({**trainer, **wanted})
+        checked[str(lift)] = {key: getattr(own, key) for key in wanted}
+    return checked
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:

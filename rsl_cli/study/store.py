@@ -4,13 +4,16 @@ Layout of a study::
 
     <root>/study.json
     <root>/runs/n00064-s003-<id>/   record.json  trajectory.parquet  state.safetensors  error.txt
-                                    and a <name>.parquet for every other table of the run
-    <root>/checkpoints/             unions in training, removed when their runs are done
+                                    and a <name>.parquet for every other table of the run;
+                                    resume.safetensors: what it goes on from, while it trains or could further
     <root>/locks/                   advisory locks of the operating system, released by any death of their holder
     <root>/report/
 
 Every file is written beside its place, synced, then moved over it, so a kill at any moment leaves the old file or
-the new one. ``record.json`` is the last file a run writes: a run is done when its record says so, never before.
+the new one. ``record.json`` is the last file a run writes: a run is done when its record says so, never before. A run
+that is carried further writes its files beside the old ones, under names that end in how often it was, ``.1``, ``.2``:
+its record, replaced, says which are its own, and they then take the old ones' places. ``resume.safetensors`` says by
+itself where it stands, which may be beyond the record.
 """
 
 import io
@@ -94,9 +97,35 @@ class StudyStore:
         write_json(self.study_file, content)
 
     def planned(self) -> list[RunKey]:
-        """Every run that the study has been asked for, by lift, then seed."""
-        runs = self.read_study()["plan"]["runs"]
-        return [RunKey(run["lift"], run["seed"], run["run_id"]) for run in runs]
+        """Every run that the study has been asked for, by lift, then seed.
+
+        Equal numbers written differently once made runs of their own; of such, one that is done stands for all.
+        """
+        keys: dict[tuple[int, int], RunKey] = {}
+        for run in self.read_study()["plan"]["runs"]:
+            key = RunKey(run["lift"], run["seed"], run["run_id"])
+            known = keys.setdefault((key.lift, key.seed), key)
+            if known != key and not self.is_done(known) and self.is_done(key):
+                keys[key.lift, key.seed] = key
+        return list(keys.values())
+
+    def carried(self, lift: int | None = None) -> dict[str, Any]:
+        """How far the latest call asked the study's runs to be carried; they may stand further, or not yet there.
+
+        Args:
+            lift: runs of which lift; None: those that were given no horizon of their own.
+
+        Returns:
+            Of the flow ``t_end``, ``max_steps`` and ``epsilon`` (None: no target), of Levenberg-Marquardt the last two,
+            of a first-order trainer at a constant rate ``steps``; nothing where a schedule ends the runs.
+        """
+        study = self.read_study()
+        if "carried" in study:
+            return {**study["carried"], **study["config"].get("horizons", {}).get(str(lift), {})}
+        # Before runs could be carried on, what they were named by said how far.
+        trainer = study["identity"].get("trainer", {})
+        keys = ("t_end", "max_steps", "epsilon", *(("steps",) if trainer.get("schedule") == "constant" else ()))
+        return {key: trainer[key] for key in keys if key in trainer}
 
     def run_dir(self, key: RunKey) -> Path:
         """The run's folder."""
@@ -145,7 +174,24 @@ class StudyStore:
 
     def state(self, key: RunKey) -> dict[str, np.ndarray]:
         """The run's final parameters by name."""
-        return read_tensors(self.run_dir(key) / "state.safetensors")[0]
+        return read_tensors(self._file(key, "state.safetensors"))[0]
+
+    def resume(self, key: RunKey) -> tuple[dict[str, np.ndarray], dict[str, str]] | None:
+        """What the run goes on from, arrays and text, or None if there is nothing, or nothing whole."""
+        path = self.run_dir(key) / "resume.safetensors"
+        try:
+            return read_tensors(path) if path.is_file() else None
+        except StoreError:
+            path.unlink(missing_ok=True)
+            return None
+
+    def can_resume(self, key: RunKey) -> bool:
+        """Whether there is something that the run goes on from."""
+        return (self.run_dir(key) / "resume.safetensors").is_file()
+
+    def write_resume(self, key: RunKey, arrays: Mapping[str, np.ndarray], text: Mapping[str, str]) -> None:
+        """Replace what the run goes on from."""
+        write_tensors(self.run_dir(key) / "resume.safetensors", arrays, text)
 
     def write_run(
         self,
@@ -153,8 +199,10 @@ class StudyStore:
         record: Mapping[str, Any],
         tables: Mapping[str, pd.DataFrame],
         state: Mapping[str, np.ndarray],
+        *,
+        final: bool = True,
     ) -> None:
-        """Write a finished run, its record last.
+        """Write a finished run, or one that was and has been carried further; its record last.
 
         Args:
             key: which run.
@@ -162,28 +210,43 @@ class StudyStore:
             tables: by name; ``trajectory`` must be among them. Tables of an earlier attempt that are not are removed,
                 so that a record never stands beside a table it does not belong to.
             state: final parameters by name.
+            final: whether it goes no further, so that what it would go on from is removed.
         """
         assert "trajectory" in tables
-        folder = self.run_dir(key)
-        for path in folder.glob("*.parquet"):
-            if path.stem not in tables:
-                path.unlink(missing_ok=True)
+        folder, before = self.run_dir(key), self.record(key) or {}
+        times = before.get("continued", 0) + 1 if before.get("status") == "done" else 0
+        _take_places(folder, times - 1)
+        if not times:
+            _remove_other_tables(folder, tables)
+        else:
+            record = {**record, "continued": times}
         for name, table in tables.items():
             buffer = io.BytesIO()
             table.to_parquet(buffer, index=False)
-            write_atomic(self._table_file(key, name), buffer.getvalue())
-        write_tensors(folder / "state.safetensors", state)
+            write_atomic(folder / _named(f"{name}.parquet", times), buffer.getvalue())
+        write_tensors(folder / _named("state.safetensors", times), state)
         write_json(folder / "record.json", record)
+        _take_places(folder, times)
+        _remove_other_tables(folder, tables)
         (folder / "error.txt").unlink(missing_ok=True)
+        if final:
+            (folder / "resume.safetensors").unlink(missing_ok=True)
 
     def write_failure(self, key: RunKey, record: Mapping[str, Any], error: str) -> None:
-        """Write why a run failed; it counts as missing when the study is run again."""
+        """Write why a run failed; it counts as missing when the study is run again, or is what it was before."""
         folder = self.run_dir(key)
         write_atomic(folder / "error.txt", error.encode())
-        write_json(folder / "record.json", record)
+        if not self.is_done(key):
+            write_json(folder / "record.json", record)
 
     def _table_file(self, key: RunKey, name: str) -> Path:
-        return self.run_dir(key) / f"{name}.parquet"
+        return self._file(key, f"{name}.parquet")
+
+    def _file(self, key: RunKey, name: str) -> Path:
+        """Where one of the files that the run's record speaks of lies."""
+        folder, record = self.run_dir(key), self.record(key)
+        own = folder / _named(name, (record or {}).get("continued", 0))
+        return own if own.is_file() else folder / name
 
     @contextmanager
     def study_lock(self) -> Iterator[None]:
@@ -197,6 +260,22 @@ class StudyStore:
         """Try to hold one run; yields whether it is held (always, if blocking)."""
         with _lock(self.root / "locks" / f"{key.directory}.lock", blocking=blocking) as held:
             yield held
+
+
+def _named(name: str, times: int) -> str:
+    """A file's name when its run had been carried further a number of times, until it takes the old one's place."""
+    return f"{name}.{times}" if times else name
+
+
+def _take_places(folder: Path, times: int) -> None:
+    for path in folder.glob(f"*.{times}") if times > 0 else ():
+        path.replace(path.with_suffix(""))
+
+
+def _remove_other_tables(folder: Path, tables: Mapping[str, pd.DataFrame]) -> None:
+    for path in folder.glob("*.parquet"):
+        if path.stem not in tables:
+            path.unlink(missing_ok=True)
 
 
 def find_studies(results_dir: Path) -> list[StudyStore]:

@@ -1,25 +1,28 @@
-"""What a trainer needs of whoever keeps its checkpoints."""
+"""What a trainer needs of whoever keeps what its runs go on from."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
 
 Saved = tuple[Mapping[str, np.ndarray], Mapping[str, str]]
-"""A checkpoint: named arrays, and text."""
+"""What one run goes on from, whichever union it trained in: named arrays, and text. Both empty: the start."""
+
+OF_ANOTHER = "the checkpoint is of another network; remove resume.safetensors from the run's folder and run again"
+"""What to say of one."""
 
 
 class Keeper(Protocol):
-    """Where a long training leaves its checkpoints."""
+    """Where a long training leaves what it can go on from."""
 
-    def load(self) -> Saved | None:
-        """The last checkpoint, if there is one."""
+    def load(self) -> Sequence[Saved]:
+        """What each replica goes on from; empty, if all are at the start."""
         ...
 
     def due(self) -> bool:
-        """Whether it is time for another."""
+        """Whether it is time to save."""
         ...
 
-    def save(self, arrays: Mapping[str, np.ndarray], text: Mapping[str, str]) -> None:
-        """Replace the checkpoint."""
+    def save(self, replicas: Sequence[Saved]) -> None:
+        """Replace what each replica goes on from."""
         ...

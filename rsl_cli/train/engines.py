@@ -195,6 +195,28 @@ def step_counts(keys: Sequence[str], steps: int, parameters: int) -> dict[str, T
     return {f"optimizer/{i}/step": torch.tensor(float(steps)) for i in range(parameters)} if len(keys) == 2 else {}
 
 
+def replica_state(network: LiftedNetwork, arrays: Mapping[str, Tensor], replica: int) -> dict[str, Tensor]:
+    """One replica's part of what `Engine.state` gives, as if it had trained alone."""
+    names, part = [name for name, _ in network.named_parameters()], {}
+    for key, tensor in arrays.items():
+        kind, place, *rest = key.split("/")
+        name = place if kind == "parameter" else names[int(place)]
+        part[key] = tensor if rest == ["step"] else network.replica_tensors({name: tensor}, replica)[name]
+    return part
+
+
+def joined_state(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """The inverse of `replica_state`: what a union of replicas resumes from.
+
+    Raises:
+        KeyError, RuntimeError: the parts are not of one trainer and one base graph.
+    """
+    return {
+        key: tensor if key.endswith("/step") else torch.cat([part[key] for part in parts])
+        for key, tensor in parts[0].items()
+    }
+
+
 def _launch(network: LiftedNetwork, objective: Objective, optimizer: FlatOptimizer, batch: Tensor | None) -> Tensor:
     """A step on some samples, (R, B), or on all; the losses before it, (R,)."""
     network.zero_grad(set_to_none=True)
@@ -313,6 +335,7 @@ class CircuitEngine:
             if saved[name].shape != parameter.shape:
                 raise KeyError(name)
         states = [{n: arrays.get(f"optimizer/{i}/{key}") for i, n in enumerate(names)} for key in self.keys]
+        self.steps = int(arrays.get("optimizer/0/step", torch.zeros(())))
         for replica, own in enumerate(self.descents):
             own.theta[:] = self._flat(saved, replica)
             for state, values in zip(own.states, states, strict=False):

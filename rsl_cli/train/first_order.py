@@ -8,21 +8,39 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from rsl_cli.data.keys import MOST_SAMPLES
 from rsl_cli.errors import ConfigError, TrainingError
 from rsl_cli.network import LiftedNetwork
-from rsl_cli.train.checkpoint import Keeper
+from rsl_cli.train.checkpoint import OF_ANOTHER, Keeper, Saved
 from rsl_cli.train.compiled import Compiled
-from rsl_cli.train.engines import AutogradEngine, Batches, CircuitEngine, Engine
+from rsl_cli.train.engines import AutogradEngine, Batches, CircuitEngine, Engine, joined_state, replica_state
 from rsl_cli.train.objective import Objective
-from rsl_cli.train.settings import check_values, known_keys, real, whole
-from rsl_cli.train.trajectory import Row, TrainingResult, Trajectory, log_spaced_steps
+from rsl_cli.train.settings import (
+    check_values,
+    identity_without,
+    known_keys,
+    real,
+    samples_rule,
+    stationary_rule,
+    steps_rule,
+    whole,
+)
+from rsl_cli.train.trajectory import (
+    FINAL,
+    Row,
+    Stand,
+    TrainingResult,
+    Trajectory,
+    log_grid_steps,
+    log_spaced_steps,
+)
 
 _SETTLING_STEPS = 100
 """Steps before which a small relative gradient says only that the start is near."""
@@ -40,7 +58,8 @@ class FirstOrder:
         learning_rate: before the factors of the parametrization.
         batch_size: samples a step; None (or at least N) for all of them.
         momentum: of SGD, in [0, 1).
-        schedule: ``cosine`` (to zero) or ``constant``.
+        schedule: of the learning rate, one of `SCHEDULES`. All but ``constant`` end at ``steps``, so that another
+            number of steps is another run; a run at a constant rate can be carried on.
         stationary: stop a replica whose |grad L| * distance / L falls below this.
         log_per_decade: samples of the trajectory per decade of steps.
         dtype: ``float32`` or ``float64``.
@@ -66,16 +85,19 @@ class FirstOrder:
         settings = cls(**known_keys(config, cls))
         checks = {
             "name": (settings.name in TRAINERS, " or ".join(TRAINERS)),
-            "steps": (whole(settings.steps, 0), "a whole number from 0"),
-            "learning_rate": (real(settings.learning_rate) and settings.learning_rate > 0, "a number above 0"),
+            "steps": steps_rule(settings.steps),
+            "learning_rate": (
+                real(settings.learning_rate, 1e38) and settings.learning_rate > 0,
+                "a number above 0, to 1e+38",
+            ),
             "batch_size": (
-                settings.batch_size is None or whole(settings.batch_size, 1),
-                "null or a whole number from 1",
+                settings.batch_size is None or whole(settings.batch_size, 1, MOST_SAMPLES),
+                f"null or a whole number from 1 to {MOST_SAMPLES}",
             ),
             "momentum": (real(settings.momentum) and 0 <= settings.momentum < 1, "a number from 0 to below 1"),
-            "schedule": (settings.schedule in ("cosine", "constant"), "cosine or constant"),
-            "stationary": (real(settings.stationary) and settings.stationary >= 0, "a number from 0"),
-            "log_per_decade": (whole(settings.log_per_decade, 1), "a whole number from 1"),
+            "schedule": (settings.schedule in SCHEDULES, " or ".join(SCHEDULES)),
+            "stationary": stationary_rule(settings.stationary),
+            "log_per_decade": samples_rule(settings.log_per_decade),
             "dtype": (settings.dtype in ("float32", "float64"), "float32 or float64"),
         }
         check_values(settings, checks)
@@ -87,12 +109,40 @@ class FirstOrder:
             raise ConfigError(f"trainer.momentum={settings.momentum}: only sgd has momentum; leave it out")
         return settings
 
+    @property
+    def horizon(self) -> tuple[str, ...]:
+        """The keys that say how far a run is carried, and are no part of what it is."""
+        return ("steps",) if self.schedule == "constant" else ()
+
     def identity(self) -> dict[str, Any]:
-        """The settings that determine the numbers: all of them."""
-        return asdict(self)
+        """The settings that determine the numbers."""
+        return identity_without(self, self.horizon)
+
+    def reaches(self, stand: Stand) -> bool:
+        """Whether a run that stands there is as far as asked for."""
+        return stand.reason in FINAL or not self.horizon or stand.step >= self.steps
+
+    def grid(self) -> list[int]:
+        """Steps at which the trajectory is sampled; at a constant rate, more steps add to them."""
+        spaced = log_grid_steps if self.schedule == "constant" else log_spaced_steps
+        return spaced(self.steps, self.log_per_decade)
+
+    def factors(self, steps: range) -> np.ndarray:
+        """The schedule's factors on the learning rate, float64 (len(steps),)."""
+        return SCHEDULES[self.schedule](np.array(steps), self.steps)
 
 
 TRAINERS = ("adam", "sgd", "gd")
+_WARM, _DECAY = 0.05, 0.2
+SCHEDULES: Mapping[str, Callable[[np.ndarray, int], np.ndarray]] = {
+    "constant": lambda step, _: np.ones(len(step)),
+    "cosine": lambda step, total: 0.5 * (1 + np.cos(np.pi * step / total)),
+    "linear": lambda step, total: 1 - step / total,
+    "wsd": lambda step, total: np.minimum(1, np.minimum((step + 1) / total / _WARM, (1 - step / total) / _DECAY)),
+}
+"""Factors on the learning rate by steps taken, (K,), and steps in all: constant; falling to zero as a half cosine, or
+linearly; or warmed up over 5 % of the steps, stable, and falling linearly to zero over the last 20 % (Hu et al., 2024,
+*MiniCPM*)."""
 
 
 def train_first_order(
@@ -109,7 +159,8 @@ def train_first_order(
         network: a lift's or a union's; left with the final parameters.
         objective: data and loss.
         settings: which trainer, for how long.
-        keeper: where to leave and find checkpoints; training goes on from one bit for bit (on the CPU).
+        keeper: where to leave and find what to go on from, which is bit for bit (on the CPU) what would have come; all
+            replicas have to stand at one step.
         progress: called with (step, steps, median training loss) after each sample of the trajectory and about twice
             a second.
 
@@ -117,7 +168,7 @@ def train_first_order(
         One result per replica.
 
     Raises:
-        TrainingError: a checkpoint of another network.
+        TrainingError: saved states of another network, or of several steps.
     """
     return _Run(network, objective, settings, keeper, progress).results()
 
@@ -131,7 +182,7 @@ class _Run:
         keeper: Keeper | None,
         progress: Callable[[int, int, float], None] | None,
     ) -> None:
-        self.settings, self.keeper, self.progress = settings, keeper, progress
+        self.network, self.settings, self.keeper, self.progress = network, settings, keeper, progress
         self.count = network.replica_count
         compiled = Compiled.of(network, objective)
         batches = Batches(objective, [replica.seed for replica in network.lift.replicas], settings.batch_size)
@@ -147,11 +198,11 @@ class _Run:
 
     def results(self) -> list[TrainingResult]:
         self._restore()
-        samples = log_spaced_steps(self.settings.steps, self.settings.log_per_decade)
+        samples = self.settings.grid()
         reported, pace = time.monotonic(), 1
         while True:
             if self.step in samples and self._sampled_until() < self.step:
-                self._sample()
+                self._sample(ending=True)
             if self.step >= self.settings.steps or len(self.ended) == self.count:
                 break
             upto = min(self.step + pace, *(at for at in samples if at > self.step), self.settings.steps)
@@ -161,29 +212,31 @@ class _Run:
             if self.progress and time.monotonic() - reported > 0.5:
                 reported = time.monotonic()
                 self._report()
+        if len(self.ended) < self.count and self._sampled_until() < self.step:
+            # Between two samples of one that goes on, which would not be told there that it is at rest.
+            self._sample(ending=False)
         for replica in range(self.count):
             if replica not in self.ended:
                 self._end(replica, "budget", self._accuracy[replica])
         self.engine.finish({replica: state for replica, (_, _, state) in self.ended.items()})
+        saved = self._saved() if self.settings.horizon else [({}, {})] * self.count
         return [
-            TrainingResult(Trajectory(tuple(self.rows[r])), *self.ended[r][:2], self.ended[r][2])
+            TrainingResult(Trajectory(tuple(self.rows[r])), *self.ended[r][:2], self.ended[r][2], saved=saved[r])
             for r in range(self.count)
         ]
 
     def _advance(self, upto: int) -> int:
         """Go on to a step; returns how many steps would take about `_CALL_SECONDS`."""
         began, steps = time.monotonic(), range(self.step, upto)
-        factors = np.ones(len(steps))
-        if self.settings.schedule == "cosine":
-            factors = 0.5 * (1 + np.cos(np.pi * np.array(steps) / self.settings.steps))
+        rates = self.settings.learning_rate * self.settings.factors(steps)
         active = [replica for replica in range(self.count) if replica not in self.ended]
-        for replica, step in self.engine.advance(active, steps, self.settings.learning_rate * factors).items():
+        for replica, step in self.engine.advance(active, steps, rates).items():
             self.rows[replica].append((step, step * self.euler_steps[replica], math.nan, math.nan, math.nan, math.nan))
             self._end(replica, "diverged", math.nan)
         self.step = upto
         return max(1, int(len(steps) * _CALL_SECONDS / max(time.monotonic() - began, 1e-6)))
 
-    def _sample(self) -> None:
+    def _sample(self, *, ending: bool) -> None:
         evaluation, moved = self.engine.evaluate()
         self._accuracy = evaluation.accuracy.tolist()
         columns = zip(
@@ -200,7 +253,7 @@ class _Run:
             self.rows[replica].append((self.step, at, loss, test_loss, grad_norm, distance))
             if not (math.isfinite(loss) and math.isfinite(grad_norm)):
                 self._end(replica, "diverged", math.nan)
-            elif grad_norm == 0 or self._stationary(loss, grad_norm, distance):
+            elif ending and (grad_norm == 0 or self._stationary(loss, grad_norm, distance)):
                 self._end(replica, "stationary", self._accuracy[replica])
         if self.progress:
             self._report()
@@ -212,7 +265,7 @@ class _Run:
         self.ended[replica] = (reason, accuracy, self.engine.parameters(replica))
 
     def _sampled_until(self) -> int:
-        return max((rows[-1][0] for rows in self.rows if rows), default=-1)
+        return max((rows[-1][0] for r, rows in enumerate(self.rows) if rows and r not in self.ended), default=-1)
 
     def _report(self) -> None:
         assert self.progress is not None
@@ -221,37 +274,41 @@ class _Run:
 
     def _save(self) -> None:
         assert self.keeper is not None
-        arrays = self.engine.state()
-        for replica, (_, _, state) in self.ended.items():
-            arrays |= {f"ended/{replica}/{name}": value for name, value in state.items()}
-        text = {
-            "step": self.step,
-            "rows": self.rows,
-            "accuracy": self._accuracy,
-            "ended": {replica: [reason, accuracy] for replica, (reason, accuracy, _) in self.ended.items()},
-        }
-        self.keeper.save({k: v.cpu().numpy() for k, v in arrays.items()}, {"training": json.dumps(text)})
+        self.keeper.save(self._saved())
+
+    def _saved(self) -> list[Saved]:
+        state, every = self.engine.state(), []
+        for replica in range(self.count):
+            arrays = replica_state(self.network, state, replica)
+            reason, accuracy, final = self.ended.get(replica, (None, self._accuracy[replica], {}))
+            arrays |= {f"ended/{name}": value for name, value in final.items()} if reason in FINAL else {}
+            text = {"step": self.step, "rows": self.rows[replica], "accuracy": accuracy, "ended": reason}
+            every.append(({k: v.cpu().numpy() for k, v in arrays.items()}, {"training": json.dumps(text)}))
+        return every
 
     def _restore(self) -> None:
-        saved = None if self.keeper is None else self.keeper.load()
-        if saved is None:
+        saved = [] if self.keeper is None else self.keeper.load()
+        if not saved:
             return
-        arrays, text = saved
-        content = json.loads(text["training"])
+        parts = [{name: torch.as_tensor(array) for name, array in arrays.items()} for arrays, _ in saved]
+        contents = [json.loads(text["training"]) for _, text in saved]
+        states = [{k: v for k, v in part.items() if not k.startswith("ended/")} for part in parts]
         try:
-            self.engine.resume({name: torch.as_tensor(array) for name, array in arrays.items()})
-        except (KeyError, RuntimeError) as error:
-            raise TrainingError(
-                "the checkpoint is of another network; remove it from checkpoints/ and run again"
-            ) from error
-        self.step, self._accuracy = content["step"], content["accuracy"]
-        self.rows = [[(row[0], *row[1:]) for row in rows] for rows in content["rows"]]
-        for replica, (reason, accuracy) in content["ended"].items():
-            prefix = f"ended/{replica}/"
-            parts = {
-                k.removeprefix(prefix): torch.as_tensor(v).clone() for k, v in arrays.items() if k.startswith(prefix)
-            }
-            self.ended[int(replica)] = (reason, accuracy, parts)
+            (self.step,) = {content["step"] for content in contents}
+            self.engine.resume(joined_state(states))
+        except (KeyError, ValueError, RuntimeError) as error:
+            raise TrainingError(OF_ANOTHER) from error
+        self._accuracy = [content["accuracy"] for content in contents]
+        self.rows = [[(row[0], *row[1:]) for row in content["rows"]] for content in contents]
+        for replica, (content, part) in enumerate(zip(contents, parts, strict=True)):
+            reason = content["ended"]
+            if reason in FINAL:
+                final = {k.removeprefix("ended/"): v.clone() for k, v in part.items() if k.startswith("ended/")}
+                self.ended[replica] = (reason, content["accuracy"], final)
+            elif reason is not None and self.step < self.settings.steps:
+                # The last sample stays only if one that was never to end here has it too.
+                grid = self.settings.grid()
+                self.rows[replica] = [row for row in self.rows[replica] if row[0] in grid]
 
 
 def _euler_step(network: LiftedNetwork, replica: int, settings: FirstOrder) -> float:

@@ -6,7 +6,7 @@ method (`rsl_cli.train.newton`): the flow's own equation on all samples, to the 
 
 import math
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -24,14 +24,27 @@ from rsl_cli.train.ndf import Differences
 from rsl_cli.train.newton import FEW_STEPS, Newton
 from rsl_cli.train.objective import Objective
 from rsl_cli.train.replicas import Answer, Ask, Method
-from rsl_cli.train.settings import check_values, known_keys, real, whole
-from rsl_cli.train.trajectory import TrainingResult, Trajectory
+from rsl_cli.train.settings import (
+    check_values,
+    epsilon_rule,
+    identity_without,
+    known_keys,
+    real,
+    samples_rule,
+    stationary_rule,
+    steps_rule,
+)
+from rsl_cli.train.trajectory import Stand, TrainingResult, Trajectory
 
 FIRST_TIME = 1e-2
 """Flow time of the first sample after the start."""
 _FIRST_ERROR = 0.01
 """Share of the tolerance that the first step's whole motion may be, before error control takes over."""
 _LEAST_FACTOR, _MOST_FACTOR = 0.2, 10.0
+_FIRST_STEPS = (1e3, 1e30)
+"""The least first step, in spacings of floating point at its time, and the longest."""
+_SAME = 1 + 1e-12
+"""Times that differ by less than this factor are one."""
 
 
 @dataclass(frozen=True)
@@ -76,24 +89,39 @@ class Flow:
     def validated(self) -> "Flow":
         """These settings, if they can be used."""
         rules = {
-            "t_end": (real(self.t_end) and self.t_end >= 0, "a number from 0"),
+            "t_end": (real(self.t_end, 1e100) and self.t_end >= 0, "a number from 0 to 1e+100"),
             "rtol": (real(self.rtol) and 1e-12 <= self.rtol <= 0.1, "a number from 1e-12 to 0.1"),
-            "atol": (real(self.atol) and self.atol > 0, "a number above 0"),
-            "epsilon": (self.epsilon is None or (real(self.epsilon) and self.epsilon > 0), "null or a number above 0"),
-            "stationary": (real(self.stationary) and self.stationary >= 0, "a number from 0"),
-            "max_steps": (whole(self.max_steps, 0), "a whole number from 0"),
-            "log_per_decade": (whole(self.log_per_decade, 1), "a whole number from 1"),
+            "atol": (real(self.atol, 1e6) and self.atol > 0, "a number above 0, to 1e+06"),
+            "epsilon": epsilon_rule(self.epsilon),
+            "stationary": stationary_rule(self.stationary),
+            "max_steps": steps_rule(self.max_steps),
+            "log_per_decade": samples_rule(self.log_per_decade),
         }
         check_values(self, rules)
         return self
 
+    horizon = ("t_end", "max_steps", "epsilon")
+    """The keys that say how far a run is carried, and are no part of what it is."""
+
     def identity(self) -> dict[str, Any]:
-        """The settings that determine the numbers: all of them."""
-        return asdict(self)
+        """The settings that determine the numbers."""
+        return identity_without(self, self.horizon)
+
+    def reaches(self, stand: Stand) -> bool:
+        """Whether a run that stands there is as far as asked for."""
+        return stand.time * _SAME >= self.t_end or stand.reaches(self.max_steps, self.epsilon)
+
+    def reopen(self, course: Course) -> None:
+        """See `rsl_cli.train.implicit.Stepper`."""
+        if not self.reaches(course.stand):
+            grid = {0.0, *_grid(self.t_end, self.log_per_decade)}
+            # Samples from before a restart are all that is known of that time.
+            before = -1.0 if course.restarted_at is None else course.restarted_at
+            course.go_on(lambda row: row[1] <= before or row[1] in grid, _is_decade)
 
     def method(self, course: Course, resolution: float) -> Method:
         """Integrate one replica; see `rsl_cli.train.implicit.Stepper`."""
-        return _Integration(self, _times(self.t_end, self.log_per_decade), course, resolution).run()
+        return _Integration(self, _grid(self.t_end, self.log_per_decade), course, resolution).run()
 
 
 def gradient_flow(
@@ -155,6 +183,9 @@ class _Timed:
     settings: Flow
     times: Sequence[float] | None
 
+    def reopen(self, course: Course) -> None:
+        """No such course ever went on: there is no keeper."""
+
     def method(self, course: Course, resolution: float) -> Method:
         if self.times is None:
             return self.settings.method(course, resolution)
@@ -173,12 +204,17 @@ def train_flow(
     return train_implicit(network, objective, settings, keeper=keeper, progress=progress)
 
 
-def _times(t_end: float, per_decade: int) -> list[float]:
-    """Sample times after 0: about evenly spaced in the logarithm, decades hit exactly, then ``t_end``."""
-    count = 0 if t_end <= FIRST_TIME else math.floor(per_decade * math.log10(t_end / FIRST_TIME) + 1e-9) + 1
-    first = math.log10(FIRST_TIME)
-    spaced = (10.0 ** (first + i / per_decade) for i in range(count))
-    return sorted({*(t for t in spaced if 0 < t < t_end * (1 - 1e-12)), *([t_end] if t_end > 0 else [])})
+def _grid(t_end: float, per_decade: int) -> list[float]:
+    """Sample times after 0: about evenly spaced in the logarithm, decades hit exactly; a later end adds to them."""
+    count = 0 if t_end < FIRST_TIME else math.floor(per_decade * math.log10(t_end / FIRST_TIME) + 1) + 1
+    spaced = (10.0 ** (math.log10(FIRST_TIME) + i / per_decade) for i in range(count))
+    return [at for at in spaced if at <= t_end * _SAME]
+
+
+def _is_decade(at: float) -> bool:
+    """Whether the path has a point at a time: at 0, and once a decade from 1."""
+    decade = math.log10(at) if at > 0 else 0.0
+    return abs(decade - round(decade)) < 1e-9 and round(decade) >= 0
 
 
 def _chosen_times(times: Sequence[float], t_end: float) -> list[float]:
@@ -191,10 +227,12 @@ def _chosen_times(times: Sequence[float], t_end: float) -> list[float]:
 class _Integration:
     """One replica under way: error control, Newton's method, samples."""
 
-    def __init__(self, settings: Flow, times: Sequence[float], course: Course, resolution: float) -> None:
+    def __init__(self, settings: Flow, grid: Sequence[float], course: Course, resolution: float) -> None:
         self.settings, self.course, self.resolution = settings, course, resolution
-        self.times = list(times)
-        self.step, self.t = 0, 0.0
+        last = [] if grid and grid[-1] * _SAME >= settings.t_end else [settings.t_end]
+        self.grid, self.times = set(grid), [at for at in (*grid, *last) if at > 0]
+        self.step, self.t, self.loss = 0, 0.0, math.inf
+        self.under_way = False
         self.since_change = 0
         tolerance = max(10 * np.finfo(float).eps / settings.rtol, min(0.03, settings.rtol**0.5))
         self.newton = Newton(course.samples, tolerance, course.start)
@@ -207,20 +245,21 @@ class _Integration:
         elif not (yield from self._begin()):
             return
         while course.end is None:
-            if self.step >= self.settings.max_steps:
-                yield from self._finish("budget")
-                break
-            loss = yield from self._one_step()
-            if loss is None:
-                yield from self._finish("stalled")
-                break
             while self.times and self.times[0] <= self.t and course.end is None:
                 at = self.times.pop(0)
                 yield from self._sample(at, self.differences.at(self.t - at))
-            if course.end is None and self.settings.epsilon is not None and loss <= self.settings.epsilon:
+            if course.end is not None:
+                break
+            if self.settings.epsilon is not None and self.loss <= self.settings.epsilon:
                 yield from self._finish("target")
-            if course.end is None:
-                self._commit()
+            elif not self.times:
+                yield from self._finish("time")  # Less is asked for now than when it came here.
+            elif self.step >= self.settings.max_steps:
+                yield from self._finish("budget")
+            else:
+                if self.under_way:
+                    self._commit()
+                yield from self._one_step()
 
     def _begin(self) -> Generator[Ask, Answer, bool]:
         y, course = self.course.start, self.course
@@ -238,17 +277,23 @@ class _Integration:
         if course.end is not None:
             course.commit()
             return False
-        slope = -answer.gradient
-        h = _FIRST_ERROR / max(self._norm(slope, y), 1e-300)
-        self.differences = Differences.start(y, slope, min(h, self.settings.t_end))
+        self._set_out(y, answer)
         return True
 
-    def _one_step(self) -> Generator[Ask, Answer, float | None]:
-        """Take one accepted step; its loss, or None if no step is possible."""
+    def _set_out(self, y: np.ndarray, answer: Answer) -> None:
+        """Begin the formulas at parameters y, at the present time."""
+        slope, (least, longest) = -answer.gradient, _FIRST_STEPS
+        h = _FIRST_ERROR / max(self._norm(slope, y), 1e-300)
+        self.differences = Differences.start(y, slope, min(max(h, least * np.spacing(self.t)), longest))
+        self.loss = answer.loss
+
+    def _one_step(self) -> Generator[Ask, Answer, None]:
+        """Take one accepted step, or end where none is possible."""
         diff, halved = self.differences, False
         while True:
             if diff.h < 10 * np.spacing(self.t) or diff.h < 1e-290:
-                return None
+                yield from self._finish("stalled")
+                return
             predicted = diff.predicted
             solved = yield from self.newton.solve(predicted, diff.psi, diff.c, partial(self._norm, y=predicted))
             if solved is None:
@@ -268,12 +313,13 @@ class _Integration:
                 continue
             self.step += 1
             self.t += diff.h
+            self.loss, self.under_way = solved.loss, True
             self.since_change += 1
             self.newton.accepted()
             diff.advance(correction)
             if self.since_change > diff.order:
                 self._choose_order(error, y, safety)
-            return solved.loss
+            return
 
     def _choose_order(self, error: float, y: np.ndarray, safety: float) -> None:
         diff = self.differences
@@ -300,17 +346,17 @@ class _Integration:
         course = self.course
         answer = yield Ask(y, held_out=True)
         course.sample(self.step, at, y, answer)
-        decade = math.log10(at)
         last = not self.times
-        if last or (abs(decade - round(decade)) < 1e-9 and round(decade) >= 0):
+        if last or _is_decade(at):
             course.path.append((self.step, at, y.copy()))
         course.share = min(1.0, self._progress(at))
         if last:
             course.end = "time"
-        if self._is_stationary(y, answer):
+        # One that is to go on has no sample between the grid's, where it could be told that it is at rest.
+        if at in self.grid and self._is_stationary(y, answer):
             course.end = "stationary"
         if course.end is not None:
-            course.commit()
+            self._commit()
 
     def _is_stationary(self, y: np.ndarray, answer: Answer) -> bool:
         grad_norm = float(np.linalg.norm(answer.gradient))
@@ -327,20 +373,29 @@ class _Integration:
         if course.rows[-1][1] < self.t:
             answer = yield Ask(y, held_out=True)
             course.sample(self.step, self.t, y, answer)
-        if course.path[-1][1] < self.t:
+        if not course.path or course.path[-1][1] < self.t:
             course.path.append((self.step, self.t, y))
         course.end = reason
-        course.commit()
+        self._commit()
 
     def _commit(self) -> None:
+        if not self.under_way:
+            self.course.commit(**self.course.state)
+            return
         diff = self.differences
-        scalars = np.array([self.step, self.t, diff.h, diff.order, self.since_change])
+        scalars = np.array([self.step, self.t, self.loss, diff.h, diff.order, self.since_change])
         self.course.commit(differences=diff.d.copy(), scalars=scalars, **self.newton.state())
 
     def _resume(self) -> Generator[Ask, Answer, None]:
-        state = self.course.state
-        step, self.t, h, order, since = state["scalars"].tolist()
-        self.step, self.since_change = int(step), int(since)
-        self.differences = Differences(state["differences"].copy(), h, int(order))
-        self.times = [at for at in self.times if at > self.t]
-        yield from self.newton.resume(state)
+        course = self.course
+        if "parameters" in course.state:
+            self.step, self.t = course.rows[-1][:2]
+            answer = yield Ask(course.state["parameters"], held_out=True)
+            course.parameters, course.accuracy = course.state["parameters"], answer.accuracy
+            self._set_out(course.parameters, answer)
+        else:
+            step, self.t, self.loss, h, order, since = course.state["scalars"].tolist()
+            self.step, self.since_change, self.under_way = int(step), int(since), True
+            self.differences = Differences(course.state["differences"].copy(), h, int(order))
+            yield from self.newton.resume(course.state)
+        self.times = [at for at in self.times if at > course.rows[-1][1]]

@@ -14,10 +14,10 @@ from threadpoolctl import threadpool_limits
 
 from rsl_cli.errors import TrainingError
 from rsl_cli.network import LiftedNetwork
-from rsl_cli.train.checkpoint import Keeper
+from rsl_cli.train.checkpoint import OF_ANOTHER, Keeper, Saved
 from rsl_cli.train.objective import Objective
 from rsl_cli.train.replicas import Answer, Method, Replicas
-from rsl_cli.train.trajectory import PathPoint, Row, TrainingResult, Trajectory
+from rsl_cli.train.trajectory import PathPoint, Row, Stand, TrainingResult, Trajectory
 
 Progress = Callable[[int, int, float], None]
 _SMALL = 1500
@@ -37,6 +37,7 @@ class Course:
         end: why it ended; None while it goes on.
         accuracy: held-out share classified rightly at the last sample.
         parameters: at the last sample, (P,).
+        restarted_at: flow time at which it last began anew from parameters alone.
         saved: what a checkpoint keeps of it: arrays, and JSON values.
     """
 
@@ -49,7 +50,14 @@ class Course:
     end: str | None = None
     accuracy: float = math.nan
     parameters: np.ndarray = field(default_factory=lambda: np.empty(0))
+    restarted_at: float | None = None
     saved: tuple[dict[str, np.ndarray], dict[str, Any]] = field(default=({}, {}))
+
+    @property
+    def stand(self) -> Stand:
+        """Where it ended."""
+        step, flow_time, loss = self.rows[-1][:3]
+        return Stand(str(self.end), step, flow_time, loss)
 
     def commit(self, **state: np.ndarray) -> None:
         """Between whole steps: from here training can go on with these arrays."""
@@ -58,20 +66,31 @@ class Course:
         arrays |= {"parameters": self.parameters, "start": self.start}
         path = [(step, at) for step, at, _ in self.path]
         text = {"rows": list(self.rows), "path": path, "share": self.share, "end": self.end, "accuracy": self.accuracy}
-        self.saved = (arrays, text)
+        self.saved = (arrays, text | {"restarted_at": self.restarted_at})
 
     def restore(self, arrays: Mapping[str, np.ndarray], text: Mapping[str, Any]) -> None:
         """Take up what was committed; nothing, if nothing was."""
         if not text:
             return
         if not np.array_equal(arrays["start"], self.start):
-            raise TrainingError("the checkpoint is of another network; remove it from checkpoints/ and run again")
+            raise TrainingError(OF_ANOTHER)
         self.rows = [(row[0], *row[1:]) for row in text["rows"]]
         self.path = [(step, at, arrays[f"path/{i:05d}"]) for i, (step, at) in enumerate(text["path"])]
         self.share, self.end, self.accuracy = text["share"], text["end"], text["accuracy"]
-        self.parameters = arrays["parameters"]
+        self.parameters, self.restarted_at = arrays["parameters"], text["restarted_at"]
         self.state = {k.removeprefix("state/"): v for k, v in arrays.items() if k.startswith("state/")}
         self.saved = (dict(arrays), dict(text))
+
+    def go_on(self, is_sample: Callable[[Row], bool], is_point: Callable[[float], bool]) -> None:
+        """Leave the end it came to, keeping of its samples those that it would have had without that end.
+
+        Args:
+            is_sample: whether a row of the trajectory is such a sample.
+            is_point: whether the path has a point at a flow time.
+        """
+        self.end, self.share = None, 0.0
+        self.rows = [row for row in self.rows if self.state and is_sample(row)]
+        self.path = [point for point in self.path if self.state and is_point(point[1])]
 
     def sample(self, step: int, flow_time: float, parameters: np.ndarray, answer: Answer) -> None:
         """Add a row to the trajectory."""
@@ -85,6 +104,10 @@ class Stepper(Protocol):
 
     def method(self, course: Course, resolution: float) -> Method:
         """Questions until ``course.end`` is set; starts from ``course.state`` if there is any."""
+        ...
+
+    def reopen(self, course: Course) -> None:
+        """Take the end from a course that is asked to go further than it did (`Course.go_on`)."""
         ...
 
 
@@ -121,7 +144,7 @@ def train_implicit(
         network: a lift's or a union's, float64; left with the final parameters.
         objective: data and loss, float64.
         stepper: the method.
-        keeper: where to leave and find checkpoints, taken between whole steps of each replica.
+        keeper: where to leave and find what to go on from, taken between whole steps of each replica.
         progress: called with (share, 1000, median loss), the share of the way in thousandths, about twice a second.
 
     Returns:
@@ -134,7 +157,10 @@ def train_implicit(
         raise TrainingError(f"parameters are {network.dtype}; flow and lm need torch.float64")
     replicas = Replicas(network, objective)
     courses = [Course(start, replicas.samples) for start in replicas.start]
-    _restore(courses, keeper)
+    _restore(replicas, courses, keeper)
+    for course in courses:
+        if course.end:
+            stepper.reopen(course)
     methods = {r: stepper.method(course, objective.resolution()) for r, course in enumerate(courses) if not course.end}
     # Below this, a second thread of the linear algebra's own costs more by waiting beside torch's than it computes.
     small = max(map(len, replicas.start)) < _SMALL
@@ -174,7 +200,8 @@ def _result(replicas: Replicas, replica: int, course: Course) -> TrainingResult:
     assert course.end is not None
     path = tuple(PathPoint(step, at, torch.as_tensor(flat)) for step, at, flat in course.path)
     state = replicas.tensors(replica, course.parameters)
-    return TrainingResult(Trajectory(tuple(course.rows)), course.end, course.accuracy, state, path)
+    trajectory = Trajectory(tuple(course.rows))
+    return TrainingResult(trajectory, course.end, course.accuracy, state, path, _saved(course), course.restarted_at)
 
 
 def _report(courses: list[Course], progress: Progress) -> None:
@@ -184,15 +211,28 @@ def _report(courses: list[Course], progress: Progress) -> None:
 
 
 def _save(courses: list[Course], keeper: Keeper) -> None:
-    arrays = {f"{r}/{name}": value for r, course in enumerate(courses) for name, value in course.saved[0].items()}
-    keeper.save(arrays, {"training": json.dumps([course.saved[1] for course in courses])})
+    keeper.save([_saved(course) for course in courses])
 
 
-def _restore(courses: list[Course], keeper: Keeper | None) -> None:
-    saved = None if keeper is None else keeper.load()
-    if saved is None:
-        return
-    arrays, text = saved
-    for r, (course, content) in enumerate(zip(courses, json.loads(text["training"]), strict=True)):
-        prefix = f"{r}/"
-        course.restore({k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}, content)
+def _saved(course: Course) -> Saved:
+    arrays, text = course.saved
+    return arrays, {"training": json.dumps(text)} if text else {}
+
+
+def _restore(replicas: Replicas, courses: list[Course], keeper: Keeper | None) -> None:
+    for r, (arrays, text) in enumerate([] if keeper is None else keeper.load()):
+        content = json.loads(text.get("training", "{}"))
+        if "parameter_rows" in content:
+            _begin_anew(courses[r], content["parameter_rows"], replicas.flat(r, arrays))
+        else:
+            courses[r].restore(arrays, content)
+
+
+def parameters_alone(rows: list[Row], state: Mapping[str, np.ndarray]) -> Saved:
+    """What a run goes on from of which only samples and final parameters, by name, are left."""
+    return state, {"training": json.dumps({"parameter_rows": rows})}
+
+
+def _begin_anew(course: Course, rows: list[Row], parameters: np.ndarray) -> None:
+    course.rows = [(row[0], *row[1:]) for row in rows]
+    course.state, course.restarted_at = {"parameters": parameters}, course.rows[-1][1]

@@ -6,7 +6,7 @@ quadratic model foretold the loss; Nielsen (1999), *Damping parameter in Marquar
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,8 +17,16 @@ from rsl_cli.train.gauss_newton import SingularError
 from rsl_cli.train.implicit import Course, is_stationary, reach, train_implicit
 from rsl_cli.train.objective import Objective
 from rsl_cli.train.replicas import Ask, Method
-from rsl_cli.train.settings import check_values, known_keys, real, whole
-from rsl_cli.train.trajectory import TrainingResult, log_spaced_steps
+from rsl_cli.train.settings import (
+    check_values,
+    epsilon_rule,
+    identity_without,
+    known_keys,
+    samples_rule,
+    stationary_rule,
+    steps_rule,
+)
+from rsl_cli.train.trajectory import Stand, TrainingResult, log_grid_steps
 
 _FIRST_DAMPING = 1e-2
 """Of the curvature along the first gradient."""
@@ -58,23 +66,35 @@ class LevenbergMarquardt:
             ConfigError: an unknown key or a value out of range, with the key as ``trainer.KEY``.
         """
         settings = cls(**known_keys(config, cls))
-        epsilon = settings.epsilon
         rules = {
-            "max_steps": (whole(settings.max_steps, 0), "a whole number from 0"),
-            "epsilon": (epsilon is None or (real(epsilon) and epsilon > 0), "null or a number above 0"),
-            "stationary": (real(settings.stationary) and settings.stationary >= 0, "a number from 0"),
-            "log_per_decade": (whole(settings.log_per_decade, 1), "a whole number from 1"),
+            "max_steps": steps_rule(settings.max_steps),
+            "epsilon": epsilon_rule(settings.epsilon),
+            "stationary": stationary_rule(settings.stationary),
+            "log_per_decade": samples_rule(settings.log_per_decade),
         }
         check_values(settings, rules)
         return settings
 
+    horizon = ("max_steps", "epsilon")
+    """The keys that say how far a run is carried, and are no part of what it is."""
+
     def identity(self) -> dict[str, Any]:
-        """The settings that determine the numbers: all of them."""
-        return asdict(self)
+        """The settings that determine the numbers."""
+        return identity_without(self, self.horizon)
+
+    def reaches(self, stand: Stand) -> bool:
+        """Whether a run that stands there is as far as asked for."""
+        return stand.reaches(self.max_steps, self.epsilon)
+
+    def reopen(self, course: Course) -> None:
+        """See `rsl_cli.train.implicit.Stepper`."""
+        if not self.reaches(course.stand):
+            grid = set(log_grid_steps(self.max_steps, self.log_per_decade))
+            course.go_on(lambda row: row[0] in grid, lambda _: False)
 
     def method(self, course: Course, resolution: float) -> Method:
         """Descend from the course's state to its end; see `rsl_cli.train.implicit.Stepper`."""
-        samples = set(log_spaced_steps(self.max_steps, self.log_per_decade))
+        samples = set(log_grid_steps(self.max_steps, self.log_per_decade))
         if course.state:
             y, (step_number, mu) = course.state["y"], course.state["scalars"].tolist()
             step, mu = int(step_number), float(mu)
@@ -97,7 +117,7 @@ class LevenbergMarquardt:
             if reason is not None:
                 course.end = reason
                 course.path.append((step, math.nan, y.copy()))
-                course.commit()
+                course.commit(y=y, scalars=np.array([step, mu]))
                 return
             course.commit(y=y, scalars=np.array([step, mu]))
             assert curvature is not None

@@ -75,6 +75,10 @@ class Replicas:
         pieces = torch.as_tensor(flat).split([shape.numel() for shape in shapes.values()])
         return {name: piece.reshape(shape).clone() for (name, shape), piece in zip(shapes.items(), pieces, strict=True)}
 
+    def flat(self, replica: int, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Arrays by name as flat parameters (P,) of a replica."""
+        return np.concatenate([arrays[name].astype(np.float64).ravel() for name in self._shapes[replica]])
+
     def answer(self, asks: Mapping[int, Ask]) -> dict[int, Answer]:
         """Answer one question of each of some replicas."""
         answers = {}

@@ -1,17 +1,23 @@
 """Every trainer by name: its settings, and what trains with them."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from rsl_cli.errors import ConfigError, one_of
 from rsl_cli.network import LiftedNetwork
-from rsl_cli.train.checkpoint import Keeper
+from rsl_cli.train.checkpoint import Keeper, Saved
 from rsl_cli.train.first_order import TRAINERS as FIRST_ORDER
 from rsl_cli.train.first_order import FirstOrder, train_first_order
 from rsl_cli.train.flow import Flow, train_flow
+from rsl_cli.train.implicit import parameters_alone
 from rsl_cli.train.lm import LevenbergMarquardt, train_lm
 from rsl_cli.train.objective import Objective
-from rsl_cli.train.trajectory import TrainingResult
+from rsl_cli.train.trajectory import COLUMNS, TrainingResult
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Settings = FirstOrder | Flow | LevenbergMarquardt
 
@@ -55,6 +61,32 @@ def trainer_settings(config: Mapping[str, Any]) -> Settings:
     return TRAINERS[name].from_config(config)
 
 
+def horizon_keys(identity: Mapping[str, Any]) -> tuple[str, ...]:
+    """The keys of a trainer that say how far a run is carried.
+
+    Args:
+        identity: its settings, of today or as studies named them when these keys were part of a run's identity.
+    """
+    implicit = {"flow": Flow.horizon, "lm": LevenbergMarquardt.horizon}
+    return implicit.get(identity.get("name", ""), ("steps",) if identity.get("schedule") == "constant" else ())
+
+
+def from_results(settings: Settings, trajectory: "pd.DataFrame", state: Mapping[str, np.ndarray]) -> Saved:
+    """What a finished run goes on from of which the results alone are left.
+
+    The flow begins anew where the run stands. Other trainers begin at the start, which costs steps and changes nothing.
+
+    Args:
+        settings: of the trainer.
+        trajectory: its samples.
+        state: final parameters by name.
+    """
+    if not isinstance(settings, Flow):
+        return {}, {}
+    table = trajectory.reindex(columns=list(COLUMNS))
+    return parameters_alone([(int(step), *rest) for step, *rest in table.itertuples(index=False)], state)
+
+
 def train(
     network: LiftedNetwork,
     objective: Objective,
@@ -69,7 +101,7 @@ def train(
         network: a lift's or a union's, of the settings' dtype; left with the final parameters.
         objective: data and loss, of the same dtype.
         settings: which trainer, for how long.
-        keeper: where to leave and find checkpoints.
+        keeper: where to leave and find what to go on from.
         progress: called with (done, of how many, median training loss).
 
     Returns:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from rsl_cli.train.checkpoint import Saved
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -18,7 +20,32 @@ STOP_REASONS = ("stationary", "target", "time", "budget", "stalled", "diverged")
 """Why training ended: nothing left to gain; the loss asked for reached; the flow time asked for reached; out of steps;
 no step that float64 resolves, or no solvable one; a loss that is not finite."""
 
+FINAL = ("stationary", "stalled", "diverged")
+"""Those after which no further time or steps would change anything; all others end where they were asked to."""
+
 Row = tuple[int, float, float, float, float, float]
+
+
+@dataclass(frozen=True)
+class Stand:
+    """How far a run has come.
+
+    Args:
+        reason: why it ended there, one of `STOP_REASONS`.
+        step: steps taken.
+        time: flow time, NaN where there is none.
+        loss: on the training set; NaN if it diverged.
+    """
+
+    reason: str
+    step: int
+    time: float
+    loss: float
+
+    def reaches(self, max_steps: int, epsilon: float | None) -> bool:
+        """Whether it went as far as these bounds let it, or for good."""
+        spent = self.step > max_steps or (self.reason == "budget" and self.step == max_steps)
+        return self.reason in FINAL or spent or (epsilon is not None and self.loss <= epsilon)
 
 
 @dataclass(frozen=True)
@@ -67,6 +94,8 @@ class TrainingResult:
         accuracy: share of held-out samples classified rightly; NaN for regression.
         state: final parameters by name, without the other replicas'.
         path: points on the way, where the trainer kept any.
+        saved: what it can go on from; empty if it cannot.
+        restarted_at: the flow time at which its integrator last began anew, for want of what it could go on from.
     """
 
     trajectory: Trajectory
@@ -74,6 +103,8 @@ class TrainingResult:
     accuracy: float
     state: dict[str, Tensor] = field(repr=False)
     path: "tuple[PathPoint, ...]" = field(default=(), repr=False)
+    saved: Saved = field(default=({}, {}), repr=False)
+    restarted_at: float | None = None
 
 
 @dataclass(frozen=True)
@@ -92,3 +123,9 @@ def log_spaced_steps(total: int, per_decade: int) -> list[int]:
     count = max(2, round(per_decade * math.log10(total)) + 1)
     spaced: Iterable[float] = (total ** (i / (count - 1)) for i in range(count))
     return sorted({0, total, *(round(step) for step in spaced)})
+
+
+def log_grid_steps(total: int, per_decade: int) -> list[int]:
+    """0 and the whole numbers nearest to 10^(i / per_decade), up to ``total``: a larger total adds to them."""
+    spaced = (round(10 ** (i / per_decade)) for i in range(math.ceil(per_decade * math.log10(max(total, 1))) + 1))
+    return sorted({0, *(step for step in spaced if step <= total)})

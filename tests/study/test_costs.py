@@ -2,7 +2,7 @@ import problems
 import pytest
 
 from rsl_cli.study import costs
-from rsl_cli.study.runner import pack, register
+from rsl_cli.study.runner import pack
 from rsl_cli.study.spec import StudySpec
 
 PROCESSES = {"name": "process", "workers": 2}
@@ -32,12 +32,10 @@ def test_small_products_share_their_calls_and_large_ones_do_not(tmp_path, monkey
 
 def test_small_degrees_share_a_union_and_leave_work_for_every_process(tmp_path, monkeypatch):
     study = spec(tmp_path, lift=[1, 2, 4, 64])
-    register(study)
     keys = study.run_keys()
 
     def unions(keys):
         items = pack(
-            study.store,
             keys,
             lambda lift, seeds: costs.union_size(study, lift, seeds),
             lambda lifts: costs.may_share(study, lifts, len(keys)),
@@ -64,8 +62,7 @@ def test_degrees_stay_apart_where_rounding_or_the_number_of_steps_would_differ(t
 @pytest.mark.parametrize("size", [1, 2, 4, 100])
 def test_every_run_is_packed_once_whatever_the_size(tmp_path, size):
     study = spec(tmp_path, lift=[2, 4])
-    register(study)
-    items = pack(study.store, study.run_keys(), lambda lift, seeds: min(size, seeds), lambda lifts: False)
+    items = pack(study.run_keys(), lambda lift, seeds: min(size, seeds), lambda lifts: False)
     packed = [key.directory for item in items for key in item.keys]
     assert sorted(packed) == sorted(key.directory for key in study.run_keys())
     assert max(len(item.keys) for item in items) == min(size, 6)

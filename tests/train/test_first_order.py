@@ -1,4 +1,7 @@
 import math
+import re
+from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import problems
@@ -13,7 +16,7 @@ from rsl_cli.network import LiftedNetwork
 from rsl_cli.train.engines import AutogradEngine, Batches
 from rsl_cli.train.first_order import FirstOrder, train_first_order
 from rsl_cli.train.objective import Objective
-from rsl_cli.train.trajectory import COLUMNS, Trajectory, log_spaced_steps
+from rsl_cli.train.trajectory import COLUMNS, Trajectory, log_grid_steps, log_spaced_steps
 
 DATA = load_dataset(problems.group("dataset", "sine2d", samples=300, test_samples=50))
 BASE = BaseGraph.from_config(problems.group("base", "mlp"), input_shape=(2,), output_size=1)
@@ -30,10 +33,10 @@ def union(seeds, degree=8, parametrization="mup"):
 
 
 class Memory:
-    """Keeps the checkpoint of one step; raises there if told to."""
+    """Keeps what is saved at one step; raises there if told to."""
 
-    def __init__(self, step, interrupt):
-        self.step, self.interrupt, self.calls, self.saved = step, interrupt, 0, None
+    def __init__(self, step=0, interrupt=False, saved=()):
+        self.step, self.interrupt, self.calls, self.saved = step, interrupt, 0, list(saved)
 
     def load(self):
         return self.saved
@@ -42,10 +45,19 @@ class Memory:
         self.calls += 1
         return self.calls == self.step
 
-    def save(self, arrays, text):
-        self.saved = ({name: array.copy() for name, array in arrays.items()}, dict(text))
+    def save(self, replicas):
+        self.saved = [({name: array.copy() for name, array in arrays.items()}, dict(text)) for arrays, text in replicas]
         if self.interrupt:
             raise KeyboardInterrupt
+
+
+def carried(train, make, objective, settings):
+    """Results of training in several rounds, each going on from what the one before saved, alone or united anew."""
+    results = []
+    for one in settings:
+        saved = [result.saved for result in results]
+        results = train(make(), objective, one, keeper=Memory(saved=saved))
+    return results
 
 
 @pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
@@ -58,6 +70,84 @@ def test_resumed_training_is_the_uninterrupted_one_bit_for_bit(settings):
     resumed = train_first_order(union([0, 1]), objective, settings, keeper=keeper)
     for one, other in zip(whole, resumed, strict=True):
         problems.assert_same_training(one, other)
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize("base", ["mlp", "cnn"])
+def test_a_constant_rate_is_carried_on_as_if_in_one_go_whatever_the_union(name, base):
+    settings = replace(SETTINGS[name], schedule="constant", stationary=0.0)
+    base = problems.group("base", base)
+    data = DATA if base["name"] == "mlp" else load_dataset(problems.group("dataset", "digits"))
+    graph = BaseGraph.from_config(base, input_shape=data.input_shape, output_size=data.outputs)
+    objective = Objective(data, "mse", dtype=torch.float32)
+
+    def make(*seeds):
+        lifts = [sample_lift(graph, 3, seed, {"kind": "random", "in_degree": 2}) for seed in seeds]
+        return LiftedNetwork(disjoint_union(lifts), parametrization="mup")
+
+    whole = train_first_order(make(0, 1, 2), objective, replace(settings, steps=60))
+    # 23 and 37 are no steps of the grid: the samples taken there do not stay.
+    rounds = [replace(settings, steps=steps) for steps in (0, 23, 37)]
+    parts = carried(train_first_order, lambda: make(0, 1, 2), objective, rounds)
+    assert [row[0] for row in parts[0].trajectory.rows[-2:]] == [32, 37]
+    for seeds in ([2], [0, 1]):
+        keeper = Memory(saved=[parts[seed].saved for seed in seeds])
+        ends = train_first_order(make(*seeds), objective, replace(settings, steps=60), keeper=keeper)
+        for seed, end in zip(seeds, ends, strict=True):
+            problems.assert_same_training(end, whole[seed])
+
+
+def test_less_than_what_is_saved_ends_where_it_stands():
+    objective = Objective(DATA, "mse", dtype=torch.float32)
+    keeper = Memory(6, interrupt=True)
+    with pytest.raises(KeyboardInterrupt):
+        train_first_order(union([0]), objective, SETTINGS["gd"], keeper=keeper)
+    (less,) = train_first_order(union([0]), objective, replace(SETTINGS["gd"], steps=2), keeper=keeper)
+    assert less.stop_reason == "budget" and 2 < less.trajectory.last["step"] < 60
+    more = train_first_order(union([0]), objective, SETTINGS["gd"], keeper=Memory(saved=[less.saved]))
+    problems.assert_same_training(more[0], train_first_order(union([0]), objective, SETTINGS["gd"])[0])
+
+
+def test_what_ended_for_good_goes_no_further():
+    data, _ = problems.least_squares()
+    objective = Objective(data, "mse", dtype=torch.float64)
+    rounds = [FirstOrder("gd", steps, 0.3, dtype="float64", stationary=1e-6) for steps in (5000, 9000)]
+
+    def make():
+        return LiftedNetwork(sample_lift(problems.linear_base(3), 1), dtype=torch.float64)
+
+    once, twice = (carried(train_first_order, make, objective, rounds[:count])[0] for count in (1, 2))
+    assert twice.stop_reason == "stationary"
+    problems.assert_same_training(once, twice)
+
+
+def test_states_of_several_steps_are_refused():
+    objective = Objective(DATA, "mse", dtype=torch.float32)
+    saved = [
+        train_first_order(union([seed]), objective, replace(SETTINGS["gd"], steps=seed + 1))[0].saved for seed in (0, 1)
+    ]
+    with pytest.raises(TrainingError, match=r"another network; remove resume\.safetensors"):
+        train_first_order(union([0, 1]), objective, SETTINGS["gd"], keeper=Memory(saved=saved))
+
+
+@pytest.mark.parametrize(
+    ("schedule", "factors"),
+    [
+        ("constant", [1, 1, 1, 1, 1]),
+        ("linear", [1, 0.75, 0.5, 0.1, 0.01]),
+        (
+            "cosine",
+            [1, (1 + 0.5**0.5) / 2, 0.5, 0.5 * (1 + math.cos(0.9 * math.pi)), 0.5 * (1 - math.cos(0.01 * math.pi))],
+        ),
+        ("wsd", [0.2, 1, 1, 0.5, 0.05]),
+    ],
+)
+def test_schedules(schedule, factors):
+    settings = FirstOrder("adam", steps=100, schedule=schedule)
+    computed = settings.factors(range(100))
+    np.testing.assert_allclose(computed[[0, 25, 50, 90, 99]], factors, rtol=1e-9)
+    assert computed.max() <= 1 and computed.min() > 0
+    assert (settings.identity()["name"], "steps" in settings.identity()) == ("adam", schedule != "constant")
 
 
 @pytest.mark.parametrize("parametrization", ["standard", "ntk", "mup"])
@@ -191,6 +281,14 @@ def test_trajectory_table_slope_and_relative_gradient():
     assert math.isnan(Trajectory(rows[:1]).log_slope())
 
 
+def test_the_grid_of_a_longer_run_has_that_of_a_shorter_one():
+    for per_decade in (1, 3, 8, 1000):
+        grids = [log_grid_steps(total, per_decade) for total in (0, 1, 7, 10, 999, 1000, 123456)]
+        assert grids[0] == [0] and {0, 1, 10, 100, 1000, 10000, 100000} <= set(grids[-1])
+        for (shorter, longer), total in zip(pairwise(grids), (0, 1, 7, 10, 999, 1000), strict=True):
+            assert shorter == [step for step in longer if step <= total]
+
+
 def test_log_spaced_steps():
     assert log_spaced_steps(0, 8) == [0]
     assert log_spaced_steps(1, 8) == [0, 1]
@@ -204,7 +302,16 @@ def test_log_spaced_steps():
     [
         ({"steps": -1}, "trainer.steps=-1; accepted: a whole number from 0"),
         ({"steps": True}, "trainer.steps=True; accepted: a whole number from 0"),
-        ({"learning_rate": 0}, "trainer.learning_rate=0; accepted: a number above 0"),
+        ({"steps": 10**20}, "trainer.steps=100000000000000000000; accepted: a whole number from 0 to 1000000000"),
+        ({"steps": 10**400}, "trainer.steps=1000000000"),
+        ({"steps": 2.5}, "trainer.steps=2.5; accepted: a whole number from 0"),
+        ({"log_per_decade": 10**9}, "trainer.log_per_decade=1000000000; accepted: a whole number from 1 to 1000"),
+        ({"batch_size": 10**24}, "accepted: null or a whole number from 1 to 1000000000"),
+        ({"learning_rate": 1e308}, "accepted: a number above 0, to 1e+38"),
+        ({"learning_rate": 10**400}, "accepted: a number above 0, to 1e+38"),
+        ({"stationary": math.inf}, "trainer.stationary=inf; accepted: a number from 0 to 1e+06"),
+        ({"schedule": "step"}, "trainer.schedule='step'; accepted: constant or cosine or linear or wsd"),
+        ({"learning_rate": 0}, "trainer.learning_rate=0.0; accepted: a number above 0"),
         ({"learning_rate": math.nan}, "trainer.learning_rate=nan; accepted: a number above 0"),
         ({"momentum": 1.0, "name": "sgd"}, "trainer.momentum=1.0; accepted: a number from 0 to below 1"),
         ({"momentum": 0.5}, "only sgd has momentum"),
@@ -214,7 +321,7 @@ def test_log_spaced_steps():
     ],
 )
 def test_settings_out_of_range_are_refused_in_one_line(change, text):
-    with pytest.raises(ConfigError, match=text.replace("?", r"\?").replace("(", r"\(")) as caught:
+    with pytest.raises(ConfigError, match=re.escape(text).replace(r"\.\*", ".*")) as caught:
         FirstOrder.from_config({"name": "adam"} | change)
     assert "\n" not in str(caught.value)
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from scipy.integrate import solve_ivp
 from torch.func import functional_call, hessian
-from train.test_first_order import Memory
+from train.test_first_order import Memory, carried
 
 import rsl_cli as rsl
 from rsl_cli.data import Dataset, load_dataset
@@ -21,6 +21,7 @@ from rsl_cli.train.flow import Flow, train_flow
 from rsl_cli.train.gauss_newton import gauss_newton
 from rsl_cli.train.ndf import MOST_ORDER, Differences
 from rsl_cli.train.objective import Objective
+from rsl_cli.train.trainers import from_results
 
 BASE = BaseGraph.from_config(problems.group("base", "mlp"), input_shape=(2,), output_size=1)
 DATA = load_dataset(problems.group("dataset", "sine2d", samples=64, test_samples=16))
@@ -218,6 +219,60 @@ def test_resumed_integration_is_the_uninterrupted_one_bit_for_bit():
         assert [point.time for point in one.path] == [point.time for point in other.path]
 
 
+ROUNDS = {
+    "decades": [{"t_end": 1e1}, {"t_end": 1e3}, {"t_end": 1e5}],
+    "between samples": [{"t_end": 0}, {"t_end": 3e-3}, {"t_end": 7.3}, {"t_end": 333.3}, {"t_end": 1e5}],
+    "steps": [{"max_steps": 0}, {"max_steps": 7}, {"max_steps": 40}, {"t_end": 1e5}],
+    "targets": [{"epsilon": 1.0}, {"epsilon": 0.1}, {"epsilon": 1e-2}, {"epsilon": 0.05}, {"t_end": 1e5}],
+    "ending between samples": [{"t_end": 2e2}, {"t_end": 5e3}],
+    "ending at a target": [{"t_end": 2e2}, {"epsilon": 2e-4}],
+    "ending by steps": [{"t_end": 2e2}, {"max_steps": 90}],
+}
+
+
+@pytest.mark.parametrize("rounds", ROUNDS.values(), ids=ROUNDS)
+def test_carried_on_in_rounds_it_is_the_flow_in_one_go(rounds):
+    objective, settings = Objective(DATA, "mse", dtype=torch.float64), [Flow(**changes) for changes in rounds]
+    parts = carried(train_flow, lambda: network([0, 1]), objective, settings)
+    whole = train_flow(network([0, 1]), objective, settings[-1])
+    for one, other in zip(whole, parts, strict=True):
+        assert one.stop_reason == other.stop_reason != "stationary"
+        problems.assert_same_training(one, other)
+        assert [point.time for point in one.path] == [point.time for point in other.path]
+
+
+def test_a_continuation_killed_on_its_way_is_one_that_was_not():
+    objective = Objective(DATA, "mse", dtype=torch.float64)
+    whole = train_flow(network([0]), objective, Flow(t_end=1e4))[0]
+    keeper = Memory(40, True, [train_flow(network([0]), objective, Flow(t_end=30))[0].saved])
+    with pytest.raises(KeyboardInterrupt):
+        train_flow(network([0]), objective, Flow(t_end=1e4), keeper=keeper)
+    problems.assert_same_training(whole, train_flow(network([0]), objective, Flow(t_end=1e4), keeper=keeper)[0])
+    # Asked for less than it came to, it ends where it stands; and goes on from there.
+    less = train_flow(network([0]), objective, Flow(t_end=40), keeper=keeper)[0]
+    assert less.stop_reason == "time" and 40 < less.trajectory.last["time"] < 1e4
+    more = train_flow(network([0]), objective, Flow(t_end=1e4), keeper=Memory(saved=[less.saved]))[0]
+    problems.assert_same_training(whole, more)
+
+
+def test_without_a_saved_state_the_integrator_begins_anew_where_it_stood():
+    objective = Objective(DATA, "mse", dtype=torch.float64)
+    first = train_flow(network([0]), objective, Flow(t_end=300))[0]
+    state = {name: part.numpy() for name, part in first.state.items()}
+    saved = from_results(Flow(), first.trajectory.to_frame().drop(columns="test_loss"), state)
+    again = train_flow(network([0]), objective, Flow(t_end=1e4), keeper=Memory(saved=[saved]))[0]
+    whole = train_flow(network([0]), objective, Flow(t_end=1e4))[0]
+    assert again.restarted_at == 300 and whole.restarted_at is None
+    kept = len(first.trajectory.rows)
+    assert [row[1:3] for row in again.trajectory.rows[:kept]] == [row[1:3] for row in first.trajectory.rows]
+    assert [row[1] for row in again.trajectory.rows if row[1] != 300] == [row[1] for row in whole.trajectory.rows]
+    assert again.trajectory.last["loss"] == pytest.approx(whole.trajectory.last["loss"], rel=1e-2)
+    # From here on it has a state again.
+    end = {"t_end": 1e5}
+    longer = train_flow(network([0]), objective, Flow(**end), keeper=Memory(saved=[again.saved]))[0]
+    assert longer.restarted_at == 300 and longer.trajectory.rows[: len(again.trajectory.rows)] == again.trajectory.rows
+
+
 def test_a_checkpoint_of_another_network_is_refused():
     objective, keeper = Objective(DATA, "mse", dtype=torch.float64), Memory(20, interrupt=True)
     with pytest.raises(KeyboardInterrupt):
@@ -331,9 +386,12 @@ def test_the_promised_call_samples_when_asked():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"t_end": -1}, "trainer.t_end=-1; accepted: a number from 0"),
+        ({"t_end": -1}, "trainer.t_end=-1.0; accepted: a number from 0"),
+        ({"t_end": 1e101}, r"trainer.t_end=1e\+101; accepted: a number from 0 to 1e\+100"),
+        ({"t_end": math.nan}, "trainer.t_end=nan; accepted: a number from 0"),
+        ({"max_steps": 10**20}, "trainer.max_steps=100000000000000000000; accepted: a whole number from 0"),
         ({"rtol": 0.0}, "trainer.rtol=0.0; accepted: a number from 1e-12 to 0.1"),
-        ({"epsilon": 0}, "trainer.epsilon=0; accepted: null or a number above 0"),
+        ({"epsilon": 0}, "trainer.epsilon=0.0; accepted: null or a number above 0"),
         ({"steps": 5}, "trainer key"),
     ],
 )

@@ -7,7 +7,7 @@ import problems
 import pytest
 import torch
 from scipy.optimize import minimize
-from train.test_first_order import Memory
+from train.test_first_order import Memory, carried
 from train.test_flow import DATA, classes, flat, network, slow_gradient
 
 from rsl_cli.errors import ConfigError
@@ -94,6 +94,17 @@ def test_resumed_and_united_training_is_the_same_bit_for_bit():
     for one, two, three in zip(whole, resumed, alone, strict=True):
         for other in (two, three):
             problems.assert_same_training(one, other)
+
+
+def test_carried_on_in_rounds_it_is_the_training_in_one_go():
+    objective = Objective(DATA, "mse", dtype=torch.float64)
+    # 23 is no step of the grid, and a loss may be reached anywhere.
+    rounds = [(0, None), (23, None), (60, 1e-3), (60, 1e-2), (80, None)]
+    settings = [LevenbergMarquardt(max_steps=steps, epsilon=epsilon) for steps, epsilon in rounds]
+    parts = carried(train_lm, lambda: network([0, 1]), objective, settings)
+    for one, other in zip(train_lm(network([0, 1]), objective, settings[-1]), parts, strict=True):
+        problems.assert_same_training(one, other)
+        assert [point.step for point in one.path] == [point.step for point in other.path] == [80]
 
 
 def test_bad_settings_are_named():
