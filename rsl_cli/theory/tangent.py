@@ -166,7 +166,7 @@ class TangentProbe:
                 listed and all(real(value) and value > 0 for value in epsilons),
                 "a list of numbers above 0, e.g. [1e-2,1e-4]",
             ),
-            "probes": (whole(settings.probes, 0), "a whole number from 0"),
+            "probes": (whole(settings.probes, 0, 10_000), "a whole number from 0 to 10000"),
             "radius": (real(settings.radius) and settings.radius > 0, "a number above 0"),
             "largest": (settings.largest is None or whole(settings.largest, 1), "null or a whole number from 1"),
         }

@@ -72,27 +72,26 @@ def test_resumed_training_is_the_uninterrupted_one_bit_for_bit(settings):
         problems.assert_same_training(one, other)
 
 
-@pytest.mark.parametrize("name", SETTINGS)
-@pytest.mark.parametrize("base", ["mlp", "cnn"])
+@pytest.mark.parametrize(("name", "base"), [("adam", "mlp"), ("sgd", "mlp"), ("gd", "mlp"), ("adam", "cnn")])
 def test_a_constant_rate_is_carried_on_as_if_in_one_go_whatever_the_union(name, base):
     settings = replace(SETTINGS[name], schedule="constant", stationary=0.0)
-    base = problems.group("base", base)
-    data = DATA if base["name"] == "mlp" else load_dataset(problems.group("dataset", "digits"))
-    graph = BaseGraph.from_config(base, input_shape=data.input_shape, output_size=data.outputs)
+    x, y = (np.random.default_rng(0).standard_normal((100, *shape)) for shape in ((4, 4), (1,)))
+    data = DATA if base == "mlp" else Dataset("made", "regression", x, y, x[:5], y[:5], 1)
+    graph = BaseGraph.from_config(problems.group("base", base), input_shape=data.input_shape, output_size=1)
     objective = Objective(data, "mse", dtype=torch.float32)
 
     def make(*seeds):
         lifts = [sample_lift(graph, 3, seed, {"kind": "random", "in_degree": 2}) for seed in seeds]
         return LiftedNetwork(disjoint_union(lifts), parametrization="mup")
 
-    whole = train_first_order(make(0, 1, 2), objective, replace(settings, steps=60))
-    # 23 and 37 are no steps of the grid: the samples taken there do not stay.
-    rounds = [replace(settings, steps=steps) for steps in (0, 23, 37)]
+    whole = train_first_order(make(0, 1, 2), objective, replace(settings, steps=20))
+    # 5 and 11 are no steps of the grid: the samples taken there do not stay.
+    rounds = [replace(settings, steps=steps) for steps in (0, 5, 11)]
     parts = carried(train_first_order, lambda: make(0, 1, 2), objective, rounds)
-    assert [row[0] for row in parts[0].trajectory.rows[-2:]] == [32, 37]
+    assert [row[0] for row in parts[0].trajectory.rows[-2:]] == [10, 11]
     for seeds in ([2], [0, 1]):
         keeper = Memory(saved=[parts[seed].saved for seed in seeds])
-        ends = train_first_order(make(*seeds), objective, replace(settings, steps=60), keeper=keeper)
+        ends = train_first_order(make(*seeds), objective, replace(settings, steps=20), keeper=keeper)
         for seed, end in zip(seeds, ends, strict=True):
             problems.assert_same_training(end, whole[seed])
 
