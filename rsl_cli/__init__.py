@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from rsl_cli.module import base_from_module, load_module
     from rsl_cli.network import LiftedNetwork
     from rsl_cli.portable import export
+    from rsl_cli.report import Verdict, judge
     from rsl_cli.study.session import load_study, run_study
     from rsl_cli.theory.bound import loss_bound
     from rsl_cli.theory.tangent import tangent_kappa
@@ -44,6 +45,8 @@ _HOMES = {
     "Trajectory": "train.trajectory",
     "run_study": "study.session",
     "load_study": "study.session",
+    "judge": "report",
+    "Verdict": "report",
     # errors
     "RslError": "errors",
 }
@@ -56,10 +59,12 @@ __all__ = [
     "LiftedNetwork",
     "RslError",
     "Trajectory",
+    "Verdict",
     "base_from_module",
     "disjoint_union",
     "export",
     "gradient_flow",
+    "judge",
     "load_module",
     "load_study",
     "loss_bound",

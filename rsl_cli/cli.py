@@ -128,16 +128,25 @@ class _Version(argparse.Action):
 
 def _run(arguments: list[str]) -> int:
     import hydra
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
     from omegaconf import OmegaConf
 
+    from rsl_cli.adaptive import until_of
+
     status, stores = 0, []
+    typed = [word for word in arguments if "=" in word or word.startswith("~")]
     full = os.environ.get("HYDRA_FULL_ERROR") == "1"
 
     def task(config: Any) -> None:
         # Hydra adds a line of its own to an exception that leaves the task, so one line is written here.
         nonlocal status
         try:
-            outcome = _study(_plain(OmegaConf.to_container(config, resolve=True)))
+            seconds = until_of(config.until, config.budget)
+            settled = HydraConfig.get()
+            # Of a multirun each study has words of its own; else they are kept as they were typed.
+            words = list(settled.overrides.task) if settled.mode == RunMode.MULTIRUN else typed
+            outcome = _study(_plain(OmegaConf.to_container(config, resolve=True)), seconds, words)
             status = max(status, 1 if outcome.failed else 0)
             stores.append(outcome.store)
         except RslError as error:
@@ -172,13 +181,17 @@ def _compare(stores: Sequence[Any]) -> None:
         print(f"comparison: {path}")
 
 
-def _study(config: dict[str, Any]) -> Any:
+def _study(config: dict[str, Any], seconds: float | None, line: Sequence[str]) -> Any:
+    from rsl_cli.adaptive import run_until
     from rsl_cli.progress import Display
     from rsl_cli.report import summary_text, write_report
     from rsl_cli.study.session import run_study
 
     with Display() as display:
-        outcome = run_study(config, planned=display.plan, progress=display.progress, finished=display.finished)
+        hooks = {"planned": display.plan, "progress": display.progress, "finished": display.finished, "line": line}
+        outcome = (
+            run_study(config, **hooks) if seconds is None else run_until(config, seconds, say=display.say, **hooks)
+        )
     verdict = write_report(outcome.store)
     print(summary_text(outcome.store, verdict))
     print(f"report: {outcome.store.report_dir / 'index.html'}")
@@ -287,7 +300,7 @@ def compose(overrides: Sequence[str], config_dir: Path | None = None) -> dict[st
 
 
 def _plain(config: Any) -> dict[str, Any]:
-    return {key: value for key, value in config.items() if key != "experiment"}
+    return {key: value for key, value in config.items() if key not in ("experiment", "until", "budget")}
 
 
 def _ordered(arguments: list[str]) -> list[str]:

@@ -31,6 +31,12 @@ class Display:
             if bar is not None:
                 bar.close()
 
+    def say(self, text: str) -> None:
+        """Print a line between rounds, and end the bars of the one before."""
+        self.__exit__()
+        self._study = self._item = None
+        print(f"-- {text}", flush=True)
+
     def plan(self, spec: StudySpec, plan: Plan) -> None:
         """Print what will be done and what is done already."""
         data, base = spec.data, spec.base

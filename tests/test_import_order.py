@@ -31,6 +31,7 @@ ORDER = [
     "report",
     "show",
     "progress",
+    "adaptive",
     "cli",
 ]
 MODULES = sorted(PACKAGE.rglob("*.py"))

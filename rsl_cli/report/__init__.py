@@ -3,6 +3,7 @@
 import sys
 import textwrap
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -13,9 +14,9 @@ from rsl_cli.report.judgement import judge_views
 from rsl_cli.report.measures import read_measures
 from rsl_cli.report.runs import read_runs
 from rsl_cli.report.verdict import give_verdict
-from rsl_cli.study.store import StudyStore, write_atomic, write_json
+from rsl_cli.study.store import StudyStore, open_study, write_atomic, write_json
 
-__all__ = ["summary_text", "write_comparison", "write_report"]
+__all__ = ["Verdict", "judge", "summary_text", "write_comparison", "write_report"]
 
 FORMATS = ("png", "pdf", "svg")
 _WIDTH = 100
@@ -42,8 +43,7 @@ def write_report(store: StudyStore, *, formats: Sequence[str] = ("png", "pdf"), 
 
     for form in formats:
         _check_format(form)
-    if not 0 < delta < 1:
-        raise ConfigError(f"delta is {delta!r}, expected a probability between 0 and 1, e.g. delta=0.1")
+    _check_delta(delta)
     runs = read_runs(store)
     views, measures = judge_views(runs), read_measures(store, runs)
     verdict = give_verdict(runs, views, delta, measures)
@@ -63,6 +63,41 @@ def write_report(store: StudyStore, *, formats: Sequence[str] = ("png", "pdf"), 
     page = render_page(runs, verdict, summary, [*figures, *texts, "verdict.json"])
     write_atomic(store.report_dir / "index.html", page.encode())
     return verdict
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a study says.
+
+    Args:
+        verdict: falls, plateaus, rises, unfinished or inconclusive.
+        headline: one line, true when quoted alone.
+        reasons: sentences, the deciding one first.
+        content: everything, as in ``verdict.json``.
+    """
+
+    verdict: str
+    headline: str
+    reasons: tuple[str, ...]
+    content: Mapping[str, Any]
+
+
+def judge(study: str | Path, *, delta: float = 0.1) -> Verdict:
+    """Judge a study by its run files; writes nothing.
+
+    Args:
+        study: its folder, or its name below ``results``.
+        delta: accepted probability that training misses a target loss, for the learning number.
+
+    Raises:
+        ConfigError: a delta outside (0, 1).
+        StoreError: no study is there, or a file is damaged.
+    """
+    _check_delta(delta)
+    store = open_study(study)
+    runs = read_runs(store)
+    content = give_verdict(runs, judge_views(runs), delta, read_measures(store, runs))
+    return Verdict(content["verdict"], content["headline"], tuple(content["reasons"]), content)
 
 
 def write_comparison(stores: Sequence[StudyStore], path: Path) -> None:
@@ -98,6 +133,11 @@ def summary_text(store: StudyStore, verdict: Mapping[str, Any]) -> str:
     for reason in verdict["reasons"]:
         lines += textwrap.wrap(reason, _WIDTH, initial_indent="  - ", subsequent_indent="    ", break_on_hyphens=False)
     return "\n".join(lines)
+
+
+def _check_delta(delta: float) -> None:
+    if not 0 < delta < 1:
+        raise ConfigError(f"delta is {delta!r}, expected a probability between 0 and 1, e.g. delta=0.1")
 
 
 def _check_format(form: str) -> None:

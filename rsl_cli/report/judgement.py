@@ -310,9 +310,11 @@ def _settled(evidence: Judgement, curve: _Curve, found: Finding, start: int) -> 
 
 
 def _decisive(curve: _Curve, guess: Finding | None, start: int) -> tuple[int, ...]:
-    if guess == "falls" or guess is None:
-        return (curve.lifts[curve.before_last], curve.lifts[-1])
-    return curve.lifts[start:]
+    """The lifts whose limits decide: of a fall, where the last doubling starts, since at its end upper bounds do."""
+    before = curve.before_last
+    if guess == "falls" and not _closed(curve, before):
+        return (curve.lifts[before],)
+    return (curve.lifts[before], curve.lifts[-1]) if guess in ("falls", None) else curve.lifts[start:]
 
 
 def _closed(curve: _Curve, i: int) -> bool:

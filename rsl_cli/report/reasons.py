@@ -1,6 +1,7 @@
 """Why a study has its verdict, in plain sentences: the deciding fact first, what to do about it last."""
 
 import math
+import shlex
 from collections.abc import Sequence
 
 import numpy as np
@@ -140,10 +141,11 @@ def _clock_reasons(runs: StudyRuns, chosen: Judgement, outlook: Outlook | None) 
 
 def paste(runs: StudyRuns, change: str, *, study: bool = False) -> str:
     """Return the study's command line with a change, to be pasted; ``study``: it is another study then."""
-    key = change.partition("=")[0]
-    words = [str(word) for word in runs.study.get("line") or ["the", "same", "words"]]
+    key, line = change.partition("=")[0], runs.study.get("line")
+    if not isinstance(line, list):
+        return f"rsl run ... {change}, the dots being the words that made this study"
     dropped = (f"{key}=", f"{key}.", "study=") if study else (f"{key}=",)
-    return " ".join(["rsl run", *(word for word in words if not word.startswith(dropped)), change])
+    return shlex.join(["rsl", "run", *(str(word) for word in line if not str(word).startswith(dropped)), change])
 
 
 def _how_they_ended(open_: Sequence[Run]) -> str:

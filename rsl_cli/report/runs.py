@@ -208,8 +208,8 @@ def assemble(
 
     A run that was carried further than the study now asks for is taken at the time asked for.
     """
-    asked = study.get("carried") or {}
-    cut = [(key, *_cut(record, frame, asked)) for key, record, frame in parts]
+    asked, own = study.get("carried") or {}, study.get("config", {}).get("horizons") or {}
+    cut = [(key, *_cut(record, frame, {**asked, **own.get(str(key.lift), {})})) for key, record, frame in parts]
     records = tuple(record for _, record, _ in cut if record is not None)
     tested = any(record.get("test_loss") is not None for record in records)
     clock = _clock(study.get("config", {}).get("trainer") or {})

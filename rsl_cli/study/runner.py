@@ -104,14 +104,15 @@ def _keys(spec: StudySpec) -> list[RunKey]:
     return [known.get((key.lift, key.seed), key) for key in spec.run_keys()]
 
 
-def register(spec: StudySpec) -> None:
-    """Write ``study.json``, or add the runs and the horizon asked for to the one there."""
+def register(spec: StudySpec, line: Sequence[str] | None = None) -> None:
+    """Write ``study.json``, or add the runs, the horizon asked for and the words they came in to the one there."""
     with spec.store.study_lock():
-        planned = set(_keys(spec))
+        planned, words = set(_keys(spec)), None if line is None else list(line)
         if spec.store.exists():
             study, known = spec.store.read_study(), set(spec.store.planned())
             asked = (study.get("carried"), study["config"].get("horizons"))
-            if planned <= known and asked == (spec.carried, spec.config["horizons"]):
+            words = study.get("line") if words is None else words
+            if planned <= known and asked == (spec.carried, spec.config["horizons"]) and words == study.get("line"):
                 return
             planned |= known
         keys = sorted(planned, key=lambda key: (key.lift, key.seed))
@@ -119,6 +120,7 @@ def register(spec: StudySpec) -> None:
             {
                 "schema": SCHEMA,
                 "name": spec.name,
+                "line": words,
                 "config": spec.config,
                 "identity": spec.identity,
                 "versions": _versions(),

@@ -1,6 +1,6 @@
 """A study from start to end, as the command line and a Python session call it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from rsl_cli.study.costs import may_share, union_size
 from rsl_cli.study.executors import execute
 from rsl_cli.study.runner import Item, Plan, Progress, make_plan, pack, register
 from rsl_cli.study.spec import StudySpec
-from rsl_cli.study.store import RunKey, StudyStore
+from rsl_cli.study.store import RunKey, StudyStore, open_study
 
 
 @dataclass
@@ -36,6 +36,7 @@ def run_study(
     planned: Callable[[StudySpec, Plan], None] | None = None,
     progress: Progress | None = None,
     finished: Callable[[Item, Mapping[str, str]], None] | None = None,
+    line: Sequence[str] | None = None,
 ) -> Outcome:
     """Do what a study lacks: runs it does not have, and time or steps that runs have not been carried to.
 
@@ -49,6 +50,7 @@ def run_study(
         planned: called once with the plan, before anything is written.
         progress: called while an item trains, see `rsl_cli.study.runner.Progress`.
         finished: called with each item's outcome.
+        line: words of the command line behind the configuration, kept so that a report can say what to paste.
 
     Returns:
         What was done. Failed runs are recorded and do not raise.
@@ -61,7 +63,7 @@ def run_study(
     if planned:
         planned(spec, plan)
     outcome = Outcome(spec.store)
-    register(spec)
+    register(spec, line)
     if not plan.missing:
         return outcome
 
@@ -123,9 +125,4 @@ def load_study(path: str | Path) -> Study:
     Raises:
         StoreError: there is none.
     """
-    folder = Path(path)
-    if not (folder / "study.json").is_file() and len(folder.parts) == 1:
-        folder = Path("results") / folder
-    study = Study(StudyStore(folder))
-    study.store.read_study()
-    return study
+    return Study(open_study(path))

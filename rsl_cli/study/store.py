@@ -278,6 +278,23 @@ def _remove_other_tables(folder: Path, tables: Mapping[str, pd.DataFrame]) -> No
             path.unlink(missing_ok=True)
 
 
+def open_study(path: str | Path) -> StudyStore:
+    """Return the store of a study that is there.
+
+    Args:
+        path: its folder, or its name below ``results``.
+
+    Raises:
+        StoreError: there is none, or its ``study.json`` cannot be read.
+    """
+    folder = Path(path)
+    if not (folder / "study.json").is_file() and len(folder.parts) == 1:
+        folder = Path("results") / folder
+    store = StudyStore(folder)
+    store.read_study()
+    return store
+
+
 def find_studies(results_dir: Path) -> list[StudyStore]:
     """The studies in a results folder (and in ``reference`` below it), the most recently changed first."""
     files = [*results_dir.glob("*/study.json"), *results_dir.glob("reference/*/study.json")]

@@ -17,6 +17,7 @@ import pandas as pd
 import pytest
 from fake_study import LIFTS, key_of, make_study
 
+import rsl_cli as rsl
 from rsl_cli.errors import ConfigError, StoreError
 from rsl_cli.report import summary_text, write_report
 from rsl_cli.report.judgement import judge_views
@@ -141,6 +142,21 @@ def test_formats_and_delta_are_checked(reported: tuple[StudyStore, dict[str, Any
         write_report(reported[0], formats=("pgn",))
     with pytest.raises(ConfigError, match=r"delta is 1\.5, expected a probability"):
         write_report(reported[0], delta=1.5)
+
+
+def test_judge_reads_and_writes_nothing(reported: tuple[StudyStore, dict[str, Any]]) -> None:
+    store, verdict = reported
+    before = {path: path.stat().st_mtime_ns for path in store.root.rglob("*")}
+    found = rsl.judge(store.root)
+    assert (found.verdict, found.headline, list(found.reasons)) == (
+        verdict["verdict"],
+        verdict["headline"],
+        verdict["reasons"],
+    )
+    assert found.content == verdict
+    assert {path: path.stat().st_mtime_ns for path in store.root.rglob("*")} == before
+    with pytest.raises(StoreError, match="no study at"):
+        rsl.judge(store.root / "nowhere")
 
 
 def test_no_study(tmp_path: Path) -> None:

@@ -1,0 +1,202 @@
+"""Going on until the verdict is decided: after each round, the one thing that promises most for its cost.
+
+A round is an ordinary call of `run_study` with more lifts, more seeds, or later horizons for some lifts, so that the
+study is at any time what it would be had its grid been asked for outright.
+"""
+
+import re
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+from rsl_cli.errors import ConfigError
+from rsl_cli.report.judgement import Judgement, judge_views
+from rsl_cli.report.outlook import foresee
+from rsl_cli.report.runs import StudyRuns, read_runs
+from rsl_cli.stats import MIN_LIFTS
+from rsl_cli.study.runner import Item, Plan, Progress
+from rsl_cli.study.session import Outcome, run_study
+from rsl_cli.study.spec import StudySpec
+from rsl_cli.study.sweep import lift_degrees, seed_list
+
+DECIDED = ("falls", "plateaus", "rises")
+_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
+_MOST_SEEDS = 200
+_LEAP = 2.0  # decades of time by which a round carries a lift further at most
+_FORMS = "accepted: a time such as 90s, 15m or 2h, or none"
+
+
+class _BudgetSpentError(Exception):
+    """Raised from a progress callback to leave a round; what was trained is kept as after Ctrl-C."""
+
+
+@dataclass(frozen=True)
+class Round:
+    """What to do next, as changes of the study's configuration, and why."""
+
+    changes: Mapping[str, Any]
+    why: str
+
+
+def until_of(until: Any, budget: Any) -> float | None:
+    """Read ``until`` and ``budget``.
+
+    Returns:
+        Seconds to spend, infinite for ``budget=none``; None if the study is not to go on by itself.
+
+    Raises:
+        ConfigError: values that are not accepted, or a budget without a goal.
+    """
+    if until not in (None, "verdict"):
+        raise ConfigError(f"until={until}; accepted: verdict, or null for one round")
+    if budget is None or (isinstance(budget, str) and budget.lower() == "none"):
+        seconds = float("inf")
+    else:
+        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smh])\s*", str(budget))
+        if match is None or float(match[1]) == 0:
+            raise ConfigError(f"budget={budget}; {_FORMS}")
+        seconds = float(match[1]) * _UNITS[match[2]]
+    if until is None:
+        if budget is not None:
+            raise ConfigError(f"budget={budget} without a goal; add until=verdict")
+        return None
+    return seconds
+
+
+def run_until(
+    config: Mapping[str, Any],
+    seconds: float,
+    *,
+    say: Callable[[str], None],
+    planned: Callable[[StudySpec, Plan], None] | None = None,
+    progress: Progress | None = None,
+    finished: Callable[[Item, Mapping[str, str]], None] | None = None,
+    line: list[str] | None = None,
+) -> Outcome:
+    """Run a study in rounds until its verdict is `falls`, `plateaus` or `rises`, or the budget is spent.
+
+    Args:
+        config: of the first round.
+        seconds: to spend.
+        say: told in a line what each round does, and why the last one was the last.
+        planned: see `rsl_cli.study.session.run_study`, like the rest.
+        progress: the same.
+        finished: the same.
+        line: the same.
+
+    Returns:
+        The last round's outcome, with the failures of all.
+
+    Raises:
+        RslError: what cannot be run.
+    """
+    began, failed = time.monotonic(), []
+    wanted = _from_where_it_stands(dict(config))
+
+    def watch(item: Item, step: int, steps: int, loss: float) -> None:
+        if time.monotonic() - began > seconds:
+            raise _BudgetSpentError
+        if progress is not None:
+            progress(item, step, steps, loss)
+
+    outcome = Outcome(StudySpec.from_config(wanted).store)
+    while True:
+        try:
+            outcome = run_study(wanted, planned=planned, progress=watch, finished=finished, line=line)
+        except _BudgetSpentError:
+            say("the budget is spent in the middle of a round; what is done is kept, the same line goes on")
+            break
+        failed += outcome.failed
+        runs = read_runs(outcome.store)
+        chosen = judge_views(runs).headline
+        if chosen.verdict in DECIDED:
+            say(f"decided after {time.monotonic() - began:.0f} s: {chosen.verdict}")
+            break
+        step = next_round(wanted, runs, chosen)
+        if isinstance(step, str):
+            say(f"nothing more can be tried: {step}")
+            break
+        if time.monotonic() - began > seconds:
+            say(f"the budget is spent; next would be: {step.why}")
+            break
+        say(f"{chosen.verdict}; next: {step.why}")
+        wanted = {**wanted, **step.changes}
+    outcome.failed = failed
+    return outcome
+
+
+def next_round(config: Mapping[str, Any], runs: StudyRuns, chosen: Judgement) -> Round | str:
+    """What an undecided verdict lacks most, or why nothing can be done about it."""
+    lifts, seeds = lift_degrees(config["lift"]), seed_list(config["seeds"])
+    crowded = set(runs.overparametrised_lifts)
+    used = [lift for lift in lifts if lift not in crowded]
+    if len(used) < MIN_LIFTS:
+        return _more_lifts(lifts, used, crowded)
+    if chosen.verdict == "unfinished":
+        return _more_time(config, runs, chosen, lifts, used)
+    if len(seeds) < 5:
+        return Round({"seeds": list(range(5))}, "5 seeds a lift, since a trend needs them")
+    needed = min(chosen.seeds_needed or 2 * len(seeds), 4 * len(seeds), _MOST_SEEDS)
+    if needed <= len(seeds):
+        needed = 2 * len(seeds)
+    if needed > _MOST_SEEDS:
+        return f"{len(seeds)} seeds a lift still scatter too much"
+    fresh = [seed for seed in range(needed + len(seeds)) if seed not in seeds][: needed - len(seeds)]
+    return Round({"seeds": sorted([*seeds, *fresh])}, f"{needed} seeds a lift, since {chosen.why}")
+
+
+def _more_time(
+    config: Mapping[str, Any], runs: StudyRuns, chosen: Judgement, lifts: tuple[int, ...], used: list[int]
+) -> Round | str:
+    asked = {str(lift): dict(value) for lift, value in (config.get("horizons") or {}).items()}
+    outlook = foresee(runs, chosen)
+    if outlook is None:
+        return _more_steps(asked, runs, chosen)
+    # The lifts that the last doubling is compared with decide too; all open ones go together, in leaps.
+    reached = {run.key.lift: run.flow_time for run in runs.done if run.key.lift in outlook.lifts}
+    ends = {lift: min(outlook.time, at * 10**_LEAP) for lift, at in reached.items()}
+    if max(reached.values()) >= outlook.time * (1 - 1e-9):
+        return _more_lifts(lifts, used, set(runs.overparametrised_lifts))
+    for lift, end in ends.items():
+        asked[str(lift)] = {**asked.get(str(lift), {}), "t_end": end}
+    names = ", ".join(f"lift {lift} to t = {end:.0e}" for lift, end in sorted(ends.items()))
+    return Round({"horizons": asked}, names)
+
+
+def _more_steps(asked: dict[str, dict[str, Any]], runs: StudyRuns, chosen: Judgement) -> Round | str:
+    """Runs of a first-order trainer at a constant rate, or of Levenberg-Marquardt, take four times the steps."""
+    carried = runs.study.get("carried") or {}
+    key = next((name for name in ("steps", "max_steps") if name in carried and "t_end" not in carried), None)
+    if key is None or not any(run.under_trained for run in runs.done if run.key.lift in chosen.rests_on):
+        return "runs of this trainer end with their schedule and show no limit; trainer=flow does"
+    for lift in chosen.rests_on:
+        last = asked.get(str(lift), {}).get(key, carried[key])
+        asked[str(lift)] = {**asked.get(str(lift), {}), key: 4 * last}
+    lifts = ", ".join(map(str, chosen.rests_on))
+    return Round({"horizons": asked}, f"four times the steps at lift {lifts}")
+
+
+def _more_lifts(lifts: tuple[int, ...], used: list[int], crowded: set[int]) -> Round | str:
+    """A lift between the others, or beyond the largest while parameters are fewer than samples."""
+    between = sorted({round((a * b) ** 0.5) for a, b in pairwise(used)} - set(lifts))
+    beyond = [] if crowded or not used else [2 * used[-1]]
+    fresh = beyond if len(used) < MIN_LIFTS and beyond else between
+    if not fresh:
+        return "no lift is left between the others; more samples (dataset.samples) make room for larger ones"
+    named = ", ".join(map(str, fresh))
+    return Round({"lift": sorted({*lifts, *fresh})}, f"lifts {named}, for a trend over more of them")
+
+
+def _from_where_it_stands(config: dict[str, Any]) -> dict[str, Any]:
+    """The configuration, with what an earlier call of the same line had added to the study."""
+    spec = StudySpec.from_config(config)
+    if not spec.store.exists():
+        return config
+    study = spec.store.read_study()
+    plan, horizons = study["plan"], study["config"].get("horizons") or {}
+    config["lift"] = sorted({*spec.lifts, *plan["lifts"]})
+    config["seeds"] = sorted({*spec.seeds, *plan["seeds"]})
+    config["horizons"] = {**horizons, **(config.get("horizons") or {})}
+    return config
