@@ -110,22 +110,8 @@ class StudyStore:
         return list(keys.values())
 
     def carried(self, lift: int | None = None) -> dict[str, Any]:
-        """How far the latest call asked the study's runs to be carried; they may stand further, or not yet there.
-
-        Args:
-            lift: runs of which lift; None: those that were given no horizon of their own.
-
-        Returns:
-            Of the flow ``t_end``, ``max_steps`` and ``epsilon`` (None: no target), of Levenberg-Marquardt the last two,
-            of a first-order trainer at a constant rate ``steps``; nothing where a schedule ends the runs.
-        """
-        study = self.read_study()
-        if "carried" in study:
-            return {**study["carried"], **study["config"].get("horizons", {}).get(str(lift), {})}
-        # Before runs could be carried on, what they were named by said how far.
-        trainer = study["identity"].get("trainer", {})
-        keys = ("t_end", "max_steps", "epsilon", *(("steps",) if trainer.get("schedule") == "constant" else ()))
-        return {key: trainer[key] for key in keys if key in trainer}
+        """How far the latest call asked the study's runs to be carried, see `carried`."""
+        return carried(self.read_study(), lift)
 
     def run_dir(self, key: RunKey) -> Path:
         """The run's folder."""
@@ -260,6 +246,25 @@ class StudyStore:
         """Try to hold one run; yields whether it is held (always, if blocking)."""
         with _lock(self.root / "locks" / f"{key.directory}.lock", blocking=blocking) as held:
             yield held
+
+
+def carried(study: Mapping[str, Any], lift: int | None = None) -> dict[str, Any]:
+    """How far the latest call asked a study's runs to be carried; they may stand further, or not yet there.
+
+    Args:
+        study: the content of ``study.json``.
+        lift: runs of which lift; None: those that were given no horizon of their own.
+
+    Returns:
+        Of the flow ``t_end``, ``max_steps`` and ``epsilon`` (None: no target), of Levenberg-Marquardt the last two, of
+        a first-order trainer at a constant rate ``steps``; nothing where a schedule ends the runs.
+    """
+    if "carried" in study:
+        return {**study["carried"], **study.get("config", {}).get("horizons", {}).get(str(lift), {})}
+    # Before runs could be carried on, what they were named by said how far.
+    trainer = study.get("identity", {}).get("trainer", {})
+    keys = ("t_end", "max_steps", "epsilon", *(("steps",) if trainer.get("schedule") == "constant" else ()))
+    return {key: trainer[key] for key in keys if key in trainer}
 
 
 def _named(name: str, times: int) -> str:
