@@ -98,6 +98,7 @@ def test_a_csv_and_a_base_of_ones_own(tmp_path, capsys):
             "run trainer.t_end=9",
             "key 'trainer.t_end' does not belong to the chosen trainer; it belongs to trainer=flow",
         ),
+        ("run trainer=gd horizons={16:{t_end:1}}", "horizons.16={'t_end': 1}; accepted are keys of trainer gd: steps"),
         ("run +foo=1", "key 'foo' is not known"),
         ("run trainer=adam trainer.steps=abc", "trainer.steps='abc'; accepted"),
         ("run dataset=csv dataset.path=no.csv dataset.target=y", "dataset.path 'no.csv' is not there"),

@@ -39,7 +39,7 @@ DEFAULTS: Mapping[str, Any] = {
     "study": None,
     "executor": {"name": "process"},
     "theory": {},
-    "horizons": {},
+    "horizons": None,
 }
 KEYS = ("base", "lifting", "dataset", "trainer", *DEFAULTS)
 EXECUTORS: Mapping[str, Mapping[str, Any]] = {
@@ -84,7 +84,7 @@ class StudySpec:
         for key in config:
             if key not in KEYS:
                 raise ConfigError(one_of("key", key, KEYS))
-        for key in ("base", "lifting", "dataset", "trainer", "executor", "theory", "horizons"):
+        for key in ("base", "lifting", "dataset", "trainer", "executor", "theory"):
             if not isinstance(config.get(key, DEFAULTS.get(key)), Mapping):
                 raise ConfigError(f"{key}={config.get(key)!r}; a group is needed: {key}=NAME")
         full = {**DEFAULTS, **config}
@@ -279,10 +279,13 @@ def _of_runs(identity: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _horizons(
-    config: Mapping[Any, Any], lifts: Sequence[int], trainer: Mapping[str, Any], settings: Settings
+    config: Any, lifts: Sequence[int], trainer: Mapping[str, Any], settings: Settings
 ) -> dict[str, dict[str, Any]]:
     """Horizons of single lifts, checked: by lift, keys of the trainer that say how far its runs are carried."""
     checked: dict[str, dict[str, Any]] = {}
+    config = {} if config is None else config
+    if not isinstance(config, Mapping):
+        raise ConfigError(f"horizons={config!r}; accepted: null, or horizons by lift, e.g. {{64: {{t_end: 1e10}}}}")
     for lift, wanted in config.items():
         if str(lift) not in map(str, lifts):
             raise ConfigError(f"horizons.{lift}: the study's lifts are {', '.join(map(str, lifts))}; add it to lift=")
