@@ -28,10 +28,10 @@ def give_headline(runs: StudyRuns, chosen: Judgement) -> str:
     sure = f"{_factor(chosen.fall)}-fold " if chosen.fall > 1.05 else ""
     name = LOSS_NAMES[runs.headline]
     if chosen.verdict == "falls":
-        span = used[-1] / used[0]
-        return (
-            f"FALLS {sure}over n x {span:.3g}: the limit of the {name} loss, from lift {used[0]} to {used[-1]}{still}"
-        )
+        last = chosen.arrived or used[-1]
+        span = f"{sure}over n x {last / used[0]:.3g}: the limit of the {name} loss, from lift {used[0]} to {last}"
+        end = ", from which on every run reaches its target" if chosen.arrived else ""
+        return f"FALLS {span}{end}{still}"
     if chosen.verdict == "plateaus":
         return f"PLATEAUS: the limit of the {name} loss is level at {chosen.level:.2g} from lift {chosen.since} on"
     if chosen.verdict == "rises":
