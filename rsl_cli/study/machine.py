@@ -18,7 +18,7 @@ def prepare(threads: int | None = None) -> None:
     system and faults them in again page by page, which costs more than computing them; kept, they stay in the heap.
 
     Args:
-        threads: cores for torch and the sparse kernels; None leaves torch's choice.
+        threads: cores for torch and the sparse kernels; None leaves torch's choice. Results do not depend on it.
     """
     if sys.platform == "linux":
         mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # Absent from musl.
@@ -27,5 +27,5 @@ def prepare(threads: int | None = None) -> None:
             mallopt(_TRIM_THRESHOLD, 2**31 - 1)
     if threads is not None:
         torch.set_num_threads(max(1, threads))
-        # SciPy and NumPy bring linear algebra of their own, with threads of its own.
-        threadpool_limits(max(1, threads), "blas")
+    # SciPy and NumPy bring linear algebra of their own, which rounds as its threads share the work out.
+    threadpool_limits(1, "blas")

@@ -4,7 +4,6 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -20,7 +19,6 @@ from rsl_cli.train.replicas import Answer, Method, Replicas
 from rsl_cli.train.trajectory import PathPoint, Row, Stand, TrainingResult, Trajectory
 
 Progress = Callable[[int, int, float], None]
-_SMALL = 1500
 
 
 @dataclass
@@ -162,9 +160,9 @@ def train_implicit(
         if course.end:
             stepper.reopen(course)
     methods = {r: stepper.method(course, objective.resolution()) for r, course in enumerate(courses) if not course.end}
-    # Below this, a second thread of the linear algebra's own costs more by waiting beside torch's than it computes.
-    small = max(map(len, replicas.start)) < _SMALL
-    with threadpool_limits(1, "blas") if small else nullcontext():
+    # How a factorisation is shared out decides how it is rounded; and a thread of the linear algebra's own costs as
+    # much by waiting beside torch's as it computes.
+    with threadpool_limits(1, "blas"):
         _rounds(replicas, courses, methods, keeper, progress)
     results = [_result(replicas, r, course) for r, course in enumerate(courses)]
     with torch.no_grad():
