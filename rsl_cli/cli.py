@@ -112,6 +112,15 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--force", action="store_true", help="replace DIR if it is there")
     export.add_argument("--results-dir", default="results", type=Path)
     export.set_defaults(action=_export)
+    verify = commands.add_parser(
+        "verify",
+        help="damaged and foreign files by name; exit 1 if there are any",
+        description="Compare every file of studies with its digest. Damaged runs are set aside, never deleted; they "
+        "count as missing then.",
+    )
+    _completing(verify.add_argument("study", nargs="*", help="name or folder; none: all"), _study_words)
+    verify.add_argument("--results-dir", default="results", type=Path)
+    verify.set_defaults(action=_verify)
     listing = commands.add_parser("list", help="studies, runs done / failed / missing, verdict")
     listing.add_argument("--results-dir", default="results", type=Path)
     listing.set_defaults(action=_list)
@@ -256,7 +265,7 @@ def _export(parsed: argparse.Namespace) -> int:
 
 
 def _list(parsed: argparse.Namespace) -> int:
-    from rsl_cli.study.store import find_studies, read_json
+    from rsl_cli.study.store import find_studies, read_verdict
 
     studies = find_studies(parsed.results_dir)
     if not studies:
@@ -264,14 +273,39 @@ def _list(parsed: argparse.Namespace) -> int:
         return 0
     width = max(5, *(len(store.name) for store in studies))
     print(f"{'study':<{width}} {'done':>6} {'failed':>6} {'missing':>7}  verdict")
+    status = 0
     for store in studies:
-        records, planned = store.records(), store.planned()
-        done = sum(record["status"] == "done" for record in records)
         file = store.report_dir / "verdict.json"
-        verdict = read_json(file)["verdict"] if file.is_file() else "no report yet"
+        try:
+            records, planned = store.records(), store.planned()
+            verdict = read_verdict(file) if file.is_file() else "no report yet"
+        except StoreError as error:
+            # One damaged study hides no other.
+            print(f"{store.name:<{width}} {'?':>6} {'?':>6} {'?':>7}  damaged")
+            print(f"rsl: {error}", file=sys.stderr)
+            status = 1
+            continue
+        done = sum(record["status"] == "done" for record in records)
         missing = len(planned) - len(records)
         print(f"{store.name:<{width}} {done:>6} {len(records) - done:>6} {missing:>7}  {verdict}")
-    return 0
+    return status
+
+
+def _verify(parsed: argparse.Namespace) -> int:
+    from rsl_cli.study.store import find_studies
+    from rsl_cli.study.verify import verify
+
+    status = 0
+    for store in [_find(name, parsed.results_dir) for name in parsed.study] or find_studies(parsed.results_dir):
+        try:
+            found = verify(store)
+        except StoreError as error:
+            print(f"rsl: {error}", file=sys.stderr)
+            status = 1
+            continue
+        print(found.text(store.name))
+        status = max(status, int(not found.clean))
+    return status
 
 
 def compose(overrides: Sequence[str], config_dir: Path | None = None) -> dict[str, Any]:
