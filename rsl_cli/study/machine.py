@@ -1,7 +1,10 @@
 """What a process that trains asks of its machine: cores, and an allocator that keeps what it has."""
 
 import ctypes
+import os
 import sys
+from contextlib import suppress
+from pathlib import Path
 
 import torch
 from threadpoolctl import threadpool_limits
@@ -9,6 +12,20 @@ from threadpoolctl import threadpool_limits
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # malloc.h
 _KEPT_BYTES = (1 << 30, 32 << 20)
 """Larger blocks are mapped anew each time. Older glibc takes no more than the second."""
+
+
+def memory_limit() -> float:
+    """Bytes that this process and its children may use: the machine's, or less where a limit is set."""
+    limits = [float(os.sysconf("SC_PAGE_SIZE")) * os.sysconf("SC_PHYS_PAGES")]
+    for file in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        with suppress(OSError, ValueError):  # No such file; "max".
+            limits.append(float(Path(file).read_text()))
+    if sys.platform != "win32":
+        import resource
+
+        soft = resource.getrlimit(resource.RLIMIT_AS)[0]
+        limits += [float(soft)] if soft != resource.RLIM_INFINITY else []
+    return min(limits)
 
 
 def prepare(threads: int | None = None) -> None:

@@ -253,9 +253,13 @@ class StudyStore:
             raise StoreError(f"cannot read {error}; {_MENDED}") from error
         return read_tensors(self._file(key, "state.safetensors"))[0]
 
+    def resume_file(self, key: RunKey) -> Path:
+        """Where lies what the run goes on from."""
+        return self.run_dir(key) / "resume.safetensors"
+
     def resume(self, key: RunKey) -> tuple[dict[str, np.ndarray], dict[str, str]] | None:
         """What the run goes on from, arrays and text, or None if there is nothing; what is not whole is set aside."""
-        path = self.run_dir(key) / "resume.safetensors"
+        path = self.resume_file(key)
         try:
             return read_tensors(path) if path.exists() else None
         except StoreError as error:
@@ -264,11 +268,11 @@ class StudyStore:
 
     def can_resume(self, key: RunKey) -> bool:
         """Whether there is something that the run goes on from."""
-        return (self.run_dir(key) / "resume.safetensors").is_file()
+        return self.resume_file(key).is_file()
 
     def write_resume(self, key: RunKey, arrays: Mapping[str, np.ndarray], text: Mapping[str, str]) -> None:
         """Replace what the run goes on from."""
-        write_tensors(self.run_dir(key) / "resume.safetensors", arrays, text)
+        write_tensors(self.resume_file(key), arrays, text)
 
     def write_run(
         self,
@@ -312,7 +316,7 @@ class StudyStore:
         _remove_other_tables(folder, tables)
         (folder / "error.txt").unlink(missing_ok=True)
         if final:
-            (folder / "resume.safetensors").unlink(missing_ok=True)
+            self.resume_file(key).unlink(missing_ok=True)
 
     def write_failure(self, key: RunKey, record: Mapping[str, Any], error: str) -> None:
         """Write why a run failed; it counts as missing when the study is run again, or is what it was before."""

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
 
-from rsl_cli.errors import TrainingError
+from rsl_cli.errors import CheckpointError, TrainingError
 from rsl_cli.network import LiftedNetwork
 from rsl_cli.train.checkpoint import OF_ANOTHER, Keeper, Saved
 from rsl_cli.train.objective import Objective
@@ -71,7 +71,7 @@ class Course:
         if not text:
             return
         if not np.array_equal(arrays["start"], self.start):
-            raise TrainingError(OF_ANOTHER)
+            raise CheckpointError(OF_ANOTHER)
         self.rows = [(row[0], *row[1:]) for row in text["rows"]]
         self.path = [(step, at, arrays[f"path/{i:05d}"]) for i, (step, at) in enumerate(text["path"])]
         self.share, self.end, self.accuracy = text["share"], text["end"], text["accuracy"]
@@ -218,12 +218,15 @@ def _saved(course: Course) -> Saved:
 
 
 def _restore(replicas: Replicas, courses: list[Course], keeper: Keeper | None) -> None:
-    for r, (arrays, text) in enumerate([] if keeper is None else keeper.load()):
-        content = json.loads(text.get("training", "{}"))
-        if "parameter_rows" in content:
-            _begin_anew(courses[r], content["parameter_rows"], replicas.flat(r, arrays))
-        else:
-            courses[r].restore(arrays, content)
+    try:
+        for r, (arrays, text) in enumerate([] if keeper is None else keeper.load()):
+            content = json.loads(text.get("training", "{}"))
+            if "parameter_rows" in content:
+                _begin_anew(courses[r], content["parameter_rows"], replicas.flat(r, arrays))
+            else:
+                courses[r].restore(arrays, content)
+    except (LookupError, TypeError, ValueError, RuntimeError) as error:
+        raise CheckpointError(OF_ANOTHER) from error
 
 
 def parameters_alone(rows: list[Row], state: Mapping[str, np.ndarray]) -> Saved:
