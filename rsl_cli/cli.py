@@ -1,6 +1,7 @@
 """The command line: the one place that knows argv and Hydra. Heavy imports wait until a command needs them."""
 
 import argparse
+import errno
 import os
 import re
 import sys
@@ -33,7 +34,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if debug:
         os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
-        return _dispatch(arguments)
+        status = _dispatch(arguments)
+        sys.stdout.flush()
+        return status
     except RslError as error:
         if debug:
             raise
@@ -46,6 +49,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader of a pipe has gone (`rsl list | head`); Python would complain again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        # A full device behind standard output, a name longer than the system takes.
+        if debug:
+            raise
+        if error.errno == errno.ENOSPC and error.filename is None:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        named = "" if error.filename is None else f": {str(error.filename)[:80]}"
+        print(f"rsl: {error.strerror or error}{named}", file=sys.stderr)
+        return 2 if error.errno == errno.ENAMETOOLONG else 1
 
 
 def config_directory() -> Path:
@@ -322,7 +334,10 @@ def compose(overrides: Sequence[str], config_dir: Path | None = None) -> dict[st
     from hydra import initialize_config_dir
     from omegaconf import OmegaConf
 
+    if config_dir is not None and not config_dir.is_dir():
+        raise ConfigError(f"--config-dir={config_dir} is no folder; accepted: a folder of configuration groups")
     extra = [] if config_dir is None else [f"hydra.searchpath=['file://{config_dir.resolve()}']"]
+    _refuse_twice(overrides)
     try:
         with initialize_config_dir(str(config_directory()), version_base="1.3"):
             config = hydra_compose("config", [*map(_quote, overrides), *extra])
@@ -340,7 +355,18 @@ def _plain(config: Any) -> dict[str, Any]:
 def _ordered(arguments: list[str]) -> list[str]:
     """Overrides before flags: Hydra takes them in one run only."""
     overrides = [word for word in arguments if not word.startswith("-") and ("=" in word or word.startswith("~"))]
+    _refuse_twice(overrides)
     return [*map(_quote, overrides), *(word for word in arguments if word not in overrides)]
+
+
+def _refuse_twice(overrides: Sequence[str]) -> None:
+    """Hydra lets the last of several values of one key win without a word."""
+    given: dict[str, str] = {}
+    for word in overrides:
+        key, _, value = word.lstrip("+~").partition("=")
+        if given.setdefault(key, value) != value:
+            both = f"{given[key]},{value}"
+            raise ConfigError(f"{key} is given twice, {both}; choose one, or write -m {key}={both} for a study each")
 
 
 def _quote(argument: str) -> str:

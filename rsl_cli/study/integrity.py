@@ -121,8 +121,8 @@ def check_study(study: Mapping[str, Any]) -> None:
     if not isinstance(runs, list):
         raise DamageError("plan.runs is no list")
     for run in runs:
-        facts = (run.get("lift"), run.get("seed"), run.get("run_id")) if isinstance(run, dict) else ()
-        if [type(fact) for fact in facts] != [int, int, str] or not re.fullmatch(r"[0-9a-f]{16}", facts[2]):
+        lift, seed, run_id = map(run.get, ("lift", "seed", "run_id")) if isinstance(run, dict) else (None, None, None)
+        if not (type(lift) is type(seed) is int and isinstance(run_id, str) and re.fullmatch(r"[0-9a-f]{16}", run_id)):
             raise DamageError(f"plan.runs holds {str(run)[:60]}; due: lift, seed and run_id of 16 hex digits")
 
 

@@ -193,7 +193,8 @@ def _of_another_network(path):
 
 def _without_an_array(path):
     arrays, text = read_tensors(path)
-    write_tensors(path, dict(list(arrays.items())[1:]), text)
+    gone = next(name for name in arrays if name.startswith("parameter/"))
+    write_tensors(path, {name: array for name, array in arrays.items() if name != gone}, text)
 
 
 def _without_text(path):
