@@ -1,9 +1,10 @@
 """Whether a study's files are what was written: what is damaged, missing or foreign, by name.
 
 A damaged run is set aside, so that it counts as missing and the same `rsl run` line trains it anew; so is a damaged
-report or checkpoint. Nothing is deleted.
+report, or what a run would go on from. Nothing is deleted.
 """
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from rsl_cli.errors import StoreError
 from rsl_cli.study.integrity import is_sealed
 from rsl_cli.study.store import RunKey, StudyStore, read_json, read_tensors
 
-_RUN_FILES = {"record.json", "state.safetensors", "error.txt"}
+_RUN_FILES = {"record.json", "state.safetensors", "resume.safetensors", "error.txt"}
 _FOLDERS = {"runs", "checkpoints", "locks", "report", "damaged"}
 
 
@@ -62,15 +63,16 @@ def verify(store: StudyStore) -> Findings:
             if fault:
                 damaged.append(f"{fault}; set aside: {store.set_aside(store.run_dir(key))}")
                 continue
+            resume = store.resume_file(key)
+            try:
+                if held and resume.exists():
+                    read_tensors(resume)
+            except StoreError as error:
+                damaged.append(f"{str(error).partition(';')[0].removeprefix('cannot read ')}; {_aside(store, resume)}")
         path = store.run_dir(key) / "record.json"
         if path.is_file():
             runs += 1
             unsealed += not is_sealed(path.read_bytes())
-    for path in sorted((store.root / "checkpoints").glob("*.safetensors")):
-        try:
-            read_tensors(path)
-        except StoreError as error:
-            damaged.append(f"{str(error).partition(';')[0].removeprefix('cannot read ')}; {_aside(store, path)}")
     verdict = store.report_dir / "verdict.json"
     try:
         if verdict.exists():
@@ -98,5 +100,9 @@ def _foreign(store: StudyStore, planned: list[RunKey]) -> list[Path]:
         if folder.name not in names:
             found.append(folder)
         elif folder.is_dir():
-            found += [path for path in folder.iterdir() if not (path.name in _RUN_FILES or path.suffix == ".parquet")]
+            # A number at the end: of a run that was being carried further.
+            names_there = {path: re.sub(r"\.\d+$", "", path.name) for path in folder.iterdir()}
+            found += [
+                path for path, name in names_there.items() if name not in _RUN_FILES and not name.endswith(".parquet")
+            ]
     return sorted(found)

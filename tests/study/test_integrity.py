@@ -25,8 +25,8 @@ def a_study(root):
         frame = pd.DataFrame({"step": [0, 1], "loss": [0.5, 0.25 + key.seed]})
         record = {"schema": 1, "lift": 4, "seed": key.seed, "run_id": key.run_id, "status": "done", "train_loss": 0.25}
         store.write_run(key, record, {"trajectory": frame, "drift": frame}, {"w": frame["loss"].to_numpy()})
+        store.write_resume(key, {"w": frame["loss"].to_numpy()}, {"training": "{}"})
     write_json(store.report_dir / "verdict.json", {"verdict": "falls"})
-    write_tensors(store.root / "checkpoints" / "n.safetensors", {"w": frame["loss"].to_numpy()}, {"members": "a b"})
     return store
 
 
@@ -40,6 +40,7 @@ def test_an_intact_study_is_clean(tmp_path):
 def test_every_change_of_a_run_is_found_and_the_run_set_aside(tmp_path, kind, seed):
     store = a_study(tmp_path / "s")
     draw = random.Random(seed)
+    store.resume_file(KEYS[0]).unlink()
     path = draw.choice(
         [path for path in sorted(store.run_dir(KEYS[0]).iterdir()) if kind != "gone" or "rec" not in path.name]
     )
@@ -122,7 +123,7 @@ def test_foreign_files_and_damage_beside_runs(tmp_path):
     for path in strange:
         path.write_text("?")
     (store.report_dir / "verdict.json").write_text("[]")
-    (store.root / "checkpoints" / "n.safetensors").write_bytes(b"x")
+    store.resume_file(KEYS[1]).write_bytes(b"x")
     found = verify(store)
     assert found.foreign == tuple(sorted(strange)) and len(found.damaged) == 2
 
@@ -184,6 +185,7 @@ def test_a_damaged_run_is_not_deleted_when_it_is_written_again(tmp_path):
     store = a_study(tmp_path / "s")
     (store.run_dir(KEYS[0]) / "trajectory.parquet").write_bytes(b"half")
     assert not store.is_done(KEYS[0])
+    store.mend(KEYS[0])
     store.write_run(KEYS[0], {"status": "done"}, {"trajectory": pd.DataFrame({"step": [0]})}, {})
     assert store.is_done(KEYS[0]) and verify(store).clean
     assert (store.root / "damaged" / KEYS[0].directory / "trajectory.parquet").read_bytes() == b"half"

@@ -199,7 +199,7 @@ def _without_an_array(path):
 
 def _without_text(path):
     arrays, text = read_tensors(path)
-    write_tensors(path, arrays, {"members": text["members"], "seconds": "soon"})
+    write_tensors(path, arrays, text | {"training": json.dumps({"step": json.loads(text["training"])["step"]})})
 
 
 def _flipped(path):
@@ -214,7 +214,7 @@ def _a_folder(path):
 
 
 @pytest.mark.parametrize("damage", [_of_another_network, _without_an_array, _without_text, _flipped, _a_folder])
-def test_no_number_comes_from_a_damaged_checkpoint_and_none_blocks(whole, tmp_path, capsys, damage):
+def test_no_number_comes_from_a_damaged_checkpoint_and_none_blocks(whole, tmp_path, damage):
     config, store = whole
     config = config | {"results_dir": str(tmp_path), "executor": {"name": "local", "checkpoint_seconds": 1e-9}}
 
@@ -224,7 +224,7 @@ def test_no_number_comes_from_a_damaged_checkpoint_and_none_blocks(whole, tmp_pa
 
     with pytest.raises(KeyboardInterrupt):
         run_study(config, progress=stop)
-    (path,) = (tmp_path / store.name / "checkpoints").glob("*.safetensors")
+    path, *_ = sorted((tmp_path / store.name / "runs").glob("*/resume.safetensors"))
     damage(path)
     again = run_study(config)
     assert again.done == 9 and snapshot(again.store) == snapshot(store)
