@@ -224,6 +224,7 @@ def _study(config: dict[str, Any], seconds: float | None, line: Sequence[str]) -
 def _report(parsed: argparse.Namespace) -> int:
     from rsl_cli.report import summary_text, write_report
     from rsl_cli.study.store import StudyStore, find_studies
+    from rsl_cli.study.verify import faults
 
     stores = [_find(name, parsed.results_dir) for name in parsed.study]
     if not stores:
@@ -235,6 +236,8 @@ def _report(parsed: argparse.Namespace) -> int:
     for store in stores:
         verdict = write_report(store, formats=tuple(parsed.format.split(",")), delta=parsed.delta)
         print(f"study {store.name}\n{summary_text(store, verdict)}\nreport: {store.report_dir / 'index.html'}")
+        for fault in faults(store):
+            print(f"rsl: {fault}", file=sys.stderr)
         if parsed.check and verdict["verdict"] != "falls":
             print(f"rsl: study {store.name}: the verdict is '{verdict['verdict']}', not 'falls'", file=sys.stderr)
             status = 1

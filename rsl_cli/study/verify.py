@@ -82,6 +82,12 @@ def verify(store: StudyStore) -> Findings:
     return Findings(tuple(damaged), tuple(_foreign(store, planned)), runs, unsealed)
 
 
+def faults(store: StudyStore) -> list[str]:
+    """A line for each run whose files are not what was written, so that a report says what it leaves out."""
+    found = (store.fault(key, thorough=True) for key in store.planned())
+    return [f"{fault}; not reported; `rsl verify {store.root}` sets the run aside" for fault in found if fault]
+
+
 def _aside(store: StudyStore, path: Path) -> str:
     return f"set aside: {store.set_aside(path)}"
 
