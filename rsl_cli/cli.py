@@ -1,6 +1,7 @@
 """The command line: the one place that knows argv and Hydra. Heavy imports wait until a command needs them."""
 
 import argparse
+import errno
 import os
 import re
 import sys
@@ -33,7 +34,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if debug:
         os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
-        return _dispatch(arguments)
+        status = _dispatch(arguments)
+        sys.stdout.flush()
+        return status
     except RslError as error:
         if debug:
             raise
@@ -46,6 +49,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader of a pipe has gone (`rsl list | head`); Python would complain again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        # A full device behind standard output, a name longer than the system takes.
+        if debug:
+            raise
+        if error.errno == errno.ENOSPC and error.filename is None:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        named = "" if error.filename is None else f": {str(error.filename)[:80]}"
+        print(f"rsl: {error.strerror or error}{named}", file=sys.stderr)
+        return 2 if error.errno == errno.ENAMETOOLONG else 1
 
 
 def config_directory() -> Path:
@@ -112,6 +124,15 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--force", action="store_true", help="replace DIR if it is there")
     export.add_argument("--results-dir", default="results", type=Path)
     export.set_defaults(action=_export)
+    verify = commands.add_parser(
+        "verify",
+        help="damaged and foreign files by name; exit 1 if there are any",
+        description="Compare every file of studies with its digest. Damaged runs are set aside, never deleted; they "
+        "count as missing then.",
+    )
+    _completing(verify.add_argument("study", nargs="*", help="name or folder; none: all"), _study_words)
+    verify.add_argument("--results-dir", default="results", type=Path)
+    verify.set_defaults(action=_verify)
     listing = commands.add_parser("list", help="studies, runs done / failed / missing, verdict")
     listing.add_argument("--results-dir", default="results", type=Path)
     listing.set_defaults(action=_list)
@@ -203,6 +224,7 @@ def _study(config: dict[str, Any], seconds: float | None, line: Sequence[str]) -
 def _report(parsed: argparse.Namespace) -> int:
     from rsl_cli.report import summary_text, write_report
     from rsl_cli.study.store import StudyStore, find_studies
+    from rsl_cli.study.verify import faults
 
     stores = [_find(name, parsed.results_dir) for name in parsed.study]
     if not stores:
@@ -214,6 +236,8 @@ def _report(parsed: argparse.Namespace) -> int:
     for store in stores:
         verdict = write_report(store, formats=tuple(parsed.format.split(",")), delta=parsed.delta)
         print(f"study {store.name}\n{summary_text(store, verdict)}\nreport: {store.report_dir / 'index.html'}")
+        for fault in faults(store):
+            print(f"rsl: {fault}", file=sys.stderr)
         if parsed.check and verdict["verdict"] != "falls":
             print(f"rsl: study {store.name}: the verdict is '{verdict['verdict']}', not 'falls'", file=sys.stderr)
             status = 1
@@ -256,7 +280,7 @@ def _export(parsed: argparse.Namespace) -> int:
 
 
 def _list(parsed: argparse.Namespace) -> int:
-    from rsl_cli.study.store import find_studies, read_json
+    from rsl_cli.study.store import find_studies, read_verdict
 
     studies = find_studies(parsed.results_dir)
     if not studies:
@@ -264,14 +288,39 @@ def _list(parsed: argparse.Namespace) -> int:
         return 0
     width = max(5, *(len(store.name) for store in studies))
     print(f"{'study':<{width}} {'done':>6} {'failed':>6} {'missing':>7}  verdict")
+    status = 0
     for store in studies:
-        records, planned = store.records(), store.planned()
-        done = sum(record["status"] == "done" for record in records)
         file = store.report_dir / "verdict.json"
-        verdict = read_json(file)["verdict"] if file.is_file() else "no report yet"
+        try:
+            records, planned = store.records(), store.planned()
+            verdict = read_verdict(file) if file.is_file() else "no report yet"
+        except StoreError as error:
+            # One damaged study hides no other.
+            print(f"{store.name:<{width}} {'?':>6} {'?':>6} {'?':>7}  damaged")
+            print(f"rsl: {error}", file=sys.stderr)
+            status = 1
+            continue
+        done = sum(record["status"] == "done" for record in records)
         missing = len(planned) - len(records)
         print(f"{store.name:<{width}} {done:>6} {len(records) - done:>6} {missing:>7}  {verdict}")
-    return 0
+    return status
+
+
+def _verify(parsed: argparse.Namespace) -> int:
+    from rsl_cli.study.store import find_studies
+    from rsl_cli.study.verify import verify
+
+    status = 0
+    for store in [_find(name, parsed.results_dir) for name in parsed.study] or find_studies(parsed.results_dir):
+        try:
+            found = verify(store)
+        except StoreError as error:
+            print(f"rsl: {error}", file=sys.stderr)
+            status = 1
+            continue
+        print(found.text(store.name))
+        status = max(status, int(not found.clean))
+    return status
 
 
 def compose(overrides: Sequence[str], config_dir: Path | None = None) -> dict[str, Any]:
@@ -288,7 +337,10 @@ def compose(overrides: Sequence[str], config_dir: Path | None = None) -> dict[st
     from hydra import initialize_config_dir
     from omegaconf import OmegaConf
 
+    if config_dir is not None and not config_dir.is_dir():
+        raise ConfigError(f"--config-dir={config_dir} is no folder; accepted: a folder of configuration groups")
     extra = [] if config_dir is None else [f"hydra.searchpath=['file://{config_dir.resolve()}']"]
+    _refuse_twice(overrides)
     try:
         with initialize_config_dir(str(config_directory()), version_base="1.3"):
             config = hydra_compose("config", [*map(_quote, overrides), *extra])
@@ -306,7 +358,18 @@ def _plain(config: Any) -> dict[str, Any]:
 def _ordered(arguments: list[str]) -> list[str]:
     """Overrides before flags: Hydra takes them in one run only."""
     overrides = [word for word in arguments if not word.startswith("-") and ("=" in word or word.startswith("~"))]
+    _refuse_twice(overrides)
     return [*map(_quote, overrides), *(word for word in arguments if word not in overrides)]
+
+
+def _refuse_twice(overrides: Sequence[str]) -> None:
+    """Hydra lets the last of several values of one key win without a word."""
+    given: dict[str, str] = {}
+    for word in overrides:
+        key, _, value = word.lstrip("+~").partition("=")
+        if given.setdefault(key, value) != value:
+            both = f"{given[key]},{value}"
+            raise ConfigError(f"{key} is given twice, {both}; choose one, or write -m {key}={both} for a study each")
 
 
 def _quote(argument: str) -> str:

@@ -169,7 +169,7 @@ def _made(target: object, arguments: object) -> nn.Module:
     try:
         importlib.invalidate_caches()
         found = getattr(importlib.import_module(home), name, None)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ConfigError(
             f"{where}: cannot import {home}: {type(error).__name__}: {_line(error)}; it is looked for in the current "
             "folder and where Python looks"
@@ -182,7 +182,7 @@ def _made(target: object, arguments: object) -> nn.Module:
         raise ConfigError(f"{where}: is not a torch.nn.Module; name a class that is one")
     try:
         return found(**arguments)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         given = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
         raise ConfigError(
             f"{where}: {name}({given}) fails: {type(error).__name__}: {_line(error)}; mend base.arguments"

@@ -32,13 +32,14 @@ def export(network: LiftedNetwork, path: str | Path, *, force: bool = False) -> 
         network: over one lift.
         path: the folder; made whole or not at all. It holds ``model.py`` (class ``LiftedModel``, which needs torch
             alone), ``graph.json``, ``model.safetensors`` (weights, biases, edge lists as int64) and ``graph.graphml``.
-        force: replace a folder that is not empty.
+        force: replace a folder that holds an export, and nothing else.
 
     Returns:
         The folder.
 
     Raises:
-        StoreError: the folder is not empty, or cannot be written; or the network is over a union of lifts.
+        StoreError: the folder is not empty, holds other things than an export, or cannot be written; or the network is
+            over a union of lifts.
     """
     lift = network.lift
     if not isinstance(lift, Lift):
@@ -53,7 +54,10 @@ def export(network: LiftedNetwork, path: str | Path, *, force: bool = False) -> 
     }
     try:
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())) and not force:
-            raise StoreError(f"{folder} is there and not empty; choose another folder, or --force to replace it")
+            raise StoreError(f"{folder} is there and not empty; choose another folder, or --force to replace an export")
+        strange = _strange(folder, files)
+        if strange:
+            raise StoreError(f"{folder} holds {strange}, which no export wrote; choose another folder")
         _write_folder(folder, files)
     except OSError as error:
         raise StoreError(
@@ -61,6 +65,14 @@ def export(network: LiftedNetwork, path: str | Path, *, force: bool = False) -> 
             "folder"
         ) from error
     return folder
+
+
+def _strange(folder: Path, files: Mapping[str, bytes]) -> str | None:
+    """Something at a place that is not an earlier export's, and so must not be replaced."""
+    if folder.is_symlink() or not folder.is_dir():
+        return folder.name if folder.exists() or folder.is_symlink() else None
+    # Python leaves compiled code where model.py was imported.
+    return next((path.name for path in folder.iterdir() if path.name not in (*files, "__pycache__")), None)
 
 
 def to_graphml(lift: Lift) -> bytes:

@@ -101,7 +101,7 @@ class StudySpec:
         if full["parametrization"] is None:
             # The theorem is about weights whose law does not change with the degree; first-order trainers need mup.
             full["parametrization"] = "mup" if isinstance(trainer, FirstOrder) else "standard"
-        if full["parametrization"] not in PARAMETRIZATIONS:
+        if not isinstance(full["parametrization"], str) or full["parametrization"] not in PARAMETRIZATIONS:
             raise ConfigError(one_of("parametrization", full["parametrization"], PARAMETRIZATIONS))
         if full["loss"] is not None and full["loss"] not in LOSSES:
             raise ConfigError(one_of("loss", full["loss"], LOSSES))
@@ -313,12 +313,23 @@ def _short(value: Any) -> str:
 
 
 def _name(config: Mapping[str, Any]) -> str:
-    if config["study"] is None:
-        return "_".join(str(config[group].get("name", "unnamed")) for group in ("base", "dataset", "trainer"))
-    name = str(config["study"])
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]*", name):
-        raise ConfigError(f"study={name!r}; accepted: letters, digits and . _ + -, starting with a letter or digit")
-    return name
+    folder = config["results_dir"]
+    if not isinstance(folder, str) or not folder.strip() or "\0" in folder:
+        raise ConfigError(f"results_dir={folder!r}; accepted: the path of a folder, e.g. results")
+    given = config["study"] is not None
+    parts = {"study": config["study"]} if given else {f"{g}.name": config[g].get("name", "unnamed") for g in _NAMING}
+    for key, part in parts.items():
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}", str(part)):
+            remedy = "" if given else "; or set study=NAME"
+            raise ConfigError(
+                f"{key}={_short(part)!r}; accepted: letters, digits and . _ + -, starting with a letter or digit, at "
+                f"most 100 of them{remedy}"
+            )
+    return "_".join(map(str, parts.values()))
+
+
+_NAMING = ("base", "dataset", "trainer")
+"""Groups whose names make a study's, where none is given."""
 
 
 def _executor(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from torch.nn import functional
 from rsl_cli.data import Dataset
 from rsl_cli.errors import ConfigError, one_of
 from rsl_cli.graph import BaseGraph
+from rsl_cli.kernels.serial import one_thread
 from rsl_cli.network import LiftedNetwork
 
 LOSSES = ("mse", "cross_entropy")
@@ -115,7 +116,8 @@ class Objective:
         epsilon = torch.finfo(self.x.dtype).eps
         if self.kind == "cross_entropy":
             return epsilon
-        return 0.5 * epsilon**2 * max(float(self.y.double().square().sum(-1).mean()), 1e-300)
+        with one_thread():
+            return 0.5 * epsilon**2 * max(float(self.y.double().square().sum(-1).mean()), 1e-300)
 
     def _backward_all(self, network: LiftedNetwork) -> Tensor:
         loss = torch.zeros(network.replica_count, dtype=torch.float64)
