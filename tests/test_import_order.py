@@ -31,6 +31,7 @@ ORDER = [
     "report",
     "show",
     "progress",
+    "configuration",
     "cli",
 ]
 MODULES = sorted(PACKAGE.rglob("*.py"))

@@ -24,6 +24,7 @@ class Dataset:
         y_test: as ``y_train``, of length M.
         outputs: regression, the width of the target; classification, the number of classes.
         witness_degree: lift degree of a network known to fit the targets exactly, where there is one.
+        notes: what a user should know about how it was read, a line each.
 
     Raises:
         DataError: the arrays contradict each other or the task.
@@ -37,6 +38,7 @@ class Dataset:
     y_test: np.ndarray
     outputs: int
     witness_degree: int | None = None
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for part, x, y in (("training", self.x_train, self.y_train), ("held-out", self.x_test, self.y_test)):

@@ -1,6 +1,6 @@
 """A study from start to end, as the command line and a Python session call it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ import pandas as pd
 from rsl_cli.errors import StoreError
 from rsl_cli.study.costs import may_share, union_size
 from rsl_cli.study.executors import execute
+from rsl_cli.study.naming import named
 from rsl_cli.study.runner import Item, Plan, Progress, make_plan, pack, register
 from rsl_cli.study.spec import StudySpec
 from rsl_cli.study.store import RunKey, StudyStore
@@ -56,7 +57,7 @@ def run_study(
     Raises:
         RslError: a configuration, data or folder that cannot be used.
     """
-    spec = StudySpec.from_config(config)
+    spec = named(StudySpec.from_config(config))
     plan = make_plan(spec)
     if planned:
         planned(spec, plan)
@@ -78,6 +79,22 @@ def run_study(
     )
     execute(spec, items, progress or (lambda *_: None), end)
     return outcome
+
+
+def check_studies(configs: Sequence[Mapping[str, Any]]) -> None:
+    """Find out before anything trains whether several studies can all be run; writes nothing.
+
+    Args:
+        configs: as for `run_study`.
+
+    Raises:
+        RslError: of the first that cannot be run.
+    """
+    asked: dict[str, dict[str, Any]] = {}
+    for config in configs:
+        spec = named(StudySpec.from_config(config), asked)
+        make_plan(spec)
+        asked[spec.name] = spec.identity
 
 
 @dataclass(frozen=True)

@@ -62,6 +62,7 @@ class StudySpec:
         device: ``cpu`` or ``cuda``.
         name: the study's folder below ``results_dir``.
         theory: what is measured on each run's networks.
+        notes: lines for the plan.
     """
 
     config: Mapping[str, Any]
@@ -73,6 +74,7 @@ class StudySpec:
     device: str
     name: str
     theory: Theory
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "StudySpec":
@@ -257,16 +259,16 @@ def refuse_other(store: StudyStore, identity: Mapping[str, Any]) -> None:
     Raises:
         StoreError: with the keys that differ.
     """
-    old, new = _flat(_of_runs(store.read_study()["identity"])), _flat(json.loads(json.dumps(identity)))
-    differ = sorted(key for key in {*old, *new} if old.get(key) != new.get(key))
+    differ = differences(store.read_study()["identity"], identity)
     if not differ:
         return
-    shown = ", ".join(f"{key} ({_short(old.get(key))} there, {_short(new.get(key))} now)" for key in differ[:4])
+    pairs = list(differ.items())[:4]
+    shown = ", ".join(f"{key} ({_short(old)} there, {_short(new)} now)" for key, (old, new) in pairs)
     more = f" and {len(differ) - 4} more" if len(differ) > 4 else ""
     remedy = "choose another study=NAME, or set these keys as they were"
-    if differ == ["trainer.steps"]:
+    if list(differ) == ["trainer.steps"]:
         remedy = (
-            f"runs of schedule={new['trainer.schedule']} end at trainer.steps and cannot be carried on, those of "
+            f"runs of schedule={identity['trainer']['schedule']} end at trainer.steps and cannot be carried on, those of "
             "schedule=constant can; choose another study=NAME, or set it as it was"
         )
     raise StoreError(f"study '{store.name}' at {store.root} computes something else: {shown}{more}; {remedy}")
@@ -292,6 +294,14 @@ def _horizons(
         own = trainer_settings({**trainer, **wanted})
         checked[str(lift)] = {key: getattr(own, key) for key in wanted}
     return checked
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """What two identities differ in: the values of both by key, sorted; None where a key is absent."""
+    before, after = (_flat(json.loads(json.dumps(_of_runs(one)))) for one in (old, new))
+    return {
+        key: (before.get(key), after.get(key)) for key in sorted({*before, *after}) if before.get(key) != after.get(key)
+    }
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
