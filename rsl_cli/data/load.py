@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from rsl_cli.data import files, images, sequences, synthetic, tabular
+from rsl_cli.data import files, images, sequences, synthetic, tables, tabular
 from rsl_cli.data.dataset import Dataset
 from rsl_cli.data.keys import Leaf, Settings, Teacher, resolve, shorten
 from rsl_cli.errors import ConfigError, DataError, one_of
@@ -13,6 +13,7 @@ _LEAVES: dict[str, Leaf] = {
     **sequences.LEAVES,
     **tabular.LEAVES,
     **images.LEAVES,
+    **tables.LEAVES,
     **files.LEAVES,
 }
 
