@@ -311,7 +311,8 @@ def _show(parsed: argparse.Namespace) -> int:
 
 
 def _export(parsed: argparse.Namespace) -> int:
-    from rsl_cli.portable import choose_run, export, run_network
+    from rsl_cli.portable import export
+    from rsl_cli.study.trained import choose_run, run_network
 
     store = _find(parsed.study, parsed.results_dir)
     key = choose_run(store, parsed.run)

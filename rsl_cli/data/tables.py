@@ -143,8 +143,8 @@ def _kept(source: _Source, cells: Mapping[str, Cells]) -> tuple[np.ndarray, list
         first = next(iter(counts))
         raise DataError(
             f"{source.place(first)}, row {int(gone[first].argmax()) + 1}: missing value ({cells[first].shown}); "
-            f"missing cells by column: {listed}; set dataset.missing=drop, mean or median, fill them in or leave columns "
-            "out by dataset.drop=[...] (data rows count from 1, without the header)"
+            f"missing cells by column: {listed}; set dataset.missing=drop, mean or median, fill them in or leave "
+            "columns out by dataset.drop=[...] (data rows count from 1, without the header)"
         )
     for column in counts if policy == "drop" else [target] if target in counts else []:
         kept &= ~gone[column]

@@ -5,14 +5,18 @@ import multiprocessing
 import os
 import queue
 import signal
-from collections.abc import Callable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures import wait as wait_for
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from types import ModuleType
 from typing import Any
 
+from rsl_cli.data import Dataset
 from rsl_cli.errors import TrainingError
-from rsl_cli.study.machine import prepare
+from rsl_cli.study.machine import cores, prepare
 from rsl_cli.study.runner import Item, Progress, work
 from rsl_cli.study.spec import StudySpec
 from rsl_cli.study.store import RunKey
@@ -41,7 +45,7 @@ def execute(spec: StudySpec, items: Sequence[Item], progress: Progress, finished
     workers = min(spec.workers, len(items))
     prepare()
     if workers > 1:
-        threads = max(1, len(os.sched_getaffinity(0)) // workers)
+        threads = max(1, cores() // workers)
         _in_processes(spec, items, workers, threads, progress, sort)
     else:
         for item in items:
@@ -56,13 +60,14 @@ def _in_processes(
     context = multiprocessing.get_context("spawn")
     config = json.dumps(spec.config)
     reports = context.Queue()
-    pool = ProcessPoolExecutor(workers, context, _start_worker, (config, threads, reports))
+    pool = ProcessPoolExecutor(workers, context, _start_worker, (config, spec.data, threads, reports))
     try:
         # The largest first, so that no long item is left for the end.
         order = sorted(items, key=lambda item: -item.lift)
-        pending: dict[Future[dict[str, str]], Item] = {
-            pool.submit(_work_there, [(k.lift, k.seed, k.run_id) for k in item.keys]): item for item in order
-        }
+        with _without_main():
+            pending: dict[Future[dict[str, str]], Item] = {
+                pool.submit(_work_there, [(k.lift, k.seed, k.run_id) for k in item.keys]): item for item in order
+            }
         while pending:
             done, _ = wait_for(pending, timeout=0.25, return_when="FIRST_COMPLETED")
             _pass_on(reports, progress)
@@ -83,6 +88,20 @@ def _in_processes(
         raise
 
 
+@contextmanager
+def _without_main() -> Iterator[None]:
+    """Start processes that do not run the program's own script again.
+
+    They need nothing of it, and a script without a guard, or one from standard input, would start the study anew.
+    """
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
+
+
 def _pass_on(reports: Any, progress: Progress) -> None:
     while True:
         try:
@@ -96,12 +115,12 @@ _worker: dict[str, Any] = {}
 """What a worker process keeps between items; empty in every other process."""
 
 
-def _start_worker(config: str, threads: int, reports: Any) -> None:
+def _start_worker(config: str, data: Dataset, threads: int, reports: Any) -> None:
     # A pool hands exceptions back and goes on, so that only leaving at once is stopping. Writes are atomic.
     signal.signal(signal.SIGTERM, lambda *_: os._exit(143))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     prepare(threads)
-    _worker.update(spec=StudySpec.from_config(json.loads(config)), reports=reports, parent=os.getppid())
+    _worker.update(spec=StudySpec.from_config(json.loads(config), data), reports=reports, parent=os.getppid())
 
 
 def _work_there(keys: Sequence[tuple[int, int, str]]) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """What a process that trains asks of its machine: cores, and an allocator that keeps what it has."""
 
 import ctypes
+import os
 import sys
 
 import torch
@@ -9,6 +10,14 @@ from threadpoolctl import threadpool_limits
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # malloc.h
 _KEPT_BYTES = (1 << 30, 32 << 20)
 """Larger blocks are mapped anew each time. Older glibc takes no more than the second."""
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # Linux alone says which.
+        return os.cpu_count() or 1
 
 
 def prepare(threads: int | None = None) -> None:

@@ -13,6 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from rsl_cli.data.dataset import Reading
 from rsl_cli.errors import RslError
 from rsl_cli.lift import disjoint_union, expected_parameters, sample_lift
 from rsl_cli.network import LiftedNetwork
@@ -111,9 +112,10 @@ def register(spec: StudySpec) -> None:
         if spec.store.exists():
             study, known = spec.store.read_study(), set(spec.store.planned())
             asked = (study.get("carried"), study["config"].get("horizons"))
-            if planned <= known and asked == (spec.carried, spec.config["horizons"]):
+            if planned <= known and asked == (spec.carried, spec.config["horizons"]) and "data" in study:
                 return
             planned |= known
+        reading = spec.data.reading or Reading(shape=spec.data.input_shape)
         keys = sorted(planned, key=lambda key: (key.lift, key.seed))
         spec.store.write_study(
             {
@@ -121,6 +123,7 @@ def register(spec: StudySpec) -> None:
                 "name": spec.name,
                 "config": spec.config,
                 "identity": spec.identity,
+                "data": {**reading.plain(), "input_shape": list(spec.data.input_shape)},
                 "versions": _versions(),
                 "host": {"machine": platform.machine(), "system": platform.platform(), "device": spec.device},
                 "git": _revision(),

@@ -14,6 +14,7 @@ from rsl_cli.study.naming import named
 from rsl_cli.study.runner import Item, Plan, Progress, make_plan, pack, register
 from rsl_cli.study.spec import StudySpec
 from rsl_cli.study.store import RunKey, StudyStore
+from rsl_cli.study.trained import TrainedNetwork, run_network
 
 
 @dataclass
@@ -123,6 +124,14 @@ class Study:
     def state(self, lift: int, seed: int) -> dict[str, Any]:
         """One run's final parameters by name, NumPy arrays."""
         return self.store.state(self._key(lift, seed))
+
+    def network(self, lift: int, seed: int) -> TrainedNetwork:
+        """One run's network, as trained; its ``predict`` takes raw columns and gives values in the target's units.
+
+        Raises:
+            StoreError: no such run was planned, or it is not done.
+        """
+        return run_network(self.store, self._key(lift, seed))
 
     def _key(self, lift: int, seed: int) -> RunKey:
         for key in self.store.planned():

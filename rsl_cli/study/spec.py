@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
@@ -21,6 +20,7 @@ from rsl_cli.lift import sample_lift
 from rsl_cli.maps import EdgeMap, Linear
 from rsl_cli.module import module_config
 from rsl_cli.network import PARAMETRIZATIONS, LiftedNetwork
+from rsl_cli.study.machine import cores
 from rsl_cli.study.measurements import Theory
 from rsl_cli.study.store import SCHEMA, RunKey, StudyStore
 from rsl_cli.study.sweep import lift_degrees, seed_list
@@ -77,8 +77,12 @@ class StudySpec:
     notes: tuple[str, ...] = ()
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> "StudySpec":
+    def from_config(cls, config: Mapping[str, Any], data: Dataset | None = None) -> "StudySpec":
         """Validate a configuration; reads the data, writes nothing.
+
+        Args:
+            config: see `rsl_cli.study.session.run_study`.
+            data: what reading gave already.
 
         Raises:
             ConfigError, GraphError, DataError: the first thing that cannot be run, in one line.
@@ -97,6 +101,8 @@ class StudySpec:
         device = _device(full["device"])
         # What data there is decides the rest.
         draft = cls(full, lifts, seeds, edge_lifting(full["lifting"]), Flow(), "", device, "", Theory())
+        if data is not None:
+            draft.__dict__["data"] = data
         full["trainer"] = chosen_trainer(full["trainer"], draft.data.task)
         trainer = trainer_settings(full["trainer"])
         full["horizons"] = _horizons(full["horizons"], lifts, full["trainer"], trainer)
@@ -150,7 +156,7 @@ class StudySpec:
         executor = self.config["executor"]
         if executor["name"] == "local":
             return 1
-        return int(executor["workers"] or len(os.sched_getaffinity(0)))
+        return int(executor["workers"] or cores())
 
     def trainer_of(self, lift: int) -> Settings:
         """The trainer's settings for a lift, to its own horizon where it has one."""
