@@ -82,7 +82,12 @@ def test_kernels_compile_where_no_cache_can_be_written(tmp_path):
         "    made(self)\n"
         "caching._CacheLocator.ensure_cache_path = refused\n"
     )
-    home = {"HOME": "/nonexistent", "XDG_CACHE_HOME": "/nonexistent/cache", "NUMBA_CACHE_DIR": ""}
-    done = python(["-c", SCRIPT.format(config=config(tmp_path))], tmp_path, env=home)
-    assert (done.returncode, done.stdout) == (0, "4 0\n"), done.stderr
+    script = (
+        "import os\nfrom pathlib import Path\nimport numpy as np\n"
+        "from rsl_cli.kernels.circuit import group_bounds\n"
+        "group_bounds(100, np.zeros(8), 0)\n"
+        "print(len(list(Path(os.environ['NUMBA_CACHE_DIR']).rglob('*.nbi'))))\n"
+    )
+    done = python(["-c", script], tmp_path, env={"NUMBA_CACHE_DIR": ""})
+    assert (done.returncode, done.stdout) == (0, "1\n"), done.stderr
     assert done.stderr.count("set NUMBA_CACHE_DIR to a folder that can be written") == 1
