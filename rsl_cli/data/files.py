@@ -5,12 +5,13 @@ could not be computed on, because a silent repair would change the study without
 """
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from rsl_cli.data.dataset import Dataset, Reading, Task
-from rsl_cli.data.formats import is_number, read_npz
+from rsl_cli.data.formats import is_missing, is_number, read_npz
 from rsl_cli.data.holdout import KEYS, hold_out
 from rsl_cli.data.keys import Leaf, Settings, Teacher, choice, name, path, shorten
 from rsl_cli.errors import DataError, nearest
@@ -20,6 +21,8 @@ MOST_CLASSES = 20
 
 LEAST_ROWS = 8
 """Fewer rows hold nothing out that could tell one network from another."""
+
+_MOST_LISTED = 8
 
 TASK = choice("auto", "auto", "regression", "classification")
 
@@ -108,6 +111,18 @@ def encode_target(
     return "classification", y.astype(np.int64), len(classes), [str(label) for label in classes]
 
 
+def class_sizes(target: str, classes: Sequence[str], y: np.ndarray) -> str:
+    """A note on the classes (labels and how many rows each has)."""
+    sizes = np.bincount(y, minlength=len(classes)).tolist()
+    return f"classes of {target!r}: {listed([f'{label} {size}' for label, size in zip(classes, sizes, strict=True)])}"
+
+
+def listed(words: Sequence[str]) -> str:
+    """The first words, and how many more there are."""
+    more = f" and {len(words) - _MOST_LISTED} more" if len(words) > _MOST_LISTED else ""
+    return ", ".join(words[:_MOST_LISTED]) + more
+
+
 def to_numbers(values: np.ndarray, where: str, remedy: str, rows: np.ndarray | None = None) -> np.ndarray:
     """Return values as finite float64 in C order, booleans as 0 and 1.
 
@@ -194,6 +209,12 @@ def _from_npz(settings: Settings, teacher: Teacher | None) -> Dataset:
     check_rows(len(x), source)
     y = y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y
     values = y
+    marked = [row for row, cell in enumerate(y, start=1) if y.dtype == object and y.ndim == 1 and is_missing(cell)]
+    if marked:
+        raise DataError(
+            f"{place_y}, row {marked[0]}: {y[marked[0] - 1]!r} stands for a missing value, in {len(marked)} rows; "
+            "leave them out"
+        )
     task, y, outputs, classes = encode_target(values, settings["task"], place_y)
     labels = np.unique(values).tolist() if classes else ()
     return hold_out(
@@ -205,6 +226,7 @@ def _from_npz(settings: Settings, teacher: Teacher | None) -> Dataset:
         feature=lambda j: f"{place_x}, entry {[int(i) for i in np.unravel_index(j, x.shape[1:])]}",
         label=lambda j: f"{place_y}, " + (f"class {classes[j]!r}" if classes else f"output {j}"),
         reading=Reading(target=(settings["target"],), classes=tuple(labels)),
+        notes=(class_sizes(settings["target"], classes, y),) if classes else (),
     )
 
 

@@ -70,6 +70,11 @@ def missing_markers() -> frozenset[str]:
     return frozenset(marker.lower() for marker in (*STR_NA_VALUES, *_SPREADSHEETS))
 
 
+def is_missing(cell: str) -> bool:
+    """Whether a cell of text stands for no value."""
+    return cell.strip().lower() in missing_markers()
+
+
 def read_csv(content: bytes, source: str, settings: Mapping[str, Any]) -> Table:
     """Read separated text in UTF-8 whose first line names the columns; blank lines count for nothing.
 
@@ -113,7 +118,7 @@ def read_csv(content: bytes, source: str, settings: Mapping[str, Any]) -> Table:
 
     def column(name: str) -> Cells:
         cells = [row[places[name]].strip() for row in rows]
-        missing = np.array([cell.lower() in missing_markers() for cell in cells])
+        missing = np.array([is_missing(cell) for cell in cells], dtype=bool)
         present = [cell for cell, gone in zip(cells, missing, strict=True) if not gone] if missing.any() else cells
         values = _typed([_pointed(cell) for cell in present] if comma else present)
         shown = f"the cell is {cells[int(missing.argmax())]!r}" if missing.any() else ""
@@ -224,7 +229,13 @@ def read_parquet(content: bytes, source: str, settings: Mapping[str, Any]) -> Ta
         if numbers or pa.types.is_null(kind):
             present = np.asarray(values.drop_null().to_numpy())
         elif pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
-            present = np.array(values.drop_null().to_pylist(), dtype=object)
+            cells = [cell or "" for cell in values.to_pylist()]
+            marked = np.array([is_missing(cell) for cell in cells], dtype=bool)
+            shown = "null" if missing[marked.argmax()] or not marked.any() else repr(cells[int(marked.argmax())])
+            missing |= marked
+            return Cells(
+                np.array(["" if gone else c for c, gone in zip(cells, missing, strict=True)], object), missing, shown
+            )
         else:
             raise DataError(
                 f"{source}: column {name!r}, row 1: values of type {kind} are neither numbers, booleans nor text; "

@@ -12,7 +12,17 @@ from typing import Any
 import numpy as np
 
 from rsl_cli.data.dataset import Column, Dataset, Reading
-from rsl_cli.data.files import TASK, by_content, check_rows, encode_target, read_bytes, shown_path, to_numbers
+from rsl_cli.data.files import (
+    TASK,
+    by_content,
+    check_rows,
+    class_sizes,
+    encode_target,
+    listed,
+    read_bytes,
+    shown_path,
+    to_numbers,
+)
 from rsl_cli.data.formats import SEPARATORS, Cells, Table, is_number, read_csv, read_parquet
 from rsl_cli.data.holdout import KEYS, hold_out
 from rsl_cli.data.keys import Key, Leaf, Settings, Teacher, added, choice, name, names, path
@@ -22,7 +32,6 @@ MOST_CATEGORIES = 1000
 """More inputs than that from one column of text are a slip, not an encoding."""
 _LEAST_IDS = 20
 """Fewer distinct integers say nothing about what they are."""
-_MOST_LISTED = 8
 
 _HANDLING: dict[str, Key] = {
     "drop": added(names("none", "[id]")),
@@ -57,9 +66,9 @@ class _Source:
         """Refuse a column that is not there."""
         found = self.table.names
         if column not in found:
-            listed = [repr(name) for name in found[:10]] + (["..."] if len(found) > 10 else [])
+            shown = [repr(name) for name in found[:10]] + (["..."] if len(found) > 10 else [])
             raise DataError(
-                f"{key} {column!r} is not a column of {self.shown}; it has: {', '.join(listed)}{nearest(column, found)}"
+                f"{key} {column!r} is not a column of {self.shown}; it has: {', '.join(shown)}{nearest(column, found)}"
             )
 
 
@@ -84,9 +93,7 @@ def _from_table(read: Callable[[bytes, str, Settings], Table]) -> Callable[[Sett
         notes += _remarks(source, cells, columns)
         labels: Sequence[Any] = np.unique(cells[target].values[kept]).tolist() if classes else ()
         if classes:
-            sizes = np.bincount(y, minlength=outputs).tolist()
-            counted = [f"{label} {size}" for label, size in zip(classes, sizes, strict=True)]
-            notes.append(f"classes of {target!r}: {_listed(counted)}")
+            notes.append(class_sizes(target, classes, y))
         return hold_out(
             np.column_stack(inputs),
             y,
@@ -138,12 +145,12 @@ def _kept(source: _Source, cells: Mapping[str, Cells]) -> tuple[np.ndarray, list
     kept = np.ones(source.table.rows, dtype=bool)
     if not counts:
         return kept, []
-    listed = _listed([f"{name!r} {count}" for name, count in counts.items()])
+    counted = listed([f"{name!r} {count}" for name, count in counts.items()])
     if policy == "error":
         first = next(iter(counts))
         raise DataError(
             f"{source.place(first)}, row {int(gone[first].argmax()) + 1}: missing value ({cells[first].shown}); "
-            f"missing cells by column: {listed}; set dataset.missing=drop, mean or median, fill them in or leave "
+            f"missing cells by column: {counted}; set dataset.missing=drop, mean or median, fill them in or leave "
             "columns out by dataset.drop=[...] (data rows count from 1, without the header)"
         )
     for column in counts if policy == "drop" else [target] if target in counts else []:
@@ -159,7 +166,7 @@ def _kept(source: _Source, cells: Mapping[str, Cells]) -> tuple[np.ndarray, list
     done = f"{source.table.rows - left} of {source.table.rows} rows left out" if left < source.table.rows else ""
     if policy != "drop" and set(counts) - {target}:
         done += (", " if done else "") + f"the others filled with the column's {policy} over training rows"
-    return kept, [f"missing cells by column: {listed}; {done}"]
+    return kept, [f"missing cells by column: {counted}; {done}"]
 
 
 def _not_a_number(values: np.ndarray) -> np.ndarray:
@@ -194,7 +201,7 @@ def _remarks(source: _Source, cells: Mapping[str, Cells], columns: Sequence[Colu
     notes = []
     encoded = [f"{column.name!r} {len(column.categories)}" for column in columns if column.categories]
     if encoded:
-        notes.append(f"categories by column, {source.settings['categorical']}: {_listed(encoded)}")
+        notes.append(f"categories by column, {source.settings['categorical']}: {listed(encoded)}")
     for column in columns:
         values = cells[column.name].values
         if cells[column.name].rounded:
@@ -205,11 +212,6 @@ def _remarks(source: _Source, cells: Mapping[str, Cells], columns: Sequence[Colu
                 f"it out: dataset.drop=[{column.name}]"
             )
     return notes
-
-
-def _listed(words: Sequence[str]) -> str:
-    more = f" and {len(words) - _MOST_LISTED} more" if len(words) > _MOST_LISTED else ""
-    return ", ".join(words[:_MOST_LISTED]) + more
 
 
 def _check(settings: Settings) -> None:

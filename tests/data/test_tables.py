@@ -167,3 +167,16 @@ def test_reading_time_grows_no_faster_than_the_columns(tmp_path):
         return min(tries)
 
     assert seconds(20000) < 8 * seconds(5000)
+
+
+def test_markers_in_other_formats_are_no_classes_either(tmp_path):
+    labels = ["yes", "no", "N/A"] * 10
+    frame = pd.DataFrame({"x": range(30), "y": labels})
+    with pytest.raises(DataError, match=r"column 'y', row 3: missing value \('N/A'\)"):
+        load(tmp_path, frame, suffix="parquet", target="y")
+    assert load(tmp_path, frame, suffix="parquet", target="y", missing="drop").outputs == 2
+    np.savez(tmp_path / "a.npz", x=np.arange(30.0)[:, None], y=np.array(labels))
+    with pytest.raises(DataError, match=r"array 'y', row 3: 'N/A' stands for a missing value, in 10 rows"):
+        load_dataset({"name": "npz", "path": str(tmp_path / "a.npz")})
+    np.savez(tmp_path / "a.npz", x=np.arange(30.0)[:, None], y=np.array(["yes", "no", "no"] * 10))
+    assert load_dataset({"name": "npz", "path": str(tmp_path / "a.npz")}).notes == ("classes of 'y': no 20, yes 10",)
