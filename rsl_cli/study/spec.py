@@ -274,8 +274,8 @@ def refuse_other(store: StudyStore, identity: Mapping[str, Any]) -> None:
     remedy = "choose another study=NAME, or set these keys as they were"
     if list(differ) == ["trainer.steps"]:
         remedy = (
-            f"runs of schedule={identity['trainer']['schedule']} end at trainer.steps and cannot be carried on, those of "
-            "schedule=constant can; choose another study=NAME, or set it as it was"
+            f"runs of schedule={identity['trainer']['schedule']} end at trainer.steps and cannot be carried on, those "
+            "of schedule=constant can; choose another study=NAME, or set it as it was"
         )
     raise StoreError(f"study '{store.name}' at {store.root} computes something else: {shown}{more}; {remedy}")
 
