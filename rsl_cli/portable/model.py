@@ -122,7 +122,8 @@ def predict(model: Any, data: dict[str, Any] | None, table: Any) -> Any:
         return [data["classes"][index] for index in out.argmax(1).tolist()]
     if data["target_scale"] is None:
         return out
-    return out * torch.tensor(data["target_scale"]).double() + torch.tensor(data["target_shift"]).double()
+    scale, shift = (torch.tensor(data[key], dtype=torch.float64) for key in ("target_scale", "target_shift"))
+    return out * scale + shift
 
 
 def encode(data: dict[str, Any], table: Any) -> Tensor:
