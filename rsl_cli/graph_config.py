@@ -156,7 +156,7 @@ def expand(mapping: Mapping[str, Any]) -> tuple[str, dict[str, Any], list[Any]]:
     written: dict[str, Any] = {}
     for pattern, config in vertices.items():
         for values in _each(config, constants, f"vertex {pattern}"):
-            name = _fill(str(pattern), values, f"vertex {pattern}")
+            name = _fill(_word("a vertex", pattern), values, f"vertex {pattern}")
             if name in written:
                 raise GraphError(f"vertex {name}: written twice; rename one of them or narrow its for")
             written[name] = _numbers(_without_for(config), values, f"vertex {pattern}")
@@ -226,7 +226,7 @@ def _vertex(name: str, config: Any) -> Vertex:
 def _edge(config: Any, vertices: Mapping[str, Vertex]) -> Edge:
     if not isinstance(config, Mapping) or "source" not in config or "target" not in config:
         raise GraphError(f"edge {config!r}: write a mapping with source, target and map")
-    source, target = str(config["source"]), str(config["target"])
+    source, target = (_word(f"an edge's {end}", config[end]) for end in ("source", "target"))
     where = f"edge {source}->{target}"
     for end in (source, target):
         if end not in vertices:
@@ -307,6 +307,16 @@ def _name(where: str, key: str, value: object) -> None:
     # Arrows and brackets would let two edges share a name, and so their random streams.
     if not isinstance(value, str) or not re.fullmatch(r"\w[\w.-]*", value):
         raise GraphError(f"{where}: {key}={value!r}; accepted: letters, digits, _, . and -")
+
+
+def _word(what: str, value: object) -> str:
+    """A name as it was written, unless YAML has made something else of it."""
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        raise GraphError(
+            f"{what} is named {value!r}: YAML reads on, off, yes, no, true, false, null and decimals as something else "
+            "than words; put the name in quotes, e.g. 'on'"
+        )
+    return str(value)
 
 
 def _member(where: str, key: str, value: object, accepted: Iterable[str]) -> None:

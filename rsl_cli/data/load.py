@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from rsl_cli.data import files, images, sequences, synthetic, tabular
+from rsl_cli.data import files, images, sequences, synthetic, tables, tabular
 from rsl_cli.data.dataset import Dataset
 from rsl_cli.data.keys import Leaf, Settings, Teacher, resolve, shorten
 from rsl_cli.errors import ConfigError, DataError, one_of
@@ -13,6 +13,7 @@ _LEAVES: dict[str, Leaf] = {
     **sequences.LEAVES,
     **tabular.LEAVES,
     **images.LEAVES,
+    **tables.LEAVES,
     **files.LEAVES,
 }
 
@@ -52,16 +53,22 @@ def content_identity(config: Mapping[str, Any], *, flat: bool = False) -> Settin
         flat: as for :func:`load_dataset`.
 
     Returns:
-        ``name`` and every key, defaults filled in and of one canonical type, hence the same for all ways to write
-        one configuration; ``path`` is replaced by the SHA-256 of what lies there, in hexadecimal, or by null where
-        checksums say that it is the published data.
+        ``name`` and every key, but for later ones at their defaults, filled in and of one canonical type, hence the
+        same for all ways to write one configuration; ``path`` is replaced by the SHA-256 of what lies there, in
+        hexadecimal, or by null where checksums say that it is the published data.
 
     Raises:
         ConfigError: as for :func:`load_dataset`.
         DataError: the file is not there or cannot be read.
     """
     leaf, settings = _resolved(config, flat)
-    return leaf.content(settings)
+    unsaid = [key for key, spec in leaf.keys.items() if not spec.said and settings[key] == spec.default]
+    return {key: value for key, value in leaf.content(settings).items() if key not in unsaid}
+
+
+def text_keys() -> dict[str, str]:
+    """Keys of any dataset that take text to the letter: ``text``, or ``list`` for several, by key."""
+    return {key: spec.text for leaf in _LEAVES.values() for key, spec in leaf.keys.items() if spec.text}
 
 
 def accepted_datasets() -> tuple[str, ...]:

@@ -3,16 +3,18 @@
 import json
 import math
 import multiprocessing
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from multiprocessing.connection import wait
+from types import ModuleType
 from typing import Any
 
+from rsl_cli.data import Dataset
 from rsl_cli.errors import TrainingError
 from rsl_cli.study.costs import memory
-from rsl_cli.study.machine import memory_limit, prepare
+from rsl_cli.study.machine import cores, memory_limit, prepare
 from rsl_cli.study.runner import Item, Progress, record_failure, work
 from rsl_cli.study.spec import StudySpec
 from rsl_cli.study.worker import serve
@@ -61,11 +63,12 @@ def execute(spec: StudySpec, items: Sequence[Item], progress: Progress, finished
 class _Worker:
     """One process and what it is doing."""
 
-    def __init__(self, config: str, threads: int) -> None:
+    def __init__(self, config: str, data: Dataset, threads: int) -> None:
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=serve, args=(theirs, config, threads), daemon=True)
-        self.process.start()
+        self.process = context.Process(target=serve, args=(theirs, config, data, threads), daemon=True)
+        with _without_main():
+            self.process.start()
         theirs.close()  # Held by the worker alone, so that its death shows as the end of what it says.
         self.item: Item | None = None
         self.silent = 0.0
@@ -96,7 +99,7 @@ class _Pool:
     def __init__(self, spec: StudySpec, workers: int, progress: Progress, finished: Finished) -> None:
         self.spec, self.most, self.progress, self.finished = spec, workers, progress, finished
         self.config = json.dumps(spec.config)
-        self.threads = max(1, len(os.sched_getaffinity(0)) // workers)
+        self.threads = max(1, cores() // workers)
         self.room = math.inf if spec.device == "cuda" else _ROOM * memory_limit()
         self.free: list[_Worker] = []
         self.busy: list[_Worker] = []
@@ -127,7 +130,7 @@ class _Pool:
 
     def _start(self, item: Item) -> None:
         self.free = [worker for worker in self.free if worker.process.is_alive()]
-        worker = self.free.pop() if self.free else _Worker(self.config, self.threads)
+        worker = self.free.pop() if self.free else _Worker(self.config, self.spec.data, self.threads)
         self.busy.append(worker)
         worker.start(item)
 
@@ -180,6 +183,20 @@ class _Pool:
         (key,) = item.keys
         error = TrainingError(f"its worker process died {death}, with no other beside it; finished runs are kept")
         self.finished(item, {key.directory: record_failure(self.spec, key, error)})
+
+
+@contextmanager
+def _without_main() -> Iterator[None]:
+    """Start processes that do not run the program's own script again.
+
+    They need nothing of it, and a script without a guard, or one from standard input, would start the study anew.
+    """
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 def _end(workers: Sequence[_Worker]) -> None:

@@ -28,6 +28,14 @@ def memory_limit() -> float:
     return min(limits)
 
 
+def cores() -> int:
+    """How many cores this process may use."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # Linux alone says which.
+        return os.cpu_count() or 1
+
+
 def prepare(threads: int | None = None) -> None:
     """Set up this process for training.
 

@@ -13,6 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from rsl_cli.data.dataset import Reading
 from rsl_cli.errors import CheckpointError, RslError, StoreError
 from rsl_cli.lift import disjoint_union, expected_parameters, sample_lift
 from rsl_cli.network import LiftedNetwork
@@ -115,6 +116,7 @@ def register(spec: StudySpec, line: Sequence[str] | None = None) -> None:
             if planned <= known and asked == (spec.carried, spec.config["horizons"]) and words == study.get("line"):
                 return
             planned |= known
+        reading = spec.data.reading or Reading(shape=spec.data.input_shape)
         keys = sorted(planned, key=lambda key: (key.lift, key.seed))
         spec.store.write_study(
             {
@@ -123,6 +125,7 @@ def register(spec: StudySpec, line: Sequence[str] | None = None) -> None:
                 "line": words,
                 "config": spec.config,
                 "identity": spec.identity,
+                "data": {**reading.plain(), "input_shape": list(spec.data.input_shape)},
                 "versions": _versions(),
                 "host": {"machine": platform.machine(), "system": platform.platform(), "device": spec.device},
                 "git": _revision(),

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
@@ -21,6 +20,7 @@ from rsl_cli.lift import sample_lift
 from rsl_cli.maps import EdgeMap, Linear
 from rsl_cli.module import module_config
 from rsl_cli.network import PARAMETRIZATIONS, LiftedNetwork
+from rsl_cli.study.machine import cores
 from rsl_cli.study.measurements import Theory
 from rsl_cli.study.store import SCHEMA, RunKey, StudyStore
 from rsl_cli.study.sweep import lift_degrees, seed_list
@@ -62,6 +62,7 @@ class StudySpec:
         device: ``cpu`` or ``cuda``.
         name: the study's folder below ``results_dir``.
         theory: what is measured on each run's networks.
+        notes: lines for the plan.
     """
 
     config: Mapping[str, Any]
@@ -73,10 +74,15 @@ class StudySpec:
     device: str
     name: str
     theory: Theory
+    notes: tuple[str, ...] = ()
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> "StudySpec":
+    def from_config(cls, config: Mapping[str, Any], data: Dataset | None = None) -> "StudySpec":
         """Validate a configuration; reads the data, writes nothing.
+
+        Args:
+            config: see `rsl_cli.study.session.run_study`.
+            data: what reading gave already.
 
         Raises:
             ConfigError, GraphError, DataError: the first thing that cannot be run, in one line.
@@ -95,6 +101,8 @@ class StudySpec:
         device = _device(full["device"])
         # What data there is decides the rest.
         draft = cls(full, lifts, seeds, edge_lifting(full["lifting"]), Flow(), "", device, "", Theory())
+        if data is not None:
+            draft.__dict__["data"] = data
         full["trainer"] = chosen_trainer(full["trainer"], draft.data.task)
         trainer = trainer_settings(full["trainer"])
         full["horizons"] = _horizons(full["horizons"], lifts, full["trainer"], trainer)
@@ -148,7 +156,7 @@ class StudySpec:
         executor = self.config["executor"]
         if executor["name"] == "local":
             return 1
-        return int(executor["workers"] or len(os.sched_getaffinity(0)))
+        return int(executor["workers"] or cores())
 
     def trainer_of(self, lift: int) -> Settings:
         """The trainer's settings for a lift, to its own horizon where it has one."""
@@ -257,17 +265,17 @@ def refuse_other(store: StudyStore, identity: Mapping[str, Any]) -> None:
     Raises:
         StoreError: with the keys that differ.
     """
-    old, new = _flat(_of_runs(store.read_study()["identity"])), _flat(json.loads(json.dumps(identity)))
-    differ = sorted(key for key in {*old, *new} if old.get(key) != new.get(key))
+    differ = differences(store.read_study()["identity"], identity)
     if not differ:
         return
-    shown = ", ".join(f"{key} ({_short(old.get(key))} there, {_short(new.get(key))} now)" for key in differ[:4])
+    pairs = list(differ.items())[:4]
+    shown = ", ".join(f"{key} ({_short(old)} there, {_short(new)} now)" for key, (old, new) in pairs)
     more = f" and {len(differ) - 4} more" if len(differ) > 4 else ""
     remedy = "choose another study=NAME, or set these keys as they were"
-    if differ == ["trainer.steps"]:
+    if list(differ) == ["trainer.steps"]:
         remedy = (
-            f"runs of schedule={new['trainer.schedule']} end at trainer.steps and cannot be carried on, those of "
-            "schedule=constant can; choose another study=NAME, or set it as it was"
+            f"runs of schedule={identity['trainer']['schedule']} end at trainer.steps and cannot be carried on, those "
+            "of schedule=constant can; choose another study=NAME, or set it as it was"
         )
     raise StoreError(f"study '{store.name}' at {store.root} computes something else: {shown}{more}; {remedy}")
 
@@ -295,6 +303,14 @@ def _horizons(
         own = trainer_settings({**trainer, **wanted})
         checked[str(lift)] = {key: getattr(own, key) for key in wanted}
     return checked
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """What two identities differ in: the values of both by key, sorted; None where a key is absent."""
+    before, after = (_flat(json.loads(json.dumps(_of_runs(one)))) for one in (old, new))
+    return {
+        key: (before.get(key), after.get(key)) for key in sorted({*before, *after}) if before.get(key) != after.get(key)
+    }
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:

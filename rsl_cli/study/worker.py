@@ -16,13 +16,14 @@ BEAT_SECONDS = 2.0
 """How often a worker says that it is alive."""
 
 
-def serve(connection: Connection, config: str, threads: int) -> None:
+def serve(connection: Connection, config: str, data: Any, threads: int) -> None:
     """Train what comes through a connection until it is closed.
 
     Args:
         connection: brings lists of (lift, seed, run_id). Takes ``("alive",)``, ``("progress", step, steps, loss)`` and,
             at the end of each item, ``("done", outcome by run folder)`` or ``("error", exception)``.
         config: the study's, as JSON.
+        data: the study's dataset, read once by the parent.
         threads: cores to use.
     """
     # A terminal's Ctrl-C is the parent's to hear. Writes are atomic, so that leaving at once is safe.
@@ -50,7 +51,7 @@ def serve(connection: Connection, config: str, threads: int) -> None:
         except EOFError:
             return
         try:
-            spec = spec or StudySpec.from_config(json.loads(config))
+            spec = spec or StudySpec.from_config(json.loads(config), data)
             item = Item(tuple(RunKey(*key) for key in keys))
             outcome = work(spec, item, lambda _, step, steps, loss: send("progress", step, steps, loss))
             send("done", outcome)

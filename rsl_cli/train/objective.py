@@ -98,10 +98,10 @@ class Objective:
         return Evaluation(loss, grad_norm, test_loss, accuracy)
 
     def held_out(self, network: LiftedNetwork) -> tuple[Tensor, Tensor]:
-        """Held-out loss and accuracy, float64 (R,) each; accuracy is NaN for regression."""
-        test_loss = torch.zeros(network.replica_count, dtype=torch.float64)
-        right = torch.zeros(network.replica_count, dtype=torch.float64)
+        """Held-out loss and accuracy, float64 (R,) each; accuracy is NaN for regression, both without samples."""
         total = len(self.x_test)
+        test_loss = torch.full((network.replica_count,), 0.0 if total else math.nan, dtype=torch.float64)
+        right = test_loss.clone()
         with torch.no_grad():
             for part in self._chunks(network, total):
                 out, y = _outputs(network, self.x_test[part]), self.y_test[part]
