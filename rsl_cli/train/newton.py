@@ -5,6 +5,11 @@ samples, the residuals' curvature, the way gone since it was formed) is learned 
 take anyway, as the secants of the BFGS formula: solving by products with the full matrix would cost as many passes over
 the data, and know no more than the Gauss-Newton part. So the matrix decides speed alone; what is solved is the flow's
 own equation on all samples.
+
+Late, c times H spans so many decades that the motion of one iteration turns steep directions into flat ones by more
+than those have curvature, and no matrix of an earlier point leads anywhere. Then H is formed at every iterate, of all
+samples, and the residuals' curvature, which decides where H is flat, is added: of the last solution, since at a
+predicted point the residuals are those of its distance from the valley's floor, not the floor's.
 """
 
 import math
@@ -27,6 +32,16 @@ _LEAST_CONVEXITY = 0.1
 """A step so long that I + c grad^2 L is seen with less curvature than this would jump over an unstable motion."""
 _FIRST_SUBSET = 256
 """Samples of the first Gauss-Newton matrix; twice as many where even half the step fails with a fresh one."""
+_FRESH_STEPS = 8
+"""Iterations with a matrix of each iterate."""
+_FRESH_RATE = 0.3
+"""How much nearer the first of them is expected to come; the others are measured."""
+_LOSS_SHARE = 1e-3
+"""Of the loss, that the error of a solution may account for."""
+_POLISHED = 1e-3
+"""Of the gradient, that the error of a polished point's may be."""
+_POLISHES = 12
+"""Iterations with the kept matrix towards a polished point."""
 _FIRST_LIFE = 8.0
 """Steps after which a matrix is replaced unasked; thereafter as many as the last one that failed had served."""
 _LONGER_LIFE = 1 / 8
@@ -60,13 +75,16 @@ class Newton:
         self._formed_at = start
         self._secants: list[tuple[np.ndarray, np.ndarray]] = []
         self._age, self._life = 0, _FIRST_LIFE
+        self._fresh = False
+        self._bending: np.ndarray | None = None
 
     def solve(
-        self, predicted: np.ndarray, psi: np.ndarray, c: float, norm: Norm
+        self, last: np.ndarray, predicted: np.ndarray, psi: np.ndarray, c: float, norm: Norm
     ) -> Generator[Ask, Answer, Solution | None]:
         """Solve for one step.
 
         Args:
+            last: the solution before, (P,).
             predicted: y, (P,).
             psi: (P,).
             c: above 0.
@@ -75,6 +93,8 @@ class Newton:
         Returns:
             The solution, or None where the step has to be shorter.
         """
+        if self._fresh:
+            return (yield from self._iterate_afresh(last, predicted, psi, c, norm))
         if self._age >= int(self._life):
             self._life += _LONGER_LIFE
             self._forget()
@@ -90,9 +110,10 @@ class Newton:
         self._age += 1
 
     def grow(self) -> bool:
-        """Take the next matrix over twice the samples; whether there are more to take."""
-        if self._subset == self._samples:
+        """Take the next matrix over twice the samples, and at last a matrix of each iterate; whether there is more."""
+        if self._fresh:
             return False
+        self._fresh = self._subset == self._samples
         self._subset = min(2 * self._subset, self._samples)
         self._forget()
         return True
@@ -100,16 +121,107 @@ class Newton:
     def state(self) -> dict[str, np.ndarray]:
         """Arrays to go on from, for `resume`."""
         secants = np.array(self._secants).reshape(-1, 2, len(self._formed_at))
-        newton = np.array([self._subset, self._age, self._life])
+        newton = np.array([self._subset, self._age, self._life, self._fresh])
         return {"newton": newton, "secants": secants, "formed_at": self._formed_at.copy()}
 
     def resume(self, state: dict[str, np.ndarray]) -> Generator[Ask, Answer, None]:
         """Go on from a checkpoint: the matrix is formed again where it was formed before."""
-        subset, age, self._life = state["newton"].tolist()
-        self._subset, self._age, self._formed_at = int(subset), int(age), state["formed_at"]
+        subset, age, self._life, fresh = state["newton"].tolist()
+        self._subset, self._age, self._fresh = int(subset), int(age), bool(fresh)
+        self._formed_at = state["formed_at"]
         self._secants = [(update, change) for update, change in state["secants"]]
-        answer = yield Ask(self._formed_at, curvature=self._subset)
-        self._curvature = answer.curvature
+        answer = yield Ask(self._formed_at, curvature=0 if self._fresh else self._subset, bending=self._fresh)
+        self._curvature, self._bending = answer.curvature, answer.bending
+
+    def polish(
+        self, near: np.ndarray, slope: np.ndarray, c: float, correction: np.ndarray
+    ) -> Generator[Ask, Answer, np.ndarray]:
+        """Solve z + c (slope + grad L(near + z)) = 0 until the gradient is right; leaves no trace in what is kept.
+
+        Args:
+            near: a point on the solution, to the step's tolerance, (P,).
+            slope: the solution's derivative by time there, (P,).
+            c: about a step: motions much faster than it are put where they rest, slower ones left alone.
+            correction: where z starts, (P,).
+
+        Returns:
+            z, (P,).
+        """
+        psi, secants, best = c * slope, self._secants.copy(), math.inf
+        answer = yield Ask(near + correction)
+        z = correction
+        for _ in range(0 if self._fresh else _POLISHES):
+            residual = c * answer.gradient + psi + z
+            share = float(np.linalg.norm(residual) / (c * np.linalg.norm(answer.gradient)))
+            if share < best:
+                correction, best = z, share
+            if best <= _POLISHED or not share < 10 * best:
+                break
+            try:
+                update = -self._inverse_times(residual, c, secants)
+            except SingularError:
+                break
+            trial = yield Ask(near + z + update)
+            if not _is_finite(trial):
+                break
+            secants.append((update, trial.gradient - answer.gradient))
+            z, answer = z + update, trial
+        return correction if best <= _POLISHED else (yield from self._polish_afresh(near, psi, c, correction))
+
+    def _polish_afresh(
+        self, near: np.ndarray, psi: np.ndarray, c: float, correction: np.ndarray
+    ) -> Generator[Ask, Answer, np.ndarray]:
+        z, best, worse = correction, math.inf, 0
+        for _ in range(_FRESH_STEPS):
+            answer = yield Ask(near + z)
+            residual = c * answer.gradient + psi + z
+            share = float(np.linalg.norm(residual) / (c * np.linalg.norm(answer.gradient)))
+            worse = 0 if share < 0.5 * best else worse + 1
+            if share < best:
+                correction, best = z, share
+            if best <= _POLISHED or worse == 2:
+                break
+            answer = yield Ask(near + z, curvature=self._samples)
+            try:
+                z = z - self._with_bending(answer).solve(c, residual)
+            except SingularError:
+                break
+        return correction
+
+    def _with_bending(self, answer: Answer) -> Curvature:
+        assert answer.curvature is not None
+        return answer.curvature if self._bending is None else answer.curvature.plus(self._bending)
+
+    def _iterate_afresh(
+        self, last: np.ndarray, predicted: np.ndarray, psi: np.ndarray, c: float, norm: Norm
+    ) -> Generator[Ask, Answer, Solution | None]:
+        """Iterate with a matrix of each iterate."""
+        if self._bending is None or self._age > 0:
+            self._bending, self._formed_at, self._age = (yield Ask(last, bending=True)).bending, last, 0
+        correction, previous = np.zeros_like(predicted), math.inf
+        for iteration in range(1, _FRESH_STEPS + 1):
+            answer = yield Ask(predicted + correction, curvature=self._samples)
+            if not _is_finite(answer):
+                return None
+            residual = c * answer.gradient + psi + correction
+            try:
+                update = -self._with_bending(answer).solve(c, residual)
+            except SingularError:
+                return None
+            size = norm(update)
+            rate = size / previous if iteration > 1 else _FRESH_RATE
+            if not (math.isfinite(size) and rate < 1):
+                return None
+            left = rate / (1 - rate)
+            correction, previous = correction + update, size
+            if left * size < self._tolerance and self._is_level(left, update, residual, c, answer.loss):
+                return Solution(correction, answer.loss, min(iteration, FEW_STEPS))
+        return None
+
+    @staticmethod
+    def _is_level(left: float, update: np.ndarray, residual: np.ndarray, c: float, loss: float) -> bool:
+        """Whether what is left of an update, a share of it, changes the loss by little."""
+        return left**2 * abs(float(update @ residual)) <= 2 * c * _LOSS_SHARE * loss
 
     def _forget(self) -> None:
         self._curvature, self._secants, self._age = None, [], 0
@@ -128,12 +240,13 @@ class Newton:
                 return None
             residual = c * answer.gradient + psi + correction
             try:
-                update = -self._inverse_times(residual, c)
+                update = -self._inverse_times(residual, c, self._secants)
             except SingularError:
                 return None
             size = norm(update)
             rate = size / previous
-            if size == 0 or (0 < rate < 1 and rate / (1 - rate) * size < self._tolerance):
+            left = rate / (1 - rate) if 0 < rate < 1 else math.inf
+            if size == 0 or (left * size < self._tolerance and self._is_level(left, update, residual, c, answer.loss)):
                 return Solution(correction + update, answer.loss, iteration)
             hopeless = rate >= 1 or rate ** (most + 1 - iteration) / (1 - rate) * size > self._tolerance
             if not math.isfinite(size) or (hopeless and iteration >= most / 2):
@@ -154,10 +267,10 @@ class Newton:
             correction, answer, previous = correction + update, trial, size
         return None
 
-    def _inverse_times(self, vector: np.ndarray, c: float) -> np.ndarray:
+    def _inverse_times(self, vector: np.ndarray, c: float, secants: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
         """Solve with I + c H, corrected by the secants: the two loops of Nocedal and Wright (2006), algorithm 7.4."""
         assert self._curvature is not None
-        pairs = [(update, update + c * change) for update, change in self._secants]
+        pairs = [(update, update + c * change) for update, change in secants]
         pairs = [(s, w, s @ w) for s, w in pairs if s @ w > 0]
         weights = []
         for s, w, product in reversed(pairs):

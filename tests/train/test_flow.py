@@ -167,7 +167,9 @@ def test_differences_change_grid_and_interpolate_exactly():
         formula.rescale(factor)
     assert formula.h == pytest.approx(1.5 / 8)
     for back in times:
-        assert formula.at(back)[0] == pytest.approx(polynomial(1 - back), abs=1e-10)
+        value, slope = formula.at(back)
+        assert value[0] == pytest.approx(polynomial(1 - back), abs=1e-10)
+        assert slope[0] == pytest.approx(polynomial.deriv()(1 - back), abs=1e-9)
     assert formula.predicted[0] == pytest.approx(polynomial(1 + 1.5 / 8), abs=1e-10)
 
 
@@ -281,6 +283,17 @@ def test_a_checkpoint_of_another_network_is_refused():
         train_flow(network([1]), objective, Flow(), keeper=keeper)
 
 
+@pytest.mark.parametrize(("rtol", "share"), [(1e-3, 0.1), (1e-4, 0.01)])
+@pytest.mark.parametrize(("kind", "end"), [("mse", 1e7), ("cross_entropy", 1e3)])
+def test_every_sample_obeys_the_dissipation_identity(kind, end, rtol, share):
+    data, base = (DATA, BASE) if kind == "mse" else classes()
+    settings = Flow(t_end=end, rtol=rtol, atol=1e-3 * rtol)
+    result = train_flow(network([0], base=base), Objective(data, kind, dtype=torch.float64), settings)[0]
+    frame = result.trajectory.to_frame()
+    assert math.isnan(frame["dissipation"][0])
+    np.testing.assert_allclose(frame["dissipation"][1:], 1, atol=share)
+
+
 def test_energy_is_dissipated_as_the_gradient_says():
     result = train_flow(
         network([0]), Objective(DATA, "mse", dtype=torch.float64), Flow(t_end=1e3, rtol=1e-5, log_per_decade=40)
@@ -297,6 +310,13 @@ def test_energy_is_dissipated_as_the_gradient_says():
         )
     )
     np.testing.assert_allclose(drop.sum(), work.sum(), rtol=1e-2)
+
+
+def test_samples_change_nothing_on_the_way():
+    few, many = Flow(t_end=1e4, log_per_decade=1), Flow(t_end=1e4, log_per_decade=20)
+    objective = Objective(DATA, "mse", dtype=torch.float64)
+    ends = [train_flow(network([0]), objective, settings)[0].trajectory.last for settings in (few, many)]
+    assert ends[0] == ends[1]
 
 
 STOPS = {
@@ -364,6 +384,9 @@ def test_no_resolvable_step_is_a_stall(monkeypatch):
             from rsl_cli.train.gauss_newton import SingularError
 
             raise SingularError("planted")
+
+        def plus(self, bending):
+            return self
 
     monkeypatch.setattr(replicas, "gauss_newton", lambda *_: Singular())
     result = train_flow(network([0]), Objective(DATA, "mse", dtype=torch.float64), Flow())[0]
