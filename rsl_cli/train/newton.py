@@ -36,9 +36,11 @@ _FRESH_STEPS = 8
 """Iterations with a matrix of each iterate."""
 _FRESH_RATE = 0.3
 """How much nearer the first of them is expected to come; the others are measured."""
-_LOSS_SHARE = 1e-3
-"""Of the loss, that the error of a solution may account for."""
-_POLISHED = 1e-3
+_KEPT_RATE = 0.1
+"""At which the iterations of a kept matrix have to converge."""
+_LEVEL = 0.3
+"""Of the gradient, that the error of a step's solution may be: steep directions then bend nothing."""
+_POLISHED = 3e-3
 """Of the gradient, that the error of a polished point's may be."""
 _POLISHES = 12
 """Iterations with the kept matrix towards a polished point."""
@@ -152,10 +154,12 @@ class Newton:
         z = correction
         for _ in range(0 if self._fresh else _POLISHES):
             residual = c * answer.gradient + psi + z
-            share = float(np.linalg.norm(residual) / (c * np.linalg.norm(answer.gradient)))
-            if share < best:
-                correction, best = z, share
-            if best <= _POLISHED or not share < 10 * best:
+            size = float(np.linalg.norm(residual))
+            if size <= _POLISHED * c * np.linalg.norm(answer.gradient):
+                return z
+            if size < best:
+                correction, best = z, size
+            elif not size < 10 * best:
                 break
             try:
                 update = -self._inverse_times(residual, c, secants)
@@ -166,31 +170,23 @@ class Newton:
                 break
             secants.append((update, trial.gradient - answer.gradient))
             z, answer = z + update, trial
-        return correction if best <= _POLISHED else (yield from self._polish_afresh(near, psi, c, correction))
+        return (yield from self._polish_afresh(near, psi, c, correction))
 
     def _polish_afresh(
         self, near: np.ndarray, psi: np.ndarray, c: float, correction: np.ndarray
     ) -> Generator[Ask, Answer, np.ndarray]:
-        z, best, worse = correction, math.inf, 0
-        for _ in range(_FRESH_STEPS):
-            answer = yield Ask(near + z)
-            residual = c * answer.gradient + psi + z
-            share = float(np.linalg.norm(residual) / (c * np.linalg.norm(answer.gradient)))
-            worse = 0 if share < 0.5 * best else worse + 1
-            if share < best:
-                correction, best = z, share
-            if best <= _POLISHED or worse == 2:
-                break
-            answer = yield Ask(near + z, curvature=self._samples)
-            try:
-                z = z - self._with_bending(answer).solve(c, residual)
-            except SingularError:
-                break
-        return correction
-
-    def _with_bending(self, answer: Answer) -> Curvature:
-        assert answer.curvature is not None
-        return answer.curvature if self._bending is None else answer.curvature.plus(self._bending)
+        best, worse = math.inf, 0
+        descent = _Descent(self._samples, self._bending, near, psi, c, correction)
+        yield from descent.begin()
+        while True:
+            size = float(np.linalg.norm(descent.residual))
+            worse = 0 if size < 0.5 * best else worse + 1
+            if size < best:
+                correction, best = descent.z, size
+            if descent.steepness <= _POLISHED or worse == 2:
+                return correction
+            if not (yield from descent.step(np.linalg.norm)):
+                return correction
 
     def _iterate_afresh(
         self, last: np.ndarray, predicted: np.ndarray, psi: np.ndarray, c: float, norm: Norm
@@ -198,30 +194,14 @@ class Newton:
         """Iterate with a matrix of each iterate."""
         if self._bending is None or self._age > 0:
             self._bending, self._formed_at, self._age = (yield Ask(last, bending=True)).bending, last, 0
-        correction, previous = np.zeros_like(predicted), math.inf
+        descent = _Descent(self._samples, self._bending, predicted, psi, c, np.zeros_like(predicted))
+        yield from descent.begin()
         for iteration in range(1, _FRESH_STEPS + 1):
-            answer = yield Ask(predicted + correction, curvature=self._samples)
-            if not _is_finite(answer):
+            if not (yield from descent.step(norm)):
                 return None
-            residual = c * answer.gradient + psi + correction
-            try:
-                update = -self._with_bending(answer).solve(c, residual)
-            except SingularError:
-                return None
-            size = norm(update)
-            rate = size / previous if iteration > 1 else _FRESH_RATE
-            if not (math.isfinite(size) and rate < 1):
-                return None
-            left = rate / (1 - rate)
-            correction, previous = correction + update, size
-            if left * size < self._tolerance and self._is_level(left, update, residual, c, answer.loss):
-                return Solution(correction, answer.loss, min(iteration, FEW_STEPS))
+            if descent.left < self._tolerance and descent.steepness <= _LEVEL:
+                return Solution(descent.z, descent.loss, min(iteration, FEW_STEPS))
         return None
-
-    @staticmethod
-    def _is_level(left: float, update: np.ndarray, residual: np.ndarray, c: float, loss: float) -> bool:
-        """Whether what is left of an update, a share of it, changes the loss by little."""
-        return left**2 * abs(float(update @ residual)) <= 2 * c * _LOSS_SHARE * loss
 
     def _forget(self) -> None:
         self._curvature, self._secants, self._age = None, [], 0
@@ -246,7 +226,7 @@ class Newton:
             size = norm(update)
             rate = size / previous
             left = rate / (1 - rate) if 0 < rate < 1 else math.inf
-            if size == 0 or (left * size < self._tolerance and self._is_level(left, update, residual, c, answer.loss)):
+            if size == 0 or (left * size < self._tolerance):
                 return Solution(correction + update, answer.loss, iteration)
             hopeless = rate >= 1 or rate ** (most + 1 - iteration) / (1 - rate) * size > self._tolerance
             if not math.isfinite(size) or (hopeless and iteration >= most / 2):
@@ -280,6 +260,74 @@ class Newton:
         for (s, w, product), weight in zip(pairs, reversed(weights), strict=True):
             solved = solved + (weight - w @ solved / product) * s
         return solved
+
+
+class _Descent:
+    """Newton's method from one point, a matrix being kept while it leads far enough.
+
+    Args:
+        samples: N.
+        bending: the residuals' part of the Hessian, if known, (P, P).
+        near: the point, (P,).
+        psi: of the equation z + psi + c grad L(near + z) = 0, (P,).
+        c: the same.
+        z: where to start, (P,).
+    """
+
+    def __init__(
+        self, samples: int, bending: np.ndarray | None, near: np.ndarray, psi: np.ndarray, c: float, z: np.ndarray
+    ) -> None:
+        self._samples, self._bending, self._near, self._psi, self._c = samples, bending, near, psi, c
+        self.z, self.size, self.rate = z, math.inf, 0.0
+        self._curvature: Curvature | None = None
+
+    def begin(self) -> Generator[Ask, Answer, None]:
+        """Look where it starts."""
+        self._answer = yield Ask(self._near + self.z)
+
+    @property
+    def loss(self) -> float:
+        """L where it is."""
+        return self._answer.loss
+
+    @property
+    def residual(self) -> np.ndarray:
+        """Of the equation, (P,)."""
+        return self._c * self._answer.gradient + self._psi + self.z
+
+    @property
+    def left(self) -> float:
+        """What the next steps will add up to, by the size of the last one."""
+        return self.size * self.rate / (1 - self.rate) if self.rate < 1 else math.inf
+
+    @property
+    def steepness(self) -> float:
+        """The residual's norm against that of c grad L: what share of the gradient is not the solution's."""
+        return float(np.linalg.norm(self.residual) / (self._c * np.linalg.norm(self._answer.gradient)))
+
+    def step(self, norm: Norm) -> Generator[Ask, Answer, bool]:
+        """Take a step, of which size, and the rate at which sizes fall, are kept; whether it led towards a solution."""
+        if not _is_finite(self._answer):
+            return False
+        try:
+            update = None if self._curvature is None else -self._curvature.solve(self._c, self.residual)
+            if update is None or norm(update) > _KEPT_RATE * self.size:
+                update = yield from self._update_afresh()
+        except SingularError:
+            return False
+        size = float(norm(update))
+        before, self.rate = self.rate, size / self.size if math.isfinite(self.size) else _FRESH_RATE
+        if not (math.isfinite(size) and min(before, self.rate) < 1):
+            return False
+        self.z, self.size = self.z + update, size
+        self._answer = yield Ask(self._near + self.z)
+        return _is_finite(self._answer)
+
+    def _update_afresh(self) -> Generator[Ask, Answer, np.ndarray]:
+        curvature = (yield Ask(self._near + self.z, curvature=self._samples)).curvature
+        assert curvature is not None
+        self._curvature = curvature if self._bending is None else curvature.plus(self._bending)
+        return -self._curvature.solve(self._c, self.residual)
 
 
 def _is_finite(answer: Answer) -> bool:
