@@ -38,6 +38,8 @@ _FRESH_RATE = 0.3
 """How much nearer the first of them is expected to come; the others are measured."""
 _KEPT_RATE = 0.1
 """At which the iterations of a kept matrix have to converge."""
+_BENT_FOR = 6
+"""Steps that one evaluation of the residuals' curvature serves, while solutions take no more than two matrices."""
 _LEVEL = 0.3
 """Of the gradient, that the error of a step's solution may be: steep directions then bend nothing."""
 _POLISHED = 3e-3
@@ -78,6 +80,7 @@ class Newton:
         self._secants: list[tuple[np.ndarray, np.ndarray]] = []
         self._age, self._life = 0, _FIRST_LIFE
         self._fresh = False
+        self._bent_for = 1
         self._bending: np.ndarray | None = None
 
     def solve(
@@ -123,13 +126,13 @@ class Newton:
     def state(self) -> dict[str, np.ndarray]:
         """Arrays to go on from, for `resume`."""
         secants = np.array(self._secants).reshape(-1, 2, len(self._formed_at))
-        newton = np.array([self._subset, self._age, self._life, self._fresh])
+        newton = np.array([self._subset, self._age, self._life, self._fresh, self._bent_for])
         return {"newton": newton, "secants": secants, "formed_at": self._formed_at.copy()}
 
     def resume(self, state: dict[str, np.ndarray]) -> Generator[Ask, Answer, None]:
         """Go on from a checkpoint: the matrix is formed again where it was formed before."""
-        subset, age, self._life, fresh = state["newton"].tolist()
-        self._subset, self._age, self._fresh = int(subset), int(age), bool(fresh)
+        subset, age, self._life, fresh, bent_for = state["newton"].tolist()
+        self._subset, self._age, self._fresh, self._bent_for = int(subset), int(age), bool(fresh), int(bent_for)
         self._formed_at = state["formed_at"]
         self._secants = [(update, change) for update, change in state["secants"]]
         answer = yield Ask(self._formed_at, curvature=0 if self._fresh else self._subset, bending=self._fresh)
@@ -185,14 +188,14 @@ class Newton:
                 correction, best = descent.z, size
             if descent.steepness <= _POLISHED or worse == 2:
                 return correction
-            if not (yield from descent.step(np.linalg.norm)):
+            if not (yield from descent.step(lambda vector: float(np.linalg.norm(vector)))):
                 return correction
 
     def _iterate_afresh(
         self, last: np.ndarray, predicted: np.ndarray, psi: np.ndarray, c: float, norm: Norm
     ) -> Generator[Ask, Answer, Solution | None]:
         """Iterate with a matrix of each iterate."""
-        if self._bending is None or self._age > 0:
+        if self._bending is None or self._age >= self._bent_for:
             self._bending, self._formed_at, self._age = (yield Ask(last, bending=True)).bending, last, 0
         descent = _Descent(self._samples, self._bending, predicted, psi, c, np.zeros_like(predicted))
         yield from descent.begin()
@@ -200,6 +203,7 @@ class Newton:
             if not (yield from descent.step(norm)):
                 return None
             if descent.left < self._tolerance and descent.steepness <= _LEVEL:
+                self._bent_for = 1 if descent.matrices > 2 else _BENT_FOR
                 return Solution(descent.z, descent.loss, min(iteration, FEW_STEPS))
         return None
 
@@ -226,7 +230,7 @@ class Newton:
             size = norm(update)
             rate = size / previous
             left = rate / (1 - rate) if 0 < rate < 1 else math.inf
-            if size == 0 or (left * size < self._tolerance):
+            if size == 0 or left * size < self._tolerance:
                 return Solution(correction + update, answer.loss, iteration)
             hopeless = rate >= 1 or rate ** (most + 1 - iteration) / (1 - rate) * size > self._tolerance
             if not math.isfinite(size) or (hopeless and iteration >= most / 2):
@@ -280,6 +284,7 @@ class _Descent:
         self._samples, self._bending, self._near, self._psi, self._c = samples, bending, near, psi, c
         self.z, self.size, self.rate = z, math.inf, 0.0
         self._curvature: Curvature | None = None
+        self.matrices = 0
 
     def begin(self) -> Generator[Ask, Answer, None]:
         """Look where it starts."""
@@ -324,7 +329,12 @@ class _Descent:
         return _is_finite(self._answer)
 
     def _update_afresh(self) -> Generator[Ask, Answer, np.ndarray]:
-        curvature = (yield Ask(self._near + self.z, curvature=self._samples)).curvature
+        # Where that of the last solution leads slowly, residuals are large, and bend here otherwise than there.
+        slow = self.rate > _FRESH_RATE
+        answer = yield Ask(self._near + self.z, curvature=self._samples, bending=slow)
+        self._bending = answer.bending if slow else self._bending
+        curvature = answer.curvature
+        self.matrices += 1
         assert curvature is not None
         self._curvature = curvature if self._bending is None else curvature.plus(self._bending)
         return -self._curvature.solve(self._c, self.residual)

@@ -273,6 +273,16 @@ def test_without_a_saved_state_the_integrator_begins_anew_where_it_stood():
     end = {"t_end": 1e5}
     longer = train_flow(network([0]), objective, Flow(**end), keeper=Memory(saved=[again.saved]))[0]
     assert longer.restarted_at == 300 and longer.trajectory.rows[: len(again.trajectory.rows)] == again.trajectory.rows
+def test_late_integration_resumes_bit_for_bit_too():
+    """When matrices are formed at each iterate, and the residuals' curvature is kept."""
+    objective, settings = Objective(DATA, "mse", dtype=torch.float64), Flow(t_end=1e6, stationary=0.0)
+    whole = train_flow(network([0]), objective, settings)
+    for calls in (700, 1501):
+        keeper = Memory(calls, interrupt=True)
+        with pytest.raises(KeyboardInterrupt):
+            train_flow(network([0]), objective, settings, keeper=keeper)
+        assert keeper.saved[0][0]["state/newton"][3] == 1
+        problems.assert_same_training(whole[0], train_flow(network([0]), objective, settings, keeper=keeper)[0])
 
 
 def test_a_checkpoint_of_another_network_is_refused():
