@@ -273,6 +273,8 @@ def test_without_a_saved_state_the_integrator_begins_anew_where_it_stood():
     end = {"t_end": 1e5}
     longer = train_flow(network([0]), objective, Flow(**end), keeper=Memory(saved=[again.saved]))[0]
     assert longer.restarted_at == 300 and longer.trajectory.rows[: len(again.trajectory.rows)] == again.trajectory.rows
+
+
 def test_late_integration_resumes_bit_for_bit_too():
     """When matrices are formed at each iterate, and the residuals' curvature is kept."""
     objective, settings = Objective(DATA, "mse", dtype=torch.float64), Flow(t_end=1e6, stationary=0.0)
