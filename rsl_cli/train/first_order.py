@@ -231,7 +231,8 @@ class _Run:
         rates = self.settings.learning_rate * self.settings.factors(steps)
         active = [replica for replica in range(self.count) if replica not in self.ended]
         for replica, step in self.engine.advance(active, steps, rates).items():
-            self.rows[replica].append((step, step * self.euler_steps[replica], math.nan, math.nan, math.nan, math.nan))
+            nan, at = math.nan, step * self.euler_steps[replica]
+            self.rows[replica].append((step, at, nan, nan, nan, nan, nan))
             self._end(replica, "diverged", math.nan)
         self.step = upto
         return max(1, int(len(steps) * _CALL_SECONDS / max(time.monotonic() - began, 1e-6)))
@@ -250,7 +251,7 @@ class _Run:
             if replica in self.ended:
                 continue
             at = self.step * self.euler_steps[replica]
-            self.rows[replica].append((self.step, at, loss, test_loss, grad_norm, distance))
+            self.rows[replica].append((self.step, at, loss, test_loss, grad_norm, distance, math.nan))
             if not (math.isfinite(loss) and math.isfinite(grad_norm)):
                 self._end(replica, "diverged", math.nan)
             elif ending and (grad_norm == 0 or self._stationary(loss, grad_norm, distance)):
@@ -302,7 +303,7 @@ class _Run:
         (self.step,) = {content["step"] for content in contents}
         self.engine.resume(joined_state(states))
         self._accuracy = [content["accuracy"] for content in contents]
-        self.rows = [[(row[0], *row[1:]) for row in content["rows"]] for content in contents]
+        self.rows = [[(*row[:6], math.nan) for row in content["rows"]] for content in contents]
         for replica, (content, part) in enumerate(zip(contents, parts, strict=True)):
             reason = content["ended"]
             if reason in FINAL:

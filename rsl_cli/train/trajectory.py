@@ -12,9 +12,10 @@ from rsl_cli.train.checkpoint import Saved
 if TYPE_CHECKING:
     import pandas as pd
 
-COLUMNS = ("step", "time", "loss", "test_loss", "grad_norm", "distance")
+COLUMNS = ("step", "time", "loss", "test_loss", "grad_norm", "distance", "dissipation")
 """Columns of a trajectory: step number, flow time (NaN if the trainer is no flow), loss on the training set and on the
-held-out set, norm of the training loss's full gradient, distance |theta - theta_0|."""
+held-out set, norm of the training loss's full gradient, distance |theta - theta_0|, and |grad L|^2 / (-dL/dt), which is
+1 on a gradient flow: NaN at the start, where rounding hides the loss's fall, and if the trainer is no flow."""
 
 STOP_REASONS = ("stationary", "target", "time", "budget", "stalled", "diverged")
 """Why training ended: nothing left to gain; the loss asked for reached; the flow time asked for reached; out of steps;
@@ -23,7 +24,7 @@ no step that float64 resolves, or no solvable one; a loss that is not finite."""
 FINAL = ("stationary", "stalled", "diverged")
 """Those after which no further time or steps would change anything; all others end where they were asked to."""
 
-Row = tuple[int, float, float, float, float, float]
+Row = tuple[int, float, float, float, float, float, float]
 
 
 @dataclass(frozen=True)
