@@ -11,10 +11,13 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "rsl_cli"
 ORDER = [
     "errors",
+    "registry",
     "rng",
     "kernels",
+    "parts",
     "maps",
     "vertex_maps",
+    "contracts",
     "graph_config",
     "graph",
     "lift",

@@ -15,12 +15,13 @@ import numpy as np
 import torch
 from safetensors.torch import save
 
-from rsl_cli.errors import StoreError
-from rsl_cli.graph import BaseGraph, Vertex, edge_lifting, slot_key
+from rsl_cli.errors import StoreError, first_line
+from rsl_cli.graph import BaseGraph, Edge, edge_lifting, slot_key
 from rsl_cli.lift import Lift, sample_lift
 from rsl_cli.network import PARAMETRIZATIONS, LiftedNetwork
-from rsl_cli.study.store import RunKey, StudyStore, first_line
-from rsl_cli.vertex_maps import Mean
+from rsl_cli.parts import Space
+from rsl_cli.registry import load_plugins
+from rsl_cli.study.store import RunKey, StudyStore
 
 __all__ = ["choose_run", "export", "run_network", "to_graphml"]
 
@@ -111,12 +112,13 @@ def choose_run(store: StudyStore, words: tuple[str, ...] | list[str] = ()) -> Ru
 
 
 def run_network(store: StudyStore, key: RunKey) -> LiftedNetwork:
-    """The network of a finished run, as trained; neither data nor a module of one's own is read.
+    """The network of a finished run, as trained; no data is read, nor a module that became a base graph.
 
     Raises:
         StoreError: the study is damaged, or another version of rsl draws its lifts otherwise.
     """
     study = store.read_study()
+    load_plugins(study["config"].get("plugins"))
     identity = study["identity"]
     base = BaseGraph.from_config(
         study["config"]["base"],
@@ -138,6 +140,7 @@ def run_network(store: StudyStore, key: RunKey) -> LiftedNetwork:
 
 def _content(network: LiftedNetwork, lift: Lift) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     """What ``graph.json`` and ``model.safetensors`` hold."""
+    _check_portable(lift.base)
     base, tensors = lift.base, {name: value.detach().cpu() for name, value in network.named_parameters()}
     known = {id(parameter): name for name, parameter in network.named_parameters()}
     edges, power = [], PARAMETRIZATIONS[network.parametrization]
@@ -151,7 +154,7 @@ def _content(network: LiftedNetwork, lift: Lift) -> tuple[dict[str, Any], dict[s
                 "source": edge.source,
                 "target": edge.target,
                 "slot": slot_key(edge),
-                "map": {"name": edge.map_name, **dataclasses.asdict(edge.map)},  # pyright: ignore[reportArgumentType]
+                "map": _map(edge, base.space(edge.source), f"edge{index}", tensors),
                 "weight": known[id(network.weight(edge.source, edge.target, edge.slot))] if has_weight else None,
                 "multiplier": float(lift.degree) ** -power if edge.target == base.output.name and inner else 1.0,
                 **lists,
@@ -163,11 +166,11 @@ def _content(network: LiftedNetwork, lift: Lift) -> tuple[dict[str, Any], dict[s
             "kind": vertex.kind,
             "copies": lift.fibre(vertex.name),
             "space": list(base.space(vertex.name)),
-            "combine": {"name": vertex.combine.name, **dataclasses.asdict(vertex.combine)},  # pyright: ignore[reportArgumentType]
+            "combine": vertex.combine.portable(),
             "bias": known[id(network.bias(vertex.name))] if vertex.bias else None,
-            "norm": dataclasses.asdict(vertex.norm) if vertex.norm else None,
+            "norm": vertex.norm.portable() if vertex.norm else None,
             "activation": vertex.activation,
-            "pool": _pool(vertex),
+            "pool": vertex.pool.portable() if vertex.pool else None,
         }
         for vertex in base.vertices
     ]
@@ -185,12 +188,25 @@ def _content(network: LiftedNetwork, lift: Lift) -> tuple[dict[str, Any], dict[s
     return graph, tensors
 
 
-def _pool(vertex: Vertex) -> dict[str, Any] | None:
-    if vertex.pool is None:
-        return None
-    if isinstance(vertex.pool, Mean):
-        return {"name": "token_avg" if vertex.pool.tokens else "global_avg"}
-    return {"name": "max" if vertex.pool.largest else "avg", "size": vertex.pool.size}
+def _map(edge: Edge, space: Space, prefix: str, tensors: dict[str, torch.Tensor]) -> dict[str, Any]:
+    """What the exported code is to do for an edge; a user's map goes as its stencil, which is all it does."""
+    if edge.origin is None:
+        return edge.map.portable()
+    stencil, names = edge.map.stencil(space), {}
+    for key in ("row", "column", "tap"):
+        names[key] = f"{prefix}_{key}"
+        tensors[names[key]] = torch.as_tensor(np.ascontiguousarray(getattr(stencil, key)))
+    sizes = {"rows": stencil.rows, "columns": stencil.columns, "out": list(edge.map.output_space(space))}
+    return {"name": "stencil", **sizes, "tensors": names}
+
+
+def _check_portable(base: BaseGraph) -> None:
+    for vertex in base.vertices:
+        for key, origin in vertex.origins.items():
+            raise StoreError(
+                f"export: vertex {vertex.name}: {key} {origin.target} has no code that runs without its package; use a "
+                "shipped one, or keep rsl where the model is used"
+            )
 
 
 def _write_folder(folder: Path, files: Mapping[str, bytes]) -> None:

@@ -7,13 +7,12 @@ from collections.abc import Sequence
 import torch
 
 from rsl_cli.circuits import has_circuits
-from rsl_cli.graph import BaseGraph, EdgeLifting
+from rsl_cli.graph import BaseGraph, EdgeLifting, slot_key
 from rsl_cli.kernels.strip import BYTES
 from rsl_cli.lift import expected_parameters, fibre_sizes, lifting_of, mean_in_degree
 from rsl_cli.study.spec import StudySpec
 from rsl_cli.train.first_order import FirstOrder
 from rsl_cli.train.objective import samples_at_once
-from rsl_cli.vertex_maps import Attention
 
 _KEPT = 5
 """Copies of a vertex's numbers alive at the peak, backward: sums, activations and gradients. Measured: 4 to 6."""
@@ -35,17 +34,10 @@ def flops(base: BaseGraph, degree: int, lifting: EdgeLifting) -> float:
     fibres, total = fibre_sizes(base, degree), 0.0
     for edge in base.edges:
         kept = fibres[edge.target] * mean_in_degree(edge, base, lifting_of(edge, base, lifting), fibres[edge.source])
-        stencil = base.stencil(edge)
-        total += 2 * kept * len(stencil.tap) * stencil.width if base.weight_shape(edge) is not None else 0
+        total += kept * edge.map.flops(base.space(edge.source))
     for vertex in base.vertices:
-        if isinstance(vertex.combine, Attention):
-            q, k, v = (
-                edge.map.output_space(base.space(edge.source))
-                for slot in vertex.combine.slots
-                for edge in base.in_edges(vertex.name)
-                if edge.slot == slot
-            )
-            total += 2 * fibres[vertex.name] * q[0] * k[0] * (q[1] + v[1])
+        slots = {slot_key(e): e.map.output_space(base.space(e.source)) for e in base.in_edges(vertex.name)}
+        total += fibres[vertex.name] * vertex.combine.flops(slots)
     return total
 
 

@@ -13,12 +13,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from rsl_cli.errors import RslError
+from rsl_cli.errors import RslError, first_line
 from rsl_cli.lift import disjoint_union, expected_parameters, sample_lift
 from rsl_cli.network import LiftedNetwork
 from rsl_cli.study.measurements import with_path_before
 from rsl_cli.study.spec import StudySpec, refuse_other
-from rsl_cli.study.store import SCHEMA, RunKey, StudyStore, first_line
+from rsl_cli.study.store import SCHEMA, RunKey, StudyStore
 from rsl_cli.train.checkpoint import Saved
 from rsl_cli.train.first_order import FirstOrder
 from rsl_cli.train.objective import Objective

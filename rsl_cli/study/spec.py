@@ -18,7 +18,6 @@ from rsl_cli.errors import ConfigError, StoreError, one_of
 from rsl_cli.graph import BaseGraph, EdgeLifting, edge_lifting
 from rsl_cli.graph_config import read_graph
 from rsl_cli.lift import sample_lift
-from rsl_cli.maps import EdgeMap, Linear
 from rsl_cli.module import module_config
 from rsl_cli.network import PARAMETRIZATIONS, LiftedNetwork
 from rsl_cli.study.measurements import Theory
@@ -26,7 +25,6 @@ from rsl_cli.study.store import SCHEMA, RunKey, StudyStore
 from rsl_cli.study.sweep import lift_degrees, seed_list
 from rsl_cli.train.first_order import FirstOrder
 from rsl_cli.train.objective import LOSSES
-from rsl_cli.train.settings import declared
 from rsl_cli.train.trainers import Flow, Settings, chosen_trainer, horizon_keys, trainer_settings
 
 DEFAULTS: Mapping[str, Any] = {
@@ -128,7 +126,7 @@ class StudySpec:
     def _reads_flat(self) -> bool:
         """Whether the base graph can take images and sequences as vectors only."""
         _, vertices, edges = read_graph(self.config["base"])
-        return any(vertices[edge.source].kind == "input" and _needs_flat(edge.map) for edge in edges)
+        return any(vertices[edge.source].kind == "input" and edge.map.needs_flat for edge in edges)
 
     @cached_property
     def base(self) -> BaseGraph:
@@ -220,29 +218,24 @@ def _shapes(dataset: Mapping[str, Any]) -> tuple[list[tuple[int, ...]], int]:
 
 def _computed(base: BaseGraph) -> dict[str, Any]:
     """A base graph without its name. Defaults are left unsaid, so that a new key changes no identity there was."""
-    plain = asdict(base)
-    del plain["name"]
-    for vertex, facts in zip(base.vertices, plain["vertices"], strict=True):
-        options = _chosen(vertex.combine)
-        facts["combine"] = {"name": vertex.combine.name, **options} if options else vertex.combine.name
+    vertices, edges = [], []
+    for vertex in base.vertices:
+        facts = {one.name: getattr(vertex, one.name) for one in fields(vertex)}
+        origins = {key: origin.identity() for key, origin in facts.pop("origins").items()}
+        facts |= {"bias_init": asdict(vertex.bias_init), "combine": vertex.combine.identity()}
         for key in ("norm", "pool"):
             part = facts.pop(key)
-            if part is not None:
-                own = {one.name: declared(part[one.name], one.type) for one in fields(getattr(vertex, key))}
-                facts[key] = {"name": type(getattr(vertex, key)).__name__, **own}
-    for edge, facts in zip(base.edges, plain["edges"], strict=True):
-        facts["map"] = ({"out": edge.map.out} if isinstance(edge.map, Linear) else {}) | _chosen(edge.map)
-    return plain
-
-
-def _chosen(part: Any) -> dict[str, Any]:
-    """The fields of a part of a base graph that are not at their defaults."""
-    chosen = {one.name: declared(getattr(part, one.name), one.type) for one in fields(part)}
-    return {one.name: chosen[one.name] for one in fields(part) if chosen[one.name] != one.default}
-
-
-def _needs_flat(edge_map: EdgeMap) -> bool:
-    return isinstance(edge_map, Linear) and not (edge_map.flatten or edge_map.token)
+            facts |= {key: part.identity()} if part is not None and key not in origins else {}
+        vertices.append(facts | origins)
+    for edge in base.edges:
+        facts = {one.name: getattr(edge, one.name) for one in fields(edge)}
+        origin = facts.pop("origin")
+        facts["map"] = edge.map.identity() if origin is None else origin.identity()
+        facts["map_name"] = edge.map_name if origin is None else origin.target
+        facts["lifting"] = None if edge.lifting is None else asdict(edge.lifting)
+        edges.append(facts | {"init": asdict(edge.init)})
+    sizes = {"input_shape": base.input_shape, "output_size": base.output_size}
+    return {"vertices": tuple(vertices), "edges": tuple(edges), **sizes}
 
 
 def run_id(identity: Mapping[str, Any], lift: int, seed: int) -> str:

@@ -33,7 +33,7 @@ from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 from safetensors import numpy as safetensors_numpy
 
-from rsl_cli.errors import StoreError
+from rsl_cli.errors import StoreError, first_line
 
 SCHEMA = 1
 """Version of what a record means; part of every run's identity."""
@@ -359,12 +359,6 @@ def read_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
         return safetensors_numpy.load(content), header.get("__metadata__", {})
     except (OSError, ValueError, SafetensorError) as error:
         raise StoreError(f"cannot read {path}: {first_line(error)}; delete it and run again") from error
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's text, for use inside one-line messages."""
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0]
 
 
 def _cannot_write(path: Path, error: OSError) -> str:

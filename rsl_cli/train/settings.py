@@ -3,10 +3,11 @@
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any, get_args
+from typing import Any
 
 from rsl_cli.data.keys import shorten
 from rsl_cli.errors import ConfigError, one_of
+from rsl_cli.parts import declared
 
 MOST_STEPS = 10**9
 MOST_PER_DECADE = 1000
@@ -22,16 +23,6 @@ def known_keys(config: Mapping[str, Any], cls: Any) -> dict[str, Any]:
         if key not in cls.__dataclass_fields__:
             raise ConfigError(one_of("trainer key", key, cls.__dataclass_fields__))
     return {key: declared(value, cls.__dataclass_fields__[key].type) for key, value in config.items()}
-
-
-def declared(value: Any, kind: Any) -> Any:
-    """A number as its field's type has it, so that 1, 1.0 and 1e0 are one value; whatever else, as it is."""
-    kinds = get_args(kind) or (kind,)
-    if not real(value):
-        return value
-    if float in kinds:
-        return float(value) + 0.0  # Adding makes -0.0 a zero like any other.
-    return int(value) if int in kinds and value == int(value) else value
 
 
 def check_values(settings: object, rules: Mapping[str, tuple[bool, str]]) -> None:
