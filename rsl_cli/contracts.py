@@ -30,9 +30,9 @@ def check_edge_map(one: EdgeMap, space: Space) -> None:
         GraphError: what it breaks, in one line.
     """
     what = f"map {type(one).__name__} on space {space}"
-    with _failing(what):
+    with failing(what):
         out, stencil, weight = one.output_space(space), one.stencil(space), one.weight_shape(space)
-        again, fan_in = one.stencil(space), one.fan_in(space)
+        again = one.stencil(space)
     if not isinstance(out, tuple) or not all(isinstance(size, int) and size > 0 for size in out):
         raise GraphError(f"{what}: output_space is {out!r}; accepted: a tuple of whole numbers from 1")
     if not isinstance(stencil, Stencil):
@@ -52,6 +52,8 @@ def check_edge_map(one: EdgeMap, space: Space) -> None:
             raise GraphError(f"{what}: {key} holds {entries.min()}..{entries.max()}; accepted: 0..{bound - 1}")
         if not np.array_equal(entries, same):
             raise GraphError(f"{what}: stencil gives other entries when asked again; it must not depend on chance")
+    with failing(what):
+        fan_in = one.fan_in(space)
     if not (isinstance(fan_in, int) and fan_in > 0):
         raise GraphError(f"{what}: fan_in is {fan_in!r}; accepted: a whole number from 1")
     _check_reference(what, one, space, stencil, weight)
@@ -61,7 +63,7 @@ def _check_reference(what: str, one: EdgeMap, space: Space, stencil: Stencil, we
     draw = np.random.default_rng(0)
     y = draw.standard_normal(space)
     values = None if weight is None else draw.standard_normal(weight)
-    with _failing(what):
+    with failing(what):
         expected = one.reference(values, y.copy())
     if expected is None:
         return
@@ -86,8 +88,8 @@ def check_activation(function: Activation, name: str = "") -> None:
     what = f"activation {name or getattr(function, '__name__', type(function).__name__)}"
     z = _drawn((5,))
     _check_tensors(what, function, [z], tuple(z.shape))
-    with _failing(what):
-        alone = torch.stack([function(one) for one in z.flatten()]).view(z.shape)
+    with failing(what):
+        alone = torch.cat([function(one.view(1, 1, 1)) for one in z.flatten()]).view(z.shape)
     if not torch.allclose(alone, function(z), rtol=1e-9, atol=1e-12):
         raise GraphError(f"{what}: gives a number another value beside other numbers; each must be for itself")
 
@@ -103,7 +105,7 @@ def check_combine(combine: Combine, spaces: Mapping[str, Space]) -> None:
         GraphError: what it breaks, in one line.
     """
     what = f"combine {type(combine).__name__} of spaces {', '.join(map(str, spaces.values()))}"
-    with _failing(what):
+    with failing(what):
         space = combine.space(spaces)
 
     def compute(*slots: Tensor) -> Tensor:
@@ -123,7 +125,7 @@ def check_stage(stage: Stage, space: Space) -> None:
         GraphError: what it breaks, in one line.
     """
     what = f"{type(stage).__name__} on space {space}"
-    with _failing(what):
+    with failing(what):
         made = stage.space(space)
     _check_tensors(what, stage, [_drawn(space)], (_COPIES, *made, _SAMPLES))
 
@@ -135,7 +137,7 @@ def _drawn(space: Space) -> Tensor:
 
 
 def _check_tensors(what: str, compute: Callable[..., Tensor], inputs: Sequence[Tensor], shape: Sequence[int]) -> None:
-    with _failing(what):
+    with failing(what):
         out = compute(*(one.clone() for one in inputs))
         again = compute(*(one.clone() for one in inputs))
         single = compute(*(one.float() for one in inputs))
@@ -155,14 +157,19 @@ def _check_tensors(what: str, compute: Callable[..., Tensor], inputs: Sequence[T
     check_derivatives(what, compute, inputs)
 
 
-def check_derivatives(what: str, compute: Callable[..., Tensor], inputs: Sequence[Tensor]) -> None:
-    """Hold derivatives, by reverse and by forward mode, against finite differences.
+def check_derivatives(
+    what: str, compute: Callable[..., Tensor], inputs: Sequence[Tensor], *, forward: bool = True
+) -> None:
+    """Hold derivatives, by reverse mode and by ``forward`` too, against finite differences.
 
     Raises:
         GraphError: they disagree, or there are none.
     """
+    variables = [one.clone().requires_grad_() for one in inputs]
     try:
-        torch.autograd.gradcheck(compute, [one.clone().requires_grad_() for one in inputs], check_forward_ad=True)
+        if not compute(*variables).requires_grad:
+            raise TypeError("it does not depend on its inputs for autograd")
+        torch.autograd.gradcheck(compute, variables, check_forward_ad=forward)
     except GradcheckError as error:
         raise GraphError(f"{what}: its derivative is not what finite differences give; mend its backward") from error
     except Exception as error:
@@ -170,8 +177,12 @@ def check_derivatives(what: str, compute: Callable[..., Tensor], inputs: Sequenc
 
 
 @contextlib.contextmanager
-def _failing(what: str) -> Iterator[None]:
-    """An exception of a user's code as a line of ours."""
+def failing(what: str) -> Iterator[None]:
+    """Turn an exception of a user's code into one line.
+
+    Raises:
+        GraphError: in its place.
+    """
     try:
         yield
     except RslError:

@@ -50,7 +50,9 @@ class Display:
         print(
             f"  base {base.name} ({', '.join(edge.name for edge in base.edges)}), lifting {spec.lifting.kind}{degree}"
         )
-        print(f"  data {data.name}: {data.samples} training samples, {len(data.x_test)} held out; loss {spec.loss}")
+        print(
+            f"  data {data.name}: {data.samples} training samples, {len(data.x_test)} held out; loss {spec.loss.name}"
+        )
         print(f"  trainer {spec.trainer.name}, parametrization {spec.config['parametrization']}, device {spec.device}")
         print(f"  {'lift':>8} {'P':>10} {'P/(N outputs)':>14} {'seeds':>6} {'done':>6}")
         for lift in spec.lifts:

@@ -122,9 +122,12 @@ class Registry(Mapping[str, T], Generic[T]):
         if home.partition(".")[0] == _OURS:
             return None
         part = self.find(name)
-        qualified = f"{getattr(part, '__module__', home)}.{getattr(part, '__qualname__', name.rpartition('.')[2])}"
         what = f"{self.kind} {name}"
-        return Origin(qualified, _fingerprint(what, home, part), plain_arguments(what, arguments or {}))
+        return Origin(
+            _qualified(part) or (name if "." in name else f"{home}:{name}"),
+            _fingerprint(what, home, part),
+            plain_arguments(what, arguments or {}),
+        )
 
 
 def plain_arguments(what: str, arguments: object) -> dict[str, Any]:
@@ -197,6 +200,12 @@ def _imported(name: str, where: str, error: type[RslError]) -> ModuleType:
             f"{where}: cannot import {name}: {type(found).__name__}: {first_line(found)}; it is looked for in the "
             "current folder and where Python looks"
         ) from found
+
+
+def _qualified(part: object) -> str | None:
+    """The one name that a class or a function has wherever it is named from, if it leads back to it."""
+    home, name = getattr(part, "__module__", None), getattr(part, "__qualname__", "")
+    return f"{home}.{name}" if name and getattr(sys.modules.get(str(home)), name, None) is part else None
 
 
 def _near(name: str, module: ModuleType) -> str:

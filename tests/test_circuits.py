@@ -58,7 +58,7 @@ def against_the_loop(network: LiftedNetwork, task: str, loss: str) -> None:
     compiled = Compiled.of(network, objective)
     assert compiled is not None
     out = oracles.forward(network, objective.x)
-    losses = objective.losses(out if out.dim() == 3 else out[None], objective.y).mean(1)
+    losses = objective.loss.losses(out if out.dim() == 3 else out[None], objective.y).mean(1)
     losses.sum().backward()
     gradients = {name: parameter.grad for name, parameter in network.named_parameters()}
     parameters = dict(network.named_parameters())

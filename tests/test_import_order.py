@@ -28,6 +28,7 @@ ORDER = [
     "data",
     "train",
     "theory",
+    "testing",
     "study",
     "portable",
     "stats",

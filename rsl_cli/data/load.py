@@ -3,18 +3,15 @@
 from collections.abc import Mapping
 from typing import Any
 
-from rsl_cli.data import files, images, sequences, synthetic, tabular
+from rsl_cli.data import files, images, sequences, synthetic, tabular, target
 from rsl_cli.data.dataset import Dataset
 from rsl_cli.data.keys import Leaf, Settings, Teacher, resolve, shorten
-from rsl_cli.errors import ConfigError, DataError, one_of
+from rsl_cli.data.target import DATASETS, arrays_digest
+from rsl_cli.errors import ConfigError, DataError
 
-_LEAVES: dict[str, Leaf] = {
-    **synthetic.LEAVES,
-    **sequences.LEAVES,
-    **tabular.LEAVES,
-    **images.LEAVES,
-    **files.LEAVES,
-}
+for _part in (synthetic, sequences, tabular, images, files, target):
+    for _name, _leaf in _part.LEAVES.items():
+        DATASETS.add(_name)(_leaf)
 
 
 def load_dataset(config: Mapping[str, Any], *, teacher: Teacher | None = None, flat: bool = False) -> Dataset:
@@ -44,12 +41,13 @@ def load_dataset(config: Mapping[str, Any], *, teacher: Teacher | None = None, f
     return dataset.flat() if settings.get("shape") == "flat" else dataset
 
 
-def content_identity(config: Mapping[str, Any], *, flat: bool = False) -> Settings:
+def content_identity(config: Mapping[str, Any], *, flat: bool = False, data: Dataset | None = None) -> Settings:
     """Return the part of a dataset's configuration that determines its numbers.
 
     Args:
         config: as for :func:`load_dataset`.
         flat: as for :func:`load_dataset`.
+        data: what was loaded, if it was; only asked for where it is part of the identity.
 
     Returns:
         ``name`` and every key, defaults filled in and of one canonical type, hence the same for all ways to write
@@ -61,12 +59,15 @@ def content_identity(config: Mapping[str, Any], *, flat: bool = False) -> Settin
         DataError: the file is not there or cannot be read.
     """
     leaf, settings = _resolved(config, flat)
-    return leaf.content(settings)
+    content = leaf.content(settings)
+    if leaf.by_arrays:
+        content |= {"arrays": arrays_digest(load_dataset(config, flat=flat) if data is None else data)}
+    return content
 
 
 def accepted_datasets() -> tuple[str, ...]:
     """Return the names that ``dataset.name`` accepts: sampled functions, packaged sets, then files."""
-    return tuple(_LEAVES)
+    return tuple(DATASETS)
 
 
 def _resolved(config: Mapping[str, Any], flat: bool) -> tuple[Leaf, Settings]:
@@ -75,9 +76,8 @@ def _resolved(config: Mapping[str, Any], flat: bool) -> tuple[Leaf, Settings]:
             f"dataset is {shorten(config)} ({type(config).__name__}); accepted: a mapping with a name, e.g. sine2d"
         )
     name = config.get("name")
-    if not isinstance(name, str) or name not in _LEAVES:
-        raise ConfigError(one_of("dataset.name", name, _LEAVES))
-    return _LEAVES[name], resolve(name, _LEAVES[name], config, flat=flat)
+    leaf = DATASETS.find(name)
+    return leaf, resolve(str(name), leaf, config, flat=flat)
 
 
 def _check_learnable(dataset: Dataset) -> None:

@@ -195,7 +195,7 @@ def _map(edge: Edge, space: Space, prefix: str, tensors: dict[str, torch.Tensor]
     stencil, names = edge.map.stencil(space), {}
     for key in ("row", "column", "tap"):
         names[key] = f"{prefix}_{key}"
-        tensors[names[key]] = torch.as_tensor(np.ascontiguousarray(getattr(stencil, key)))
+        tensors[names[key]] = torch.tensor(getattr(stencil, key))
     sizes = {"rows": stencil.rows, "columns": stencil.columns, "out": list(edge.map.output_space(space))}
     return {"name": "stencil", **sizes, "tensors": names}
 

@@ -57,7 +57,7 @@ def memory(spec: StudySpec, degree: int) -> float:
     parameters = expected_parameters(base, degree, spec.lifting)
     numbers = sum(n * math.prod(base.sum_space(v)) for v, n in fibres.items())
     implicit = 0 if isinstance(spec.trainer, FirstOrder) else (2 * parameters + _KEPT * numbers) * _SUBSET * item
-    if spec.device == "cpu" and has_circuits(base):
+    if _by_circuits(spec):
         return implicit + _CIRCUIT_PARAMETER * parameters + 2 * numbers * BYTES
     samples = samples_at_once(base, fibres)
     if isinstance(spec.trainer, FirstOrder):
@@ -74,7 +74,7 @@ def union_size(spec: StudySpec, degree: int, seeds: int) -> int:
     Circuits gain nothing from company; one process takes all of them, so that threads share them. Products by autograd
     share their calls: as many seeds as make those calls cheap, have room in memory, and leave work for every process.
     """
-    if spec.device == "cpu" and has_circuits(spec.base):
+    if _by_circuits(spec):
         return seeds if spec.workers == 1 else 1
     useful = math.ceil(_LAUNCH / _work(spec, degree))
     shared = math.ceil(seeds / spec.workers)
@@ -92,7 +92,7 @@ def may_share(spec: StudySpec, degrees: Sequence[int], runs: int) -> bool:
         degrees: of each run of the union.
         runs: how many there are to share out among processes.
     """
-    if not isinstance(spec.trainer, FirstOrder) or (spec.device == "cpu" and has_circuits(spec.base)):
+    if not isinstance(spec.trainer, FirstOrder) or _by_circuits(spec):
         return False
     return (
         len(degrees) <= math.ceil(runs / spec.workers)
@@ -100,6 +100,10 @@ def may_share(spec: StudySpec, degrees: Sequence[int], runs: int) -> bool:
         and sum(_work(spec, degree) for degree in degrees) <= _LAUNCH
         and sum(memory(spec, degree) for degree in degrees) <= _ROOM * _memory_there(spec)
     )
+
+
+def _by_circuits(spec: StudySpec) -> bool:
+    return spec.device == "cpu" and spec.loss.circuit is not None and has_circuits(spec.base)
 
 
 def _work(spec: StudySpec, degree: int) -> float:

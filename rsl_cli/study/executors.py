@@ -11,10 +11,10 @@ from concurrent.futures import wait as wait_for
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
-from rsl_cli.errors import TrainingError
+from rsl_cli.errors import RslError, TrainingError
 from rsl_cli.study.machine import prepare
 from rsl_cli.study.runner import Item, Progress, work
-from rsl_cli.study.spec import StudySpec
+from rsl_cli.study.spec import StudySpec, refuse_other
 from rsl_cli.study.store import RunKey
 
 Finished = Callable[[Item, Mapping[str, str]], None]
@@ -101,7 +101,14 @@ def _start_worker(config: str, threads: int, reports: Any) -> None:
     signal.signal(signal.SIGTERM, lambda *_: os._exit(143))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     prepare(threads)
-    _worker.update(spec=StudySpec.from_config(json.loads(config)), reports=reports, parent=os.getppid())
+    _worker.update(reports=reports, parent=os.getppid())
+    try:
+        spec = StudySpec.from_config(json.loads(config))
+        # A user's part may have been edited since the study was registered.
+        refuse_other(spec.store, spec.identity)
+        _worker["spec"] = spec
+    except RslError as error:
+        _worker["error"] = error  # An initializer that raises says nothing to the parent.
 
 
 def _work_there(keys: Sequence[tuple[int, int, str]]) -> dict[str, str]:
@@ -110,4 +117,6 @@ def _work_there(keys: Sequence[tuple[int, int, str]]) -> dict[str, str]:
             os._exit(143)  # The parent was killed: training on would hold its locks.
         _worker["reports"].put(([(k.lift, k.seed, k.run_id) for k in item.keys], step, steps, loss))
 
+    if "error" in _worker:
+        raise _worker["error"]
     return work(_worker["spec"], Item(tuple(RunKey(*key) for key in keys)), progress)

@@ -338,7 +338,7 @@ def _record(
         result.stop_reason,
         seconds,
         "done",
-        spec.loss,
+        spec.loss.name,
         spec.config["parametrization"],
         result.trajectory.rows[0][2],
         result.trajectory.log_slope(),

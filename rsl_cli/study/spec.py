@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -20,12 +21,16 @@ from rsl_cli.graph_config import read_graph
 from rsl_cli.lift import sample_lift
 from rsl_cli.module import module_config
 from rsl_cli.network import PARAMETRIZATIONS, LiftedNetwork
+from rsl_cli.registry import Origin, load_plugins
 from rsl_cli.study.measurements import Theory
 from rsl_cli.study.store import SCHEMA, RunKey, StudyStore
 from rsl_cli.study.sweep import lift_degrees, seed_list
+from rsl_cli.theory.probes import FinishedRun
 from rsl_cli.train.first_order import FirstOrder
-from rsl_cli.train.objective import LOSSES
+from rsl_cli.train.losses import Loss, Squared, check_fit, read_loss
+from rsl_cli.train.objective import Objective
 from rsl_cli.train.trainers import Flow, Settings, chosen_trainer, horizon_keys, trainer_settings
+from rsl_cli.train.trajectory import TrainingResult, Trajectory
 
 DEFAULTS: Mapping[str, Any] = {
     "lift": "16..256",
@@ -38,6 +43,7 @@ DEFAULTS: Mapping[str, Any] = {
     "executor": {"name": "process"},
     "theory": {},
     "horizons": {},
+    "plugins": None,
 }
 KEYS = ("base", "lifting", "dataset", "trainer", *DEFAULTS)
 EXECUTORS: Mapping[str, Mapping[str, Any]] = {
@@ -56,7 +62,8 @@ class StudySpec:
         seeds: ascending.
         lifting: for edges that name none.
         trainer: its settings.
-        loss: ``mse`` or ``cross_entropy``.
+        loss: of a sample.
+        loss_origin: where it comes from, if it is a user's.
         device: ``cpu`` or ``cuda``.
         name: the study's folder below ``results_dir``.
         theory: what is measured on each run's networks.
@@ -67,7 +74,8 @@ class StudySpec:
     seeds: tuple[int, ...]
     lifting: EdgeLifting
     trainer: Settings
-    loss: str
+    loss: Loss
+    loss_origin: Origin | None
     device: str
     name: str
     theory: Theory
@@ -86,13 +94,14 @@ class StudySpec:
             if not isinstance(config.get(key, DEFAULTS.get(key)), Mapping):
                 raise ConfigError(f"{key}={config.get(key)!r}; a group is needed: {key}=NAME")
         full = {**DEFAULTS, **config}
+        load_plugins(full["plugins"])
         full["executor"] = _executor(full["executor"])
         if "target" in full["base"]:
             full["base"] = module_config(full["base"], *_shapes(full["dataset"]))
         lifts, seeds = lift_degrees(full["lift"]), seed_list(full["seeds"])
         device = _device(full["device"])
         # What data there is decides the rest.
-        draft = cls(full, lifts, seeds, edge_lifting(full["lifting"]), Flow(), "", device, "", Theory())
+        draft = cls(full, lifts, seeds, edge_lifting(full["lifting"]), Flow(), Squared(), None, device, "", Theory())
         full["trainer"] = chosen_trainer(full["trainer"], draft.data.task)
         trainer = trainer_settings(full["trainer"])
         full["horizons"] = _horizons(full["horizons"], lifts, full["trainer"], trainer)
@@ -101,20 +110,18 @@ class StudySpec:
             full["parametrization"] = "mup" if isinstance(trainer, FirstOrder) else "standard"
         if full["parametrization"] not in PARAMETRIZATIONS:
             raise ConfigError(one_of("parametrization", full["parametrization"], PARAMETRIZATIONS))
-        if full["loss"] is not None and full["loss"] not in LOSSES:
-            raise ConfigError(one_of("loss", full["loss"], LOSSES))
         name = _name(full)
-        loss = full["loss"] or ("cross_entropy" if draft.data.task == "classification" else "mse")
-        if loss == "cross_entropy" and draft.data.task != "classification":
-            raise ConfigError(
-                f"loss=cross_entropy needs classes, dataset '{draft.data.name}' has numbers; use loss=mse"
-            )
+        default = "cross_entropy" if draft.data.task == "classification" else "mse"
+        loss, origin = read_loss(default if full["loss"] is None else full["loss"])
+        check_fit(loss, draft.data)
         theory = Theory.from_config(full["theory"], trainer, loss, draft.data)
-        spec = cls(full, lifts, seeds, draft.lifting, trainer, loss, device, name, theory)
+        spec = cls(full, lifts, seeds, draft.lifting, trainer, loss, origin, device, name, theory)
         # What was read to choose the loss need not be read again.
         spec.__dict__["data"], spec.__dict__["base"] = draft.data, draft.base
         for degree in (lifts[0], lifts[-1]):
             _check_matchings(spec, degree)
+        if theory.probes:
+            theory.check(_untrained(spec))
         return spec
 
     @cached_property
@@ -169,8 +176,8 @@ class StudySpec:
             "schema": SCHEMA,
             "base": _computed(self.base),
             "lifting": asdict(self.lifting),
-            "dataset": content_identity(self.config["dataset"], flat=self._reads_flat),
-            "loss": self.loss,
+            "dataset": content_identity(self.config["dataset"], flat=self._reads_flat, data=self.data),
+            "loss": self.loss.name if self.loss_origin is None else self.loss_origin.identity(),
             "parametrization": self.config["parametrization"],
             "trainer": self.trainer.identity(),
             # Nothing measured, nothing named: such runs are what they were before anything could be.
@@ -335,6 +342,19 @@ def _device(value: Any) -> str:
     if value == "cuda" and not found:
         raise ConfigError("device=cuda, but torch finds no CUDA device here; use device=cpu or device=auto")
     return "cuda" if found and value != "cpu" else "cpu"
+
+
+def _untrained(spec: StudySpec) -> FinishedRun:
+    """A run of the smallest lift on a few samples that ended before its first step."""
+    data = spec.data.first(32)
+    objective = Objective(data, spec.loss, dtype=spec.dtype)
+    lift = sample_lift(spec.base, spec.lifts[0], spec.seeds[0], spec.lifting)
+    network = LiftedNetwork(lift, None, spec.dtype, str(spec.config["parametrization"]))
+    figures = objective.evaluate(network)
+    row = (0, math.nan, float(figures.loss), float(figures.test_loss), float(figures.grad_norm), 0.0)
+    state = {name: parameter.detach() for name, parameter in network.named_parameters()}
+    result = TrainingResult(Trajectory((row,)), "budget", float(figures.accuracy), state)
+    return FinishedRun(lift, network.parametrization, objective, result, spec.witness)
 
 
 def _check_matchings(spec: StudySpec, degree: int) -> None:

@@ -220,8 +220,8 @@ def tangent_table(
     """
     import pandas
 
-    if objective.kind != "mse":
-        raise ConfigError(f"kappa is defined for loss=mse, not {objective.kind}; use loss=mse")
+    if objective.loss.name != "mse":
+        raise ConfigError(f"kappa is defined for loss=mse, not {objective.loss.name}; use loss=mse")
     place_at = copy.deepcopy(network).double()
     origin = start.detach().double().cpu()
     rows = []
