@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from rsl_cli.theory.tangent import tangent_kappa
     from rsl_cli.train.flow import gradient_flow
     from rsl_cli.train.losses import LOSSES, Loss
+    from rsl_cli.train.optimizers import OPTIMIZERS, Optimizer
     from rsl_cli.train.trajectory import Trajectory
     from rsl_cli.vertex_maps import ACTIVATIONS, COMBINES, NORMS, POOLS, Combine, Stage
 
@@ -60,6 +61,7 @@ _HOMES = {
     "Combine": "vertex_maps",
     "Stage": "vertex_maps",
     "Loss": "train.losses",
+    "Optimizer": "train.optimizers",
     "Dataset": "data.dataset",
     "FinishedRun": "theory.probes",
     "EDGE_MAPS": "maps",
@@ -68,6 +70,7 @@ _HOMES = {
     "NORMS": "vertex_maps",
     "POOLS": "vertex_maps",
     "LOSSES": "train.losses",
+    "OPTIMIZERS": "train.optimizers",
     "DATASETS": "data.target",
     "PROBES": "theory.probes",
     # errors
@@ -81,6 +84,7 @@ __all__ = [
     "EDGE_MAPS",
     "LOSSES",
     "NORMS",
+    "OPTIMIZERS",
     "POOLS",
     "PROBES",
     "BaseGraph",
@@ -93,6 +97,7 @@ __all__ = [
     "LiftUnion",
     "LiftedNetwork",
     "Loss",
+    "Optimizer",
     "RslError",
     "Stage",
     "Stencil",

@@ -209,7 +209,7 @@ def _qualified(part: object) -> str | None:
 
 
 def _near(name: str, module: ModuleType) -> str:
-    public = [key for key in vars(module) if not key.startswith("_")]
+    public = [key for key, value in vars(module).items() if not key.startswith("_") and not inspect.ismodule(value)]
     return nearest(name, public) or (f"; it has {', '.join(public[:8])}" if public else "")
 
 

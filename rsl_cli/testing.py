@@ -19,6 +19,7 @@ from rsl_cli.theory import probes
 from rsl_cli.train.first_order import FirstOrder, train_first_order
 from rsl_cli.train.losses import check_loss
 from rsl_cli.train.objective import Objective
+from rsl_cli.train.optimizers import check_optimizer
 
 __all__ = [
     "check_activation",
@@ -26,6 +27,7 @@ __all__ = [
     "check_dataset",
     "check_edge_map",
     "check_loss",
+    "check_optimizer",
     "check_probe",
     "check_stage",
     "finished_run",

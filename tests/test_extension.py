@@ -50,6 +50,25 @@ import numpy as np
 def target(x):
     return np.sin(3 * x[:, 0]) * x[:, 1]
 """,
+    "my_optimizer.py": """
+from dataclasses import dataclass
+import torch
+from rsl_cli import Optimizer
+
+@dataclass(frozen=True)
+class Decayed(Optimizer):
+    "A running mean of gradients over that of their sizes, with decay of the weights."
+    decay: float = 0.01
+    adaptive = True
+    @property
+    def states(self):
+        return ("mean", "size")
+    def direction(self, gradient, theta, states, numbers):
+        mean, size = states
+        mean.lerp_(gradient, 0.1)
+        size.lerp_(gradient.abs(), 0.1)
+        return mean / (size + 1e-8) + self.decay * theta
+""",
     "my_probe.py": """
 def largest(run, power=1.0):
     sizes = {name: float(p.detach().abs().max()) ** power for name, p in run.network.named_parameters()}
@@ -71,7 +90,8 @@ edges:
 LINE = [
     "run", "--config-dir", "conf", "base=diagonal", "dataset=target", "dataset.target=my_data.waves",
     "dataset.arguments={n: 80}", "loss={target: my_loss.pseudo_huber, arguments: {delta: 0.5}}",
-    "theory=none", "theory.probes=[{target: my_probe.largest, arguments: {power: 2.0}}]", "trainer=adam",
+    "theory=none", "theory.probes=[{target: my_probe.largest, arguments: {power: 2.0}}]", "trainer=target",
+    "trainer.target=my_optimizer.Decayed", "trainer.arguments={decay: 0.001}",
     "trainer.steps=40", "trainer.batch_size=32", "lift=2,4", "seeds=2", "executor=process", "executor.workers=2",
     "study=mine",
 ]  # fmt: skip
@@ -118,6 +138,8 @@ def test_a_users_parts_are_trained_reported_exported_and_resumed(folder, capsys)
     identity = study.store.read_study()["identity"]
     assert identity["dataset"]["target"] == "my_data.waves" and identity["dataset"]["arguments"] == {"n": 80}
     assert identity["base"]["edges"][1]["map"]["target"] == "my_diagonal.Diagonal"
+    assert identity["trainer"]["target"] == "my_optimizer.Decayed"
+    assert identity["trainer"]["arguments"] == {"decay": 0.001}
     assert identity["loss"]["arguments"] == {"delta": 0.5}
     for key in study.store.planned():
         table = study.store.table(key, "largest")
@@ -168,6 +190,7 @@ def test_a_users_edge_map_is_exported_and_an_activation_is_refused_first(folder,
         ("my_helpers.py", "3 * x", "4 * x", "dataset.source"),
         ("my_loss.py", "- 1)).sum", "- 1)).mean", "loss.source"),
         ("my_diagonal.py", "return space", "return tuple(space)", "base.edges.1.map.source"),
+        ("my_optimizer.py", "0.1", "0.2", "trainer.source"),
         ("my_probe.py", "max(sizes", "min(sizes", "theory.probes.0.source"),
     ],
 )
@@ -320,6 +343,37 @@ def test_an_activation_that_lies_is_one_line(folder, capsys, text, message):
     Path("plug_bad.py").write_text(text)
     shown = one_line(capsys, ["run", "base.vertices.h1.activation=plug_bad.act", "lift=2", "seeds=1"])
     assert message in shown and shown.startswith("rsl: vertex h1: activation plug_bad.act")
+
+
+OPTIMIZER = """
+import torch
+from rsl_cli import Optimizer
+class Own(Optimizer):
+    states = ("kept",)
+    def direction(self, gradient, theta, states, numbers):
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("class Own: pass", "trainer plug_bad.Own: is no rsl_cli.Optimizer"),
+        ("def Own(): return 1 / 0", "plug_bad.Own: ZeroDivisionError"),
+        (OPTIMIZER + "        return -gradient", "does not descend on half the sum of squares"),
+        (OPTIMIZER + "        return gradient / gradient.norm()", "moves a number otherwise beside others"),
+        (OPTIMIZER + "        return gradient.sum()", "its direction is not one finite number for each parameter"),
+        (OPTIMIZER + "        return gradient / 0", "its direction is not one finite number for each parameter"),
+        (OPTIMIZER + "        return gradient * torch.rand(())", "goes on otherwise when resumed"),
+        (
+            OPTIMIZER + "        self.taken = getattr(self, 'taken', 0) + 1\n        return gradient / self.taken",
+            "goes on otherwise when resumed; keep all its state in `states`",
+        ),
+        (OPTIMIZER + "        return gradients", "fails with NameError"),
+    ],
+)
+def test_an_optimiser_that_lies_is_one_line(folder, capsys, text, message):
+    Path("plug_bad.py").write_text(text)
+    assert message in one_line(capsys, ["run", "trainer=target", "trainer.target=plug_bad.Own", "lift=2", "seeds=1"])
 
 
 @pytest.mark.parametrize(

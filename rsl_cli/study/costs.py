@@ -76,6 +76,8 @@ def union_size(spec: StudySpec, degree: int, seeds: int) -> int:
     """
     if _by_circuits(spec):
         return seeds if spec.workers == 1 else 1
+    if _is_alone(spec):
+        return 1
     useful = math.ceil(_LAUNCH / _work(spec, degree))
     shared = math.ceil(seeds / spec.workers)
     return max(1, min(useful, shared, int(_ROOM * _memory_there(spec) / memory(spec, degree))))
@@ -92,7 +94,7 @@ def may_share(spec: StudySpec, degrees: Sequence[int], runs: int) -> bool:
         degrees: of each run of the union.
         runs: how many there are to share out among processes.
     """
-    if not isinstance(spec.trainer, FirstOrder) or _by_circuits(spec):
+    if not isinstance(spec.trainer, FirstOrder) or _by_circuits(spec) or _is_alone(spec):
         return False
     return (
         len(degrees) <= math.ceil(runs / spec.workers)
@@ -103,7 +105,13 @@ def may_share(spec: StudySpec, degrees: Sequence[int], runs: int) -> bool:
 
 
 def _by_circuits(spec: StudySpec) -> bool:
-    return spec.device == "cpu" and spec.loss.circuit is not None and has_circuits(spec.base)
+    known = spec.loss.circuit is not None and has_circuits(spec.base)
+    return spec.device == "cpu" and known and not _is_alone(spec)
+
+
+def _is_alone(spec: StudySpec) -> bool:
+    """Whether the trainer takes one run at a time."""
+    return isinstance(spec.trainer, FirstOrder) and spec.trainer.optimizer.over is not None
 
 
 def _work(spec: StudySpec, degree: int) -> float:
