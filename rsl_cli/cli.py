@@ -6,6 +6,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -127,6 +128,12 @@ class _Version(argparse.Action):
 
 
 def _run(arguments: list[str]) -> int:
+    if {"--help", "-h"} & {*arguments}:
+        from rsl_cli.help import run_help
+
+        own = [Path(b) for a, b in pairwise(arguments) if a in ("--config-dir", "-cd")]
+        print(run_help(arguments, [*own, config_directory()]))
+        return 0
     import hydra
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode

@@ -36,6 +36,7 @@ ORDER = [
     "show",
     "progress",
     "adaptive",
+    "help",
     "cli",
 ]
 MODULES = sorted(PACKAGE.rglob("*.py"))

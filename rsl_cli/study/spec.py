@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from rsl_cli.data import Dataset, content_identity, load_dataset
+from rsl_cli.data.keys import Key
 from rsl_cli.errors import ConfigError, StoreError, one_of
 from rsl_cli.graph import BaseGraph, EdgeLifting, edge_lifting
 from rsl_cli.graph_config import read_graph
@@ -29,6 +30,7 @@ from rsl_cli.theory.probes import FinishedRun
 from rsl_cli.train.first_order import FirstOrder
 from rsl_cli.train.losses import Loss, Squared, check_fit, read_loss
 from rsl_cli.train.objective import Objective
+from rsl_cli.train.settings import nullable, read_declared, real, whole
 from rsl_cli.train.trainers import Flow, Settings, chosen_trainer, horizon_keys, trainer_settings
 from rsl_cli.train.trajectory import TrainingResult, Trajectory
 
@@ -46,9 +48,10 @@ DEFAULTS: Mapping[str, Any] = {
     "plugins": None,
 }
 KEYS = ("base", "lifting", "dataset", "trainer", *DEFAULTS)
-EXECUTORS: Mapping[str, Mapping[str, Any]] = {
-    "local": {"checkpoint_seconds": 30.0},
-    "process": {"checkpoint_seconds": 30.0, "workers": None},
+_SECONDS = real(30.0, 0, above=True)
+EXECUTORS: Mapping[str, Mapping[str, Key]] = {
+    "local": {"checkpoint_seconds": _SECONDS},
+    "process": {"checkpoint_seconds": _SECONDS, "workers": nullable(whole(None, 1), "one per core")},
 }
 
 
@@ -322,17 +325,7 @@ def _executor(config: Mapping[str, Any]) -> dict[str, Any]:
     name = str(config.get("name"))
     if name not in EXECUTORS:
         raise ConfigError(one_of("executor", name, EXECUTORS))
-    accepted = EXECUTORS[name]
-    for key in config:
-        if key != "name" and key not in accepted:
-            raise ConfigError(one_of("executor key", key, accepted))
-    full = {**accepted, **config}
-    seconds, workers = full["checkpoint_seconds"], full.get("workers")
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not seconds > 0:
-        raise ConfigError(f"executor.checkpoint_seconds={seconds!r}; accepted: a number above 0")
-    if workers is not None and (isinstance(workers, bool) or not isinstance(workers, int) or workers < 1):
-        raise ConfigError(f"executor.workers={workers!r}; accepted: null (one per core) or a whole number from 1")
-    return full
+    return {"name": name, **read_declared("executor", EXECUTORS[name], config)}
 
 
 def _device(value: Any) -> str:

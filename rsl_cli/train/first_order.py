@@ -16,24 +16,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rsl_cli.data.keys import MOST_SAMPLES
-from rsl_cli.errors import ConfigError, TrainingError
+from rsl_cli.errors import TrainingError
 from rsl_cli.network import LiftedNetwork
 from rsl_cli.train.checkpoint import OF_ANOTHER, Keeper, Saved
 from rsl_cli.train.compiled import Compiled
 from rsl_cli.train.engines import AutogradEngine, Batches, CircuitEngine, Engine, joined_state, replica_state
 from rsl_cli.train.objective import Objective
 from rsl_cli.train.optimizers import OPTIMIZERS, Optimizer, make_optimizer
-from rsl_cli.train.settings import (
-    check_values,
-    identity_without,
-    known_keys,
-    real,
-    samples_rule,
-    stationary_rule,
-    steps_rule,
-    whole,
-)
+from rsl_cli.train.settings import TRAINERS, identity_without, read_declared
 from rsl_cli.train.torch_optimizers import TorchOptimizer, own_optimizer
 from rsl_cli.train.trajectory import (
     FINAL,
@@ -90,29 +80,13 @@ class FirstOrder:
         Raises:
             ConfigError: an unknown key or a value out of range, with the key as ``trainer.KEY``.
         """
-        common = [key for key in cls.__dataclass_fields__ if key != "options"]
-        own = {key: value for key, value in config.items() if key not in common}
-        settings = cls(**known_keys({key: config[key] for key in common if key in config}, cls), options=own)
-        checks = {
-            "steps": steps_rule(settings.steps),
-            "learning_rate": (
-                real(settings.learning_rate, 1e38) and settings.learning_rate > 0,
-                "a number above 0, to 1e+38",
-            ),
-            "batch_size": (
-                settings.batch_size is None or whole(settings.batch_size, 1, MOST_SAMPLES),
-                f"null or a whole number from 1 to {MOST_SAMPLES}",
-            ),
-            "schedule": (settings.schedule in SCHEDULES, " or ".join(SCHEDULES)),
-            "stationary": stationary_rule(settings.stationary),
-            "log_per_decade": samples_rule(settings.log_per_decade),
-            "dtype": (settings.dtype in ("float32", "float64"), "float32 or float64"),
-        }
-        check_values(settings, checks)
-        if settings.name == "gd" and settings.batch_size is not None:
-            raise ConfigError(
-                f"trainer.batch_size={settings.batch_size}: gd takes all samples; use trainer=sgd for batches"
-            )
+        name = str(config.get("name"))
+        keys = TRAINERS.get(name, _OWN)
+        own = {} if name in TRAINERS else {key: value for key, value in config.items() if key not in (*keys, "name")}
+        read = read_declared("trainer", keys, config, also=("name", *own))
+        options = own | {key: value for key, value in read.items() if key not in cls.__dataclass_fields__}
+        common = {key: value for key, value in read.items() if key in cls.__dataclass_fields__}
+        settings = cls(name, **common, options=options)
         settings.optimizer  # noqa: B018 - what it cannot be is said here
         return settings
 
@@ -153,6 +127,8 @@ class FirstOrder:
         return SCHEDULES[self.schedule](np.array(steps), self.steps)
 
 
+_OWN = {key: value for key, value in TRAINERS["target"].items() if key not in ("target", "arguments")}
+"""Keys of an optimiser that a plug-in has given a name, beside its own."""
 _WARM, _DECAY = 0.05, 0.2
 SCHEDULES: Mapping[str, Callable[[np.ndarray, int], np.ndarray]] = {
     "constant": lambda step, _: np.ones(len(step)),

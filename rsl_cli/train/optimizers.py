@@ -97,9 +97,6 @@ class Optimizer(ABC):
         return {key: value for key, value in own.items() if key not in self.unsaid or value != self.unsaid[key]}
 
 
-COMMON = ("name", "steps", "learning_rate", "batch_size", "schedule", "stationary", "log_per_decade", "dtype")
-"""Keys of every first-order trainer."""
-
 OPTIMIZERS: Registry[Callable[..., Optimizer]] = Registry("trainer.name")
 """Every optimiser by name."""
 
@@ -152,9 +149,8 @@ class Sgd(Optimizer):
     unsaid: ClassVar[Mapping[str, Any]] = {"nesterov": False}
 
     def __post_init__(self) -> None:
-        _number("momentum", self.momentum, 0, 1)
-        if not isinstance(self.nesterov, bool) or (self.nesterov and not self.momentum):
-            raise ConfigError(f"trainer.nesterov={self.nesterov!r}; accepted: true or false, and momentum beside true")
+        if self.nesterov and not self.momentum:
+            raise ConfigError("trainer.nesterov=True looks ahead along a momentum; set trainer.momentum above 0")
 
     @property
     def states(self) -> tuple[str, ...]:
@@ -200,11 +196,6 @@ class AdamW(Optimizer):
     beta2: float = BETA2
     counted, adaptive = True, True
 
-    def __post_init__(self) -> None:
-        _number("weight_decay", self.weight_decay, 0, math.inf)
-        _number("beta1", self.beta1, 0, 1)
-        _number("beta2", self.beta2, 0, 1)
-
     @property
     def states(self) -> tuple[str, ...]:
         """Both moments."""
@@ -239,11 +230,6 @@ class Lion(Optimizer):
     beta2: float = 0.99
     adaptive = True
 
-    def __post_init__(self) -> None:
-        _number("weight_decay", self.weight_decay, 0, math.inf)
-        _number("beta1", self.beta1, 0, 1)
-        _number("beta2", self.beta2, 0, 1)
-
     @property
     def states(self) -> tuple[str, ...]:
         """The momentum."""
@@ -271,7 +257,7 @@ def make_optimizer(name: str, options: Mapping[str, Any]) -> Optimizer:
         accepted = inspect.signature(factory).parameters
         for key in options:
             if key not in accepted:
-                raise ConfigError(one_of("trainer key", key, [*COMMON, *accepted]))
+                raise ConfigError(one_of("trainer key", key, accepted))
         for key, parameter in accepted.items():
             if parameter.default is parameter.empty and options.get(key) is None:
                 raise ConfigError(f"trainer.{key} is not set; trainer {name} needs it, e.g. trainer.{key}=mine.part")
@@ -335,9 +321,3 @@ def _steps(
             raise ConfigError(f"optimiser {type(optimizer).__name__}: its direction is not {_ONE_EACH}")
         theta = theta - optimizer.rate(0.01, step) * move
     return theta, states
-
-
-def _number(key: str, value: object, least: float, below: float) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value < below:
-        accepted = f"a number from {least}" + (f" to below {below:g}" if below < math.inf else "")
-        raise ConfigError(f"trainer.{key}={value!r}; accepted: {accepted}")
