@@ -129,3 +129,8 @@ def __getattr__(name: str) -> Any:
     module = importlib.import_module(f"rsl_cli.{_HOMES[name]}")
     globals()[name] = value = getattr(module, name)
     return value
+
+
+def __dir__() -> list[str]:
+    """The public names, whether used yet or not."""
+    return sorted([*__all__, *(name for name in globals() if name.startswith("__"))])

@@ -1,22 +1,26 @@
-"""The command line: the one place that knows argv and Hydra. Heavy imports wait until a command needs them."""
+"""The command line: the one place that knows argv. Heavy imports wait until a command needs them."""
 
 import argparse
+import errno
 import os
-import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+import tempfile
+import traceback
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
+from rsl_cli.configuration import Composed, compose_line, composed, config_directory, known_keys, split_flags
 from rsl_cli.errors import ConfigError, RslError, StoreError, nearest
 
 _DESCRIPTION = "Convergence studies of random sparse lifts: does the loss fall as the lift grows?"
 _MOST_COMPARED = 6
-_QUOTED = {"lift", "seeds", "study", "results_dir", "dataset.path", "dataset.target"}
-"""Keys whose values Hydra's grammar would take apart: ranges, paths, names with spaces."""
+_OVERRIDING = ("run", "show")
+"""Commands whose words are overrides, hence results_dir among them."""
+_FAULT = 70
+"""EX_SOFTWARE of sysexits.h."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -26,54 +30,123 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: without the program's name; None takes the process's.
 
     Returns:
-        Exit status: 0 done; 1 a run failed, or ``report --check`` found no falling loss; 2 usage or configuration.
+        Exit status: 0 done; 1 a run or a report failed, or ``report --check`` found no falling loss; 2 usage or
+        configuration; 70 a fault of rsl.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments or os.environ.get("HYDRA_FULL_ERROR") == "1"
     arguments = [argument for argument in arguments if argument != "--debug"]
     if debug:
         os.environ["HYDRA_FULL_ERROR"] = "1"
+    _open_streams()
+    # What a notebook hands to `!rsl` names a module that need not be here; figures are drawn without any backend.
+    os.environ["MPLBACKEND"] = "agg"
     try:
-        return _dispatch(arguments)
+        status = _dispatch(arguments)
+        sys.stdout.flush()
+        return status
     except RslError as error:
         if debug:
             raise
-        print(f"rsl: {error}", file=sys.stderr)
+        _complain(str(error))
         return error.exit_status
     except KeyboardInterrupt:
-        print("rsl: stopped; finished runs are kept, run the same line again to go on", file=sys.stderr)
+        _complain("stopped; finished runs are kept, run the same line again to go on")
         return 130
     except BrokenPipeError:
         # The reader of a pipe has gone (`rsl list | head`); Python would complain again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        # A full device behind standard output, a name longer than the system takes.
+        if debug:
+            raise
+        if error.errno == errno.ENOSPC and error.filename is None:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        named = "" if error.filename is None else f": {str(error.filename)[:80]}"
+        print(f"rsl: {error.strerror or error}{named}", file=sys.stderr)
+        return 2 if error.errno == errno.ENAMETOOLONG else 1
+    except Exception as error:
+        if debug:
+            raise
+        _complain(_fault(error))
+        return _FAULT
 
 
-def config_directory() -> Path:
-    """Where the shipped configuration lies: in the wheel inside the package, in a checkout beside it."""
-    package = Path(__file__).resolve().parent
-    inside = package / "conf"
-    return inside if inside.is_dir() else package.parent / "conf"
+def _open_streams() -> None:
+    """Give a process that was started without a standard stream an empty one: files would take its number."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(number, "r" if number == 0 else "w", encoding="utf-8", closefd=False))
+
+
+def _complain(text: str) -> None:
+    with suppress(OSError):
+        print(f"rsl: {text}", file=sys.stderr)
+
+
+def _fault(error: Exception) -> str:
+    """Keep the traceback of an exception that no input should cause; say where."""
+    what = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+    text = "".join(traceback.format_exception(error))
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w", prefix="rsl-fault-", suffix=".txt", delete=False, encoding="utf-8"
+        ) as file:
+            file.write(text)
+        where = f"its traceback is in {file.name}"
+    except OSError:
+        where = "--debug shows its traceback"
+    return f"{what}: a fault of rsl, not of your input; {where}, please report it"
 
 
 def _dispatch(arguments: list[str]) -> int:
+    try:
+        Path.cwd()
+    except OSError as error:
+        raise ConfigError(f"the current folder is not there ({error.strerror}); cd to one that is") from None
+    command, *rest = arguments or [""]
     # Hydra reads the rest of a `run` line itself, --help and --cfg included.
-    if arguments[:1] == ["run"]:
-        return _run(arguments[1:])
-    parser = _parser()
+    if command == "run":
+        return _run(_placed(command, rest))
+    parser, commands = _parser()
     if "_ARGCOMPLETE" in os.environ:
         import argcomplete
 
         argcomplete.autocomplete(parser)
-    parsed = parser.parse_args(arguments)
+    if command not in commands:
+        parsed = parser.parse_args(arguments)
+    else:
+        # Flags may stand between words, which argparse grants to no command of commands.
+        parsed = commands[command].parse_intermixed_args(_placed(command, rest))
     return parsed.action(parsed)
 
 
-def _parser() -> argparse.ArgumentParser:
+def _placed(command: str, words: list[str]) -> list[str]:
+    """Write the results folder as the command takes it; users may write it as an override or as a flag."""
+    placed, rest = [], iter(words)
+    for word in rest:
+        name, equals, value = word.partition("=")
+        if name == "--results-dir":
+            value = value if equals else next(rest, "")
+        elif name != "results_dir" or not equals:
+            placed.append(word)
+            continue
+        placed.append(f"results_dir={value}" if command in _OVERRIDING else f"--results-dir={value}")
+    return placed
+
+
+def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
+    """The parser, and those of the commands by name."""
     parser = argparse.ArgumentParser(
         prog="rsl",
         description=_DESCRIPTION,
-        epilog="Exit status: 0 done; 1 a run failed, or `report --check` found no falling loss; 2 usage or config. "
+        epilog="Exit status: 0 done; 1 a run or report failed, or `report --check` found no falling loss; 2 usage or "
+        "config; 70 a fault of rsl. Every command takes results_dir=PATH and --results-dir PATH. "
         'Shell completion: eval "$(register-python-argcomplete rsl)".',
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version and leave")
@@ -91,7 +164,6 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("--check", action="store_true", help="exit 1 unless every verdict is 'falls'")
     report.add_argument("--format", default="png,pdf", help="of the figures: png, pdf, svg, joined by commas")
     report.add_argument("--delta", type=float, default=0.1, help="accepted failure probability of the learning number")
-    report.add_argument("--results-dir", default="results", type=Path)
     report.set_defaults(action=_report)
     show = commands.add_parser("show", help="base graph, fibres, parameters and memory per degree; nothing is trained")
     _completing(show.add_argument("overrides", nargs="*", help="as for `rsl run`"), _override_words)
@@ -111,12 +183,26 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("run", nargs="*", help="lift=64, seed=0, or the start of a run's folder; none: any")
     export.add_argument("--to", type=Path, required=True, metavar="DIR", help="the folder to make")
     export.add_argument("--force", action="store_true", help="replace DIR if it is there")
-    export.add_argument("--results-dir", default="results", type=Path)
     export.set_defaults(action=_export)
+    verify = commands.add_parser(
+        "verify",
+        help="damaged and foreign files by name; exit 1 if there are any",
+        description="Compare every file of studies with its digest. Damaged runs are set aside, never deleted; they "
+        "count as missing then.",
+    )
+    _completing(verify.add_argument("study", nargs="*", help="name or folder; none: all"), _study_words)
+    verify.set_defaults(action=_verify)
     listing = commands.add_parser("list", help="studies, runs done / failed / missing, verdict")
-    listing.add_argument("--results-dir", default="results", type=Path)
     listing.set_defaults(action=_list)
-    return parser
+    for command in commands.choices.values():
+        command.add_argument(
+            "--results-dir",
+            default="results",
+            type=Path,
+            metavar="PATH",
+            help="where studies lie, also results_dir=PATH",
+        )
+    return parser, dict(commands.choices)
 
 
 class _Version(argparse.Action):
@@ -134,47 +220,35 @@ def _run(arguments: list[str]) -> int:
         own = [Path(b) for a, b in pairwise(arguments) if a in ("--config-dir", "-cd")]
         print(run_help(arguments, [*own, config_directory()]))
         return 0
-    import hydra
-    from hydra.core.hydra_config import HydraConfig
-    from hydra.types import RunMode
-    from omegaconf import OmegaConf
-
-    from rsl_cli.adaptive import until_of
+    from rsl_cli.study.session import check_studies
 
     status, stores = 0, []
-    typed = [word for word in arguments if "=" in word or word.startswith("~")]
-    full = os.environ.get("HYDRA_FULL_ERROR") == "1"
-
-    def task(config: Any) -> None:
-        # Hydra adds a line of its own to an exception that leaves the task, so one line is written here.
-        nonlocal status
+    asked = compose_line(arguments)
+    if len(asked) > 1:
+        # Nothing trains before all of a multirun has been found right.
+        _explained(asked, lambda: check_studies([one.config for one in asked]))
+    for one in asked:
         try:
-            seconds = until_of(config.until, config.budget)
-            settled = HydraConfig.get()
-            # Of a multirun each study has words of its own; else they are kept as they were typed.
-            words = list(settled.overrides.task) if settled.mode == RunMode.MULTIRUN else typed
-            outcome = _study(_plain(OmegaConf.to_container(config, resolve=True)), seconds, words)
-            status = max(status, 1 if outcome.failed else 0)
-            stores.append(outcome.store)
+            failed, store = _explained([one], lambda one=one: _study(one))
+            status = max(status, failed)
+            stores.append(store)
         except RslError as error:
-            if full:
+            if len(asked) == 1 or os.environ.get("HYDRA_FULL_ERROR") == "1":
                 raise
-            print(f"rsl: {error}", file=sys.stderr)
+            _complain(str(error))
             status = max(status, error.exit_status)
-
-    # A multirun writes its own notes somewhere; study.json says all that they say.
-    with TemporaryDirectory() as scratch, _given(_ordered([*arguments, f"hydra.sweep.dir={scratch}"])):
-        application = hydra.main(version_base="1.3", config_path=str(config_directory()), config_name="config")
-        try:
-            application(task)()
-        except (KeyboardInterrupt, RslError):
-            raise
-        except Exception as error:
-            if full:
-                raise
-            raise ConfigError(_hydra_line(error)) from error
     _compare(stores)
     return status
+
+
+def _explained(asked: Sequence[Composed], act: Callable[[], Any]) -> Any:
+    """Act, and say of a number that came as text how it comes as a number."""
+    try:
+        return act()
+    except ConfigError as error:
+        for one in asked:
+            error = one.explained(error)
+        raise error from None
 
 
 def _compare(stores: Sequence[Any]) -> None:
@@ -188,28 +262,44 @@ def _compare(stores: Sequence[Any]) -> None:
         print(f"comparison: {path}")
 
 
-def _study(config: dict[str, Any], seconds: float | None, line: Sequence[str]) -> Any:
-    from rsl_cli.adaptive import run_until
-    from rsl_cli.progress import Display
-    from rsl_cli.report import summary_text, write_report
+def _study(asked: Composed) -> tuple[int, Any]:
+    """Train what a study lacks and report; returns the exit status and where the study lies."""
+    from rsl_cli.adaptive import run_until, until_of
+    from rsl_cli.progress import Display, say
     from rsl_cli.study.session import run_study
 
+    for note in asked.notes:
+        say(note)
     with Display() as display:
-        hooks = {"planned": display.plan, "progress": display.progress, "finished": display.finished, "line": line}
+        hooks = {"planned": display.plan, "progress": display.progress, "finished": display.finished}
+        hooks["line"] = asked.words
+        seconds = until_of(asked.until, asked.budget)
         outcome = (
-            run_study(config, **hooks) if seconds is None else run_until(config, seconds, say=display.say, **hooks)
+            run_study(asked.config, **hooks)
+            if seconds is None
+            else run_until(asked.config, seconds, say=display.say, **hooks)
         )
-    verdict = write_report(outcome.store)
-    print(summary_text(outcome.store, verdict))
-    print(f"report: {outcome.store.report_dir / 'index.html'}")
+    store = outcome.store
     for name in outcome.failed:
-        print(f"rsl: run {name} failed; see {outcome.store.root / 'runs' / name / 'error.txt'}", file=sys.stderr)
-    return outcome
+        say(f"rsl: run {name} failed; see {store.root / 'runs' / name / 'error.txt'}", error=True)
+    try:
+        from rsl_cli.report import summary_text, write_report
+
+        verdict = write_report(store)
+        say(f"{summary_text(store, verdict)}\nreport: {store.report_dir / 'index.html'}")
+    except Exception as error:
+        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+            raise
+        reason = str(error) if isinstance(error, RslError) else _fault(error)
+        say(f"rsl: the runs are kept, but not reported: {reason}; `rsl report {store.root}` reports again", error=True)
+        return 1, store
+    return (1 if outcome.failed else 0), store
 
 
 def _report(parsed: argparse.Namespace) -> int:
     from rsl_cli.report import summary_text, write_report
     from rsl_cli.study.store import StudyStore, find_studies
+    from rsl_cli.study.verify import faults
 
     stores = [_find(name, parsed.results_dir) for name in parsed.study]
     if not stores:
@@ -221,6 +311,8 @@ def _report(parsed: argparse.Namespace) -> int:
     for store in stores:
         verdict = write_report(store, formats=tuple(parsed.format.split(",")), delta=parsed.delta)
         print(f"study {store.name}\n{summary_text(store, verdict)}\nreport: {store.report_dir / 'index.html'}")
+        for fault in faults(store):
+            print(f"rsl: {fault}", file=sys.stderr)
         if parsed.check and verdict["verdict"] != "falls":
             print(f"rsl: study {store.name}: the verdict is '{verdict['verdict']}', not 'falls'", file=sys.stderr)
             status = 1
@@ -244,8 +336,12 @@ def _show(parsed: argparse.Namespace) -> int:
     from rsl_cli.show import describe, draw
     from rsl_cli.study.spec import StudySpec
 
-    spec = StudySpec.from_config(compose(parsed.overrides, parsed.config_dir))
-    print(describe(spec))
+    overrides, _ = split_flags(parsed.overrides)
+    if len(overrides) < len(parsed.overrides):
+        raise ConfigError(f"show {' '.join(parsed.overrides)}; accepted: overrides key=value, as for `rsl run`")
+    asked = composed(overrides, parsed.config_dir)
+    spec = _explained([asked], lambda: StudySpec.from_config(asked.config))
+    print("\n".join([*asked.notes, describe(spec)]))
     if parsed.save:
         draw(spec, parsed.save, parsed.engine)
         print(f"drawn: {parsed.save}")
@@ -253,7 +349,8 @@ def _show(parsed: argparse.Namespace) -> int:
 
 
 def _export(parsed: argparse.Namespace) -> int:
-    from rsl_cli.portable import choose_run, export, run_network
+    from rsl_cli.portable import export
+    from rsl_cli.study.trained import choose_run, run_network
 
     store = _find(parsed.study, parsed.results_dir)
     key = choose_run(store, parsed.run)
@@ -263,7 +360,7 @@ def _export(parsed: argparse.Namespace) -> int:
 
 
 def _list(parsed: argparse.Namespace) -> int:
-    from rsl_cli.study.store import find_studies, read_json
+    from rsl_cli.study.store import find_studies, read_verdict
 
     studies = find_studies(parsed.results_dir)
     if not studies:
@@ -271,112 +368,44 @@ def _list(parsed: argparse.Namespace) -> int:
         return 0
     width = max(5, *(len(store.name) for store in studies))
     print(f"{'study':<{width}} {'done':>6} {'failed':>6} {'missing':>7}  verdict")
+    status = 0
     for store in studies:
-        records, planned = store.records(), store.planned()
-        done = sum(record["status"] == "done" for record in records)
         file = store.report_dir / "verdict.json"
-        verdict = read_json(file)["verdict"] if file.is_file() else "no report yet"
+        try:
+            records, planned = store.records(), store.planned()
+            verdict = read_verdict(file) if file.is_file() else "no report yet"
+        except StoreError as error:
+            # One damaged study hides no other.
+            print(f"{store.name:<{width}} {'?':>6} {'?':>6} {'?':>7}  damaged")
+            print(f"rsl: {error}", file=sys.stderr)
+            status = 1
+            continue
+        done = sum(record["status"] == "done" for record in records)
         missing = len(planned) - len(records)
         print(f"{store.name:<{width}} {done:>6} {len(records) - done:>6} {missing:>7}  {verdict}")
-    return 0
+    return status
+
+
+def _verify(parsed: argparse.Namespace) -> int:
+    from rsl_cli.study.store import find_studies
+    from rsl_cli.study.verify import verify
+
+    status = 0
+    for store in [_find(name, parsed.results_dir) for name in parsed.study] or find_studies(parsed.results_dir):
+        try:
+            found = verify(store)
+        except StoreError as error:
+            print(f"rsl: {error}", file=sys.stderr)
+            status = 1
+            continue
+        print(found.text(store.name))
+        status = max(status, int(not found.clean))
+    return status
 
 
 def compose(overrides: Sequence[str], config_dir: Path | None = None) -> dict[str, Any]:
-    """Compose a study's configuration without running it.
-
-    Args:
-        overrides: as on the command line, ``["base=mlp", "lift=16..64"]``.
-        config_dir: a folder of configuration groups to search as well.
-
-    Raises:
-        ConfigError: what Hydra could not compose, in one line.
-    """
-    from hydra import compose as hydra_compose
-    from hydra import initialize_config_dir
-    from omegaconf import OmegaConf
-
-    extra = [] if config_dir is None else [f"hydra.searchpath=['file://{config_dir.resolve()}']"]
-    try:
-        with initialize_config_dir(str(config_directory()), version_base="1.3"):
-            config = hydra_compose("config", [*map(_quote, overrides), *extra])
-            return _plain(OmegaConf.to_container(config, resolve=True))
-    except RslError:
-        raise
-    except Exception as error:
-        raise ConfigError(_hydra_line(error)) from error
-
-
-def _plain(config: Any) -> dict[str, Any]:
-    return {key: value for key, value in config.items() if key not in ("experiment", "until", "budget")}
-
-
-def _ordered(arguments: list[str]) -> list[str]:
-    """Overrides before flags: Hydra takes them in one run only."""
-    overrides = [word for word in arguments if not word.startswith("-") and ("=" in word or word.startswith("~"))]
-    return [*map(_quote, overrides), *(word for word in arguments if word not in overrides)]
-
-
-def _quote(argument: str) -> str:
-    key, equals, value = argument.partition("=")
-    if not equals or key.lstrip("+") not in _QUOTED or re.fullmatch(r"[\w./-]+|[\[(\"'].*|null", value):
-        return argument if value or key not in _QUOTED else f"{key}=''"
-    if key in ("lift", "seeds") and "," in value:
-        return f"{key}=[{','.join(repr(part) for part in value.split(','))}]"
-    return f"{key}='{value}'"
-
-
-@contextmanager
-def _given(argv: list[str]) -> Iterator[None]:
-    """Give Hydra, which reads sys.argv, the arguments of this call, and its exceptions to us."""
-    before, flag = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
-    sys.argv, os.environ["HYDRA_FULL_ERROR"] = ["rsl run", *argv], "1"
-    try:
-        yield
-    finally:
-        sys.argv = before
-        if flag is None:
-            del os.environ["HYDRA_FULL_ERROR"]
-        else:
-            os.environ["HYDRA_FULL_ERROR"] = flag
-
-
-def _hydra_line(error: Exception) -> str:
-    """Hydra's message as one line, with the nearest name that would have been accepted."""
-    text = re.sub(r"\s*\n\s*", "; ", str(error).strip())
-    text = re.sub(r";? ?(See https\S+.*|Config search path:.*|Set the environment variable.*)", "", text)
-    options = getattr(error, "options", None)
-    missing = getattr(error, "missing_cfg_file", None)
-    if missing:
-        name = str(missing).rpartition("/")[2]
-        listed = f"; available: {', '.join(options)}" if options else ""
-        return f"there is no {str(missing).replace('/', '=')}{listed}{nearest(name, options or [])}"
-    key = re.search(r"Could not (?:override|append|delete)[^']*'([^']+)'", text)
-    if not key:
-        override = getattr(error, "override", None)
-        return f"cannot read '{override}': {text}" if override else text
-    prefix, _, name = key[1].rpartition(".")
-    owners = [path.stem for path in sorted((config_directory() / prefix).glob("*.yaml")) if name in _content(path)]
-    if prefix and owners:
-        return f"key '{key[1]}' does not belong to the chosen {prefix}; it belongs to {prefix}={', '.join(owners)}"
-    known = [full for full in _known_keys() if full.rpartition(".")[0] == prefix]
-    if not known:
-        return f"key '{key[1]}' is not known; `rsl run --cfg job` shows the keys there are"
-    return f"key '{key[1]}' is not known; accepted: {', '.join(known)}{nearest(key[1], known)}"
-
-
-def _content(path: Path) -> dict[str, Any]:
-    import yaml
-
-    return yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-
-
-def _known_keys() -> list[str]:
-    root = config_directory()
-    known = {"base", "lifting", "dataset", "trainer", "executor", "theory", "experiment"}
-    for path in root.rglob("*.yaml"):
-        prefix = "" if path.parent == root else f"{path.parent.name}."
-        known |= {f"{prefix}{key}" for key in _content(path) if key not in ("defaults", "hydra")}
-    return sorted(known)
+    """The configuration that words of a command line make; see `rsl_cli.configuration.composed`."""
+    return composed(overrides, config_dir).config
 
 
 def _completing(action: argparse.Action, words: Callable[..., Any]) -> None:
@@ -386,7 +415,7 @@ def _completing(action: argparse.Action, words: Callable[..., Any]) -> None:
 def _override_words(**_: Any) -> list[str]:
     root = config_directory()
     groups = [f"{path.parent.name}={path.stem}" for path in root.glob("*/*.yaml")]
-    return sorted({*groups, *(f"{key}=" for key in _known_keys() if "." in key or not (root / key).is_dir())})
+    return sorted({*groups, *(f"{key}=" for key in known_keys() if "." in key or not (root / key).is_dir())})
 
 
 def _study_words(**_: Any) -> list[str]:

@@ -40,6 +40,10 @@ class TrainingError(RslError):
     exit_status = 1
 
 
+class CheckpointError(TrainingError):
+    """A checkpoint that training cannot go on from: of another network, or not one."""
+
+
 def nearest(got: str, accepted: Iterable[object]) -> str:
     """Return ``"; did you mean 'x'?"`` for the closest accepted name, or an empty string."""
     close = difflib.get_close_matches(str(got), [str(name) for name in accepted], n=1, cutoff=0.6)

@@ -215,11 +215,13 @@ def _check_reachable(vertices: Mapping[str, Vertex], edges: Sequence[Edge]) -> N
 
 
 def _closure(start: str, arrows: Sequence[tuple[str, str]]) -> set[str]:
+    after: dict[str, list[str]] = {}
+    for tail, head in arrows:
+        after.setdefault(tail, []).append(head)
     reached, frontier = {start}, [start]
     while frontier:
-        here = frontier.pop()
-        for tail, head in arrows:
-            if tail == here and head not in reached:
+        for head in after.get(frontier.pop(), ()):
+            if head not in reached:
                 reached.add(head)
                 frontier.append(head)
     return reached

@@ -9,6 +9,7 @@ ones may use the earlier: ``for: {j: "2..depth", i: "1..j-1"}`` joins every pair
 whole number it stands for: ``kernel: "{kernel}"``.
 """
 
+import itertools
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -23,6 +24,11 @@ from rsl_cli.vertex_maps import ACTIVATIONS, BIASES, COMBINES, NORMS, POOLS, Com
 
 _MOST = 10_000
 """Vertices or edges one ``for`` may stand for: far beyond any base graph, small enough to stop a slip."""
+_LARGEST = {"vertices": 1000, "edges": 10_000}
+"""Of a base graph. It is what is multiplied, and no lift of a larger one would fit."""
+_DIGITS = 9
+_LEAST_IN_DEGREE, _MOST_IN_DEGREE = 1e-6, 2.0**31
+"""Below it no lift there can be keeps an edge; beyond it none has so many copies."""
 
 
 KINDS = ("input", "hidden", "output")
@@ -154,7 +160,7 @@ def expand(mapping: Mapping[str, Any]) -> tuple[str, dict[str, Any], list[Any]]:
     written: dict[str, Any] = {}
     for pattern, config in vertices.items():
         for values in _each(config, constants, f"vertex {pattern}"):
-            name = _fill(str(pattern), values, f"vertex {pattern}")
+            name = _fill(_word("a vertex", pattern), values, f"vertex {pattern}")
             if name in written:
                 raise GraphError(f"vertex {name}: written twice; rename one of them or narrow its for")
             written[name] = _numbers(_without_for(config), values, f"vertex {pattern}")
@@ -168,6 +174,9 @@ def expand(mapping: Mapping[str, Any]) -> tuple[str, dict[str, Any], list[Any]]:
                 filled = {k: _fill(v, values, where) if isinstance(v, str) else v for k, v in names.items()}
                 edge = filled | _numbers(edge, values, where)
             joined.append(edge)
+    for what, found in (("vertices", written), ("edges", joined)):
+        if len(found) > _LARGEST[what]:
+            raise GraphError(f"base graph: {len(found)} {what}; accepted: up to {_LARGEST[what]}")
     return str(mapping.get("name", "unnamed")), written, joined
 
 
@@ -232,7 +241,7 @@ def _vertex(name: str, config: Any) -> Vertex:
 def _edge(config: Any, vertices: Mapping[str, Vertex]) -> Edge:
     if not isinstance(config, Mapping) or "source" not in config or "target" not in config:
         raise GraphError(f"edge {config!r}: write a mapping with source, target and map")
-    source, target = str(config["source"]), str(config["target"])
+    source, target = (_word(f"an edge's {end}", config[end]) for end in ("source", "target"))
     where = f"edge {source}->{target}"
     for end in (source, target):
         if end not in vertices:
@@ -286,6 +295,8 @@ def edge_lifting(config: Any, where: str = "lifting") -> EdgeLifting:
     if config.get("in_degree") is None:
         raise GraphError(f"{where}: lifting '{kind}' needs an in_degree, e.g. in_degree: 8")
     in_degree = _positive(where, "in_degree", config["in_degree"])
+    if not _LEAST_IN_DEGREE <= in_degree <= _MOST_IN_DEGREE:
+        raise GraphError(f"{where}: in_degree={in_degree!r}; accepted: {_LEAST_IN_DEGREE:g} to {_MOST_IN_DEGREE:.0f}")
     if kind == "regular" and in_degree != int(in_degree):
         raise GraphError(f"{where}: in_degree={in_degree}; lifting 'regular' needs a whole number")
     return EdgeLifting(kind, in_degree)
@@ -312,6 +323,16 @@ def _name(where: str, key: str, value: object) -> None:
     # Arrows and brackets would let two edges share a name, and so their random streams.
     if not isinstance(value, str) or not re.fullmatch(r"\w[\w.-]*", value):
         raise GraphError(f"{where}: {key}={value!r}; accepted: letters, digits, _, . and -")
+
+
+def _word(what: str, value: object) -> str:
+    """A name as it was written, unless YAML has made something else of it."""
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        raise GraphError(
+            f"{what} is named {value!r}: YAML reads on, off, yes, no, true, false, null and decimals as something else "
+            "than words; put the name in quotes, e.g. 'on'"
+        )
+    return str(value)
 
 
 def _member(where: str, key: str, value: object, accepted: Iterable[str]) -> None:
@@ -347,13 +368,15 @@ def _each(config: Any, constants: Mapping[str, int], where: str) -> Iterator[dic
         return
     if not isinstance(ranges, Mapping) or not ranges:
         raise GraphError(f'{where}: for={ranges!r}; write for: {{i: "1..depth"}}')
-    for count, values in enumerate(_nested(list(ranges.items()), dict(constants), where)):
-        if count >= _MOST:
-            raise GraphError(f"{where}: for={dict(ranges)} stands for more than {_MOST}; narrow it")
-        yield values
+    yield from _nested(list(ranges.items()), dict(constants), where, itertools.count())
 
 
-def _nested(ranges: list[tuple[str, Any]], values: dict[str, int], where: str) -> Iterator[dict[str, int]]:
+def _nested(
+    ranges: list[tuple[str, Any]], values: dict[str, int], where: str, tried: Iterator[int]
+) -> Iterator[dict[str, int]]:
+    # Counted where nothing comes of it too: an empty range inside others is gone through as often as they say.
+    if next(tried) > 2 * _MOST:
+        raise GraphError(f"{where}: its for stands for more than {_MOST}, or tries as many; narrow it")
     if not ranges:
         yield values
         return
@@ -365,7 +388,7 @@ def _nested(ranges: list[tuple[str, Any]], values: dict[str, int], where: str) -
     if last - first >= _MOST:
         raise GraphError(f"{where}: for {index}={written!r} stands for more than {_MOST}; narrow it")
     for value in range(first, last + 1):
-        yield from _nested(inner, values | {index: value}, where)
+        yield from _nested(inner, values | {index: value}, where, tried)
 
 
 def _fill(pattern: str, values: Mapping[str, int], where: str) -> str:
@@ -388,6 +411,8 @@ def _value(text: str, values: Mapping[str, int], where: str) -> int:
     for sign, term in re.findall(r"([+-]?)\s*(\w+)", text):
         if not term.isdigit() and term not in values:
             raise GraphError(f"{where}: unknown name {term!r} in {text!r}; there are {', '.join(values) or 'none'}")
+        if len(term) > _DIGITS and term.isdigit():
+            raise GraphError(f"{where}: a number of {len(term)} digits; accepted: at most {_DIGITS}")
         number = int(term) if term.isdigit() else values[term]
         total += -number if sign == "-" else number
     return total

@@ -1,8 +1,9 @@
 """Networks over lifts: one weight per kept edge, one bias per copy, and nothing dense that is not dense.
 
 Activations are feature-major, (copies * numbers per copy, samples), so that a sparse product streams contiguous rows.
-A base edge whose copies are all joined (from the input, or a readout) is one matrix product per replica; every other is
-a sparse product. Each replica of a union is computed exactly as it would be alone.
+Every base edge is a sparse product; but on a GPU one whose copies are all joined (from the input, or a readout) is one
+matrix product per replica, which a CPU would round as its threads share it out. Each replica of a union is computed
+exactly as it would be alone, by any number of threads.
 """
 
 import math
@@ -20,6 +21,7 @@ from rsl_cli.errors import ConfigError, DataError, one_of
 from rsl_cli.graph import BaseGraph, Edge, Init, slot_key
 from rsl_cli.kernels.autograd import Implementation, sparse_product
 from rsl_cli.kernels.pattern import Pattern
+from rsl_cli.kernels.serial import one_thread
 from rsl_cli.lift import Lift, LiftUnion, fibre_sizes, lifting_of, mean_in_degree
 from rsl_cli.rng import generator
 from rsl_cli.vertex_maps import ACTIVATIONS
@@ -173,9 +175,10 @@ class LiftedNetwork(nn.Module):
     def squared_norms(self, tensors: Mapping[str, Tensor]) -> Float[Tensor, " replicas"]:
         """Per replica, the squared Euclidean norm of tensors named like the parameters; float64 (R,)."""
         total = torch.zeros(self.replica_count, dtype=torch.float64)
-        for replica in range(self.replica_count):
-            for part in self.replica_tensors(tensors, replica).values():
-                total[replica] += part.double().square().sum().cpu()
+        with one_thread():
+            for replica in range(self.replica_count):
+                for part in self.replica_tensors(tensors, replica).values():
+                    total[replica] += part.double().square().sum().cpu()
         return total
 
     def learning_rate_scales(self, *, adaptive: bool, replica: int = 0) -> dict[str, float]:
@@ -283,7 +286,7 @@ _NARROW = 4
 
 
 class _Step:
-    """One base edge as a matrix product: complete edges by torch's, others by the sparse kernels."""
+    """One base edge as a matrix product: complete edges on a GPU by torch's, others by the sparse kernels."""
 
     def __init__(self, lift: Lift | LiftUnion, index: int, parametrization: str) -> None:
         edge, base = lift.base.edges[index], lift.base
@@ -316,7 +319,7 @@ class _Step:
         """Multiply: x is (1 or R, d, N) from the input, else (copies * numbers, N); returns (copies * numbers, N)."""
         samples = x.shape[-1]
         stencil = self.stencil
-        if self.dense:
+        if self.dense and x.device.type != "cpu":
             assert weight is not None
             return self._dense(weight, x, samples)
         if self.from_input:

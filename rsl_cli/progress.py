@@ -1,9 +1,11 @@
 """What a running study shows: the plan, then two bars on a terminal, or one line per finished item in a file."""
 
+import os
 import re
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
 from tqdm import tqdm
@@ -11,6 +13,21 @@ from tqdm import tqdm
 from rsl_cli.study.runner import Item, Plan
 from rsl_cli.study.spec import StudySpec
 from rsl_cli.train.trajectory import FINAL
+
+
+def say(text: str, *, error: bool = False) -> None:
+    """Print lines; where nobody reads any more, go on in silence: runs matter more than words about them.
+
+    Args:
+        text: the lines.
+        error: to standard error instead of standard output.
+    """
+    stream = sys.stderr if error else sys.stdout
+    try:
+        print(text, file=stream, flush=True)
+    except OSError:
+        with suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 class Display:
@@ -46,26 +63,25 @@ class Display:
             for lift in spec.lifts
         }
         degree = f", in-degree {spec.lifting.in_degree:g}" if spec.lifting.in_degree is not None else ""
-        print(f"study {spec.name} in {spec.store.root}")
-        print(
-            f"  base {base.name} ({', '.join(edge.name for edge in base.edges)}), lifting {spec.lifting.kind}{degree}"
-        )
-        print(
-            f"  data {data.name}: {data.samples} training samples, {len(data.x_test)} held out; loss {spec.loss.name}"
-        )
-        print(f"  trainer {spec.trainer.name}, parametrization {spec.config['parametrization']}, device {spec.device}")
-        print(f"  {'lift':>8} {'P':>10} {'P/(N outputs)':>14} {'seeds':>6} {'done':>6}")
+        sizes = f"{data.samples} training samples, {len(data.x_test)} held out"
+        lines = [
+            f"study {spec.name} in {spec.store.root}",
+            f"  base {base.name} ({', '.join(edge.name for edge in base.edges)}), lifting {spec.lifting.kind}{degree}",
+            f"  data {data.name}: {sizes}; loss {spec.loss.name}",
+            f"  trainer {spec.trainer.name}, parametrization {spec.config['parametrization']}, device {spec.device}",
+            *(f"  {note}" for note in (*spec.notes, *data.notes)),
+            f"  {'lift':>8} {'P':>10} {'P/(N outputs)':>14} {'seeds':>6} {'done':>6}",
+        ]
         for lift in spec.lifts:
             parameters = plan.parameters[lift]
             mark = "  overparametrised" if parameters >= limit else ""
             share = parameters / limit
-            print(f"  {lift:>8} {parameters:>10} {share:>14.4f} {len(spec.seeds):>6} {done[lift]:>6}{mark}")
-        for line in _way(spec, plan):
-            print(line)
+            lines.append(f"  {lift:>8} {parameters:>10} {share:>14.4f} {len(spec.seeds):>6} {done[lift]:>6}{mark}")
+        lines += _way(spec, plan)
         if not plan.missing:
-            print(f"nothing to do: all {len(plan.keys)} runs are done", flush=True)
+            say("\n".join([*lines, f"nothing to do: all {len(plan.keys)} runs are done"]))
             return
-        print(f"{len(plan.missing)} of {len(plan.keys)} runs to do", flush=True)
+        say("\n".join([*lines, f"{len(plan.missing)} of {len(plan.keys)} runs to do"]))
         self._total = len(plan.missing)
         if self._live:
             self._study = tqdm(total=self._total, desc="study", unit="run", position=0)
@@ -95,7 +111,7 @@ class Display:
 
     def _say(self, text: str) -> None:
         seconds = time.monotonic() - self._started
-        print(f"[{self._done}/{self._total} runs, {seconds:.0f} s] {text}", file=sys.stderr, flush=True)
+        say(f"[{self._done}/{self._total} runs, {seconds:.0f} s] {text}", error=True)
 
 
 def _way(spec: StudySpec, plan: Plan) -> Iterator[str]:

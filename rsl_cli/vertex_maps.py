@@ -77,16 +77,34 @@ def _tanh(z: Tensor) -> Tensor:
     return cast(Tensor, _Tanh.apply(z)) if by_numpy else torch.tanh(z)
 
 
+def _gelu(z: Tensor) -> Tensor:
+    return 0.5 * z * (1 + torch.erf(z * 0.5**0.5))
+
+
+def _silu(z: Tensor) -> Tensor:
+    return 0.5 * z * (1 + _tanh(0.5 * z))
+
+
+def _softplus(z: Tensor) -> Tensor:
+    # Beyond 40, e^-z is nothing beside z.
+    small = z.clamp(max=40)
+    return torch.log1p(torch.exp(small)) + (z - small)
+
+
 ACTIVATIONS: Registry[Activation] = Registry("activation", GraphError)
-"""Every activation by name; leaky_relu has slope 0.01 below zero, gelu is the exact one (erf)."""
+"""Every activation by name; leaky_relu has slope 0.01 below zero, gelu is the exact one (erf).
+
+Each rounds a number alike wherever it stands. torch's own gelu, silu, softplus and softmax do not: the last numbers of
+a thread's share go through other code.
+"""
 
 for _name, _function in {
     "tanh": _tanh,
     "relu": torch.relu,
     "leaky_relu": functional.leaky_relu,
-    "gelu": functional.gelu,
-    "silu": functional.silu,
-    "softplus": functional.softplus,
+    "gelu": _gelu,
+    "silu": _silu,
+    "softplus": _softplus,
     "sin": torch.sin,
     "identity": lambda z: z,
 }.items():
@@ -234,11 +252,17 @@ class Attention(Combine):
         if self.causal:
             later = torch.ones(scores.shape[1:3], dtype=torch.bool, device=scores.device).triu(1)
             scores = scores.masked_fill(later[:, :, None], -math.inf)
-        return _mixed(scores.softmax(2), v)
+        return _mixed(_softmax(scores), v)
 
 
 _NARROW = 32
 """Numbers of a head's keys up to which products along the samples are faster than many small matrix products."""
+
+
+def _softmax(scores: Tensor) -> Tensor:
+    """Along the keys of (n, T, S, N)."""
+    shares = torch.exp(scores - scores.amax(2, keepdim=True).detach())
+    return shares / shares.sum(2, keepdim=True)
 
 
 def _pairs(q: Tensor, k: Tensor) -> Tensor:

@@ -1,7 +1,10 @@
 import json
+import os
 import re
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 import problems
 import pytest
@@ -99,6 +102,7 @@ def test_a_csv_and_a_base_of_ones_own(tmp_path, capsys):
             "run trainer.t_end=9",
             "key 'trainer.t_end' does not belong to the chosen trainer; it belongs to trainer=flow",
         ),
+        ("run trainer=gd horizons={16:{t_end:1}}", "horizons.16={'t_end': 1}; accepted are keys of trainer gd: steps"),
         ("run +foo=1", "key 'foo' is not known"),
         ("run trainer=adam trainer.steps=abc", "trainer.steps='abc'; accepted"),
         ("run dataset=csv dataset.path=no.csv dataset.target=y", "dataset.path 'no.csv' is not there"),
@@ -219,3 +223,99 @@ def test_a_goal_that_cannot_be_read_is_refused_before_anything_is_written(tmp_pa
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and words[-1].partition("=")[0] in error
     assert not (tmp_path / "results").exists()
+
+
+TINY = ["lift=2", "seeds=1", "trainer=adam", "trainer.steps=3", "dataset.samples=64", "executor=local", "theory=none"]
+
+
+def test_names_that_are_not_ascii(tmp_path):
+    rows = "\n".join(f"{i},{i % 7},{(i * i) % 11}" for i in range(60))
+    (tmp_path / "häuser.csv").write_text("größe,l'age,true\n" + rows + "\n")
+    line = ["dataset=csv", "dataset.path=häuser.csv", "dataset.target=true", "dataset.features=[größe,l'age]"]
+    assert main(["run", *line, *TINY[:4], "executor=local", "results_dir=résultats"]) == 0
+    assert (tmp_path / "résultats" / "mlp_csv_adam" / "report" / "index.html").is_file()
+
+
+def test_flags_may_stand_anywhere(tmp_path, capsys):
+    assert main(["run", *TINY[:2], "--config-dir", ".", *TINY[2:], "study=s"]) == 0
+    assert main(["show", "base=mlp", "--save", "a.svg", "lift=4"]) == 0 and (tmp_path / "a.svg").is_file()
+    assert main(["export", "s", "--to", "out", "lift=2", "seed=0"]) == 0
+    assert main(["report", "s", "--format", "png", "s"]) == 0
+    capsys.readouterr()
+
+
+@pytest.mark.parametrize("words", [["results_dir=there"], ["--results-dir", "there"], ["--results-dir=there"]])
+def test_every_command_takes_the_results_folder_both_ways(words, tmp_path, capsys):
+    assert main(["run", *TINY, "study=s", *words]) == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["there"]
+    for line in (["list"], ["report", "s"], ["export", "s", "--to", "there/out"], ["show", *TINY]):
+        assert main([*line, *words]) == 0
+        assert main([line[0], *words, *line[1:], *(["--force"] if line[0] == "export" else [])]) == 0
+    assert "no study" not in capsys.readouterr().out
+
+
+def test_a_multirun_is_checked_whole_before_anything_trains(tmp_path, capsys):
+    assert main(["run", "-m", "lifting.in_degree=2,-8", *TINY]) == 2
+    assert list(tmp_path.iterdir()) == [] and "in_degree" in capsys.readouterr().err
+    assert main(["run", "-m", "lifting.in_degree=2,4", "study=same", *TINY]) == 2
+    assert "study=same is given to studies that differ in lifting.in_degree" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_default_names_carry_what_differs_and_equal_lines_go_on(tmp_path, capsys):
+    line = ["run", "-m", "lifting.in_degree=2,4", *TINY]
+    assert main(line) == 0
+    names = {path.name for path in (tmp_path / "results").glob("*/")}
+    assert {"mlp_sine2d_adam", "mlp_sine2d_adam_in_degree4"} <= names
+    out = capsys.readouterr().out
+    assert "named apart from study mlp_sine2d_adam, which differs in lifting.in_degree" in out
+    assert main(line) == 0
+    assert capsys.readouterr().out.count("nothing to do") == 2
+    assert main(["run", *TINY, "lifting.in_degree=4", "lift=2,4"]) == 0, "a study grows under the name it has"
+    assert "1 of 2 runs to do" in capsys.readouterr().out
+    assert main(["run", *TINY, "trainer.learning_rate=0.5", "lifting.in_degree=2"]) == 0
+    assert (tmp_path / "results" / "mlp_sine2d_adam_learning_rate0.5" / "study.json").is_file()
+
+
+def test_a_report_that_fails_leaves_word_of_the_runs(tmp_path, monkeypatch, capsys):
+    def broken(*_, **__):
+        raise OverflowError(34, "Numerical result out of range")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("rsl_cli.report.write_report", broken)
+        assert main(["run", *TINY, "study=s"]) == 1
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert "the runs are kept, but not reported" in lines[-1] and "`rsl report results/s` reports again" in lines[-1]
+    assert main(["report", "results/s"]) == 0
+
+
+def test_a_fault_of_rsl_ends_with_70_and_keeps_its_traceback(tmp_path, monkeypatch, capsys):
+    def broken(*_):
+        raise TypeError("two\nlines")
+
+    monkeypatch.setattr("rsl_cli.study.store.find_studies", broken)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    assert main(["list"]) == 70
+    [line] = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith("rsl: TypeError: two lines: a fault of rsl, not of your input; its traceback is in ")
+    [kept] = tmp_path.glob("rsl-fault-*.txt")
+    assert str(kept) in line and "in broken" in kept.read_text()
+
+
+def test_what_happens_around_a_line_is_not_its_configuration(tmp_path):
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    script = f"import os, sys; os.rmdir({str(gone)!r}); from rsl_cli.cli import main; sys.exit(main(['run']))"
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=gone, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2 and done.stderr.startswith("rsl: the current folder is not there"), done.stderr
+    # A closed standard error, a reader that leaves after a line, and a notebook's backend.
+    shell = f"{sys.executable} -m rsl_cli.cli run {' '.join(TINY)}"
+    notebook = environment | {"MPLBACKEND": "module://not_here.backend_inline"}
+    for study, ending in (("closed", "2>&-"), ("piped", "| head -1"), ("full", ">/dev/full")):
+        line = f"set -o pipefail; {shell} study={study} {ending}"
+        done = subprocess.run(["bash", "-c", line], cwd=tmp_path, env=notebook, capture_output=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert (tmp_path / "results" / study / "report" / "index.html").is_file()

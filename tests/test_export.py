@@ -158,7 +158,7 @@ def test_runs_of_a_study_are_exported(tmp_path, monkeypatch, capsys):
     for words, text in (
         (["s", "lift=3", "--to", "a"], "study 's' has no finished run lift=3; finished runs: n00002-s000-"),
         (["s", "depth=3", "--to", "a"], "run 'depth=3'; accepted: lift=64, seed=0"),
-        (["s", "--to", "out"], "out is there and not empty; choose another folder, or --force to replace it"),
+        (["s", "--to", "out"], "out is there and not empty; choose another folder, or --force to replace an export"),
         (["t", "--to", "a"], "no study 't' in results; there are: s"),
         (["s", "--to", "/proc/none"], "cannot write /proc/none"),
     ):

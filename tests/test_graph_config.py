@@ -123,7 +123,7 @@ def one(ranges: object, name: str = "h{i}") -> dict:
         (one({"i": "1..10001"}), "vertex h{i}: for i='1..10001' stands for more than 10000; narrow it"),
         (
             one({"i": "1..200", "j": "1..200"}, "h{i}_{j}"),
-            "vertex h{i}_{j}: for={'i': '1..200', 'j': '1..200'} stands for more than 10000; narrow it",
+            "vertex h{i}_{j}: its for stands for more than 10000, or tries as many; narrow it",
         ),
     ],
 )
@@ -131,3 +131,27 @@ def test_mistakes_are_told_in_one_line(config, message):
     with pytest.raises(GraphError) as caught:
         expand(config)
     assert str(caught.value) == message
+
+
+@pytest.mark.parametrize("word", ["on", "Off", "no", "yes", "true", "1e3", "0.5"])
+@pytest.mark.parametrize("place", ["vertex", "source", "target"])
+def test_words_that_yaml_makes_something_else_of_are_refused_with_the_remedy(word, place):
+    names = {"vertex": "h", "source": "h", "target": "h"} | {place: word}
+    text = (
+        f"vertices: {{x: {{kind: input}}, {names['vertex']}: {{}}, y: {{kind: output}}}}\n"
+        f"edges: [{{source: x, target: {names['target']}, map: linear}}, "
+        f"{{source: {names['source']}, target: y, map: scale}}]"
+    )
+    read = OmegaConf.to_container(OmegaConf.create(text))
+    with pytest.raises(GraphError, match=r"is named .*: YAML reads on, off, .*; put the name in quotes, e\.g\. 'on'"):
+        BaseGraph.from_config(read, input_shape=(2,), output_size=1)  # pyright: ignore[reportArgumentType]
+
+
+def test_quoted_words_are_names():
+    text = """
+    vertices: {x: {kind: input}, 'on': {}, y: {kind: output}}
+    edges: [{source: x, target: 'on', map: linear}, {source: 'on', target: y, map: scale}]
+    """
+    read = OmegaConf.to_container(OmegaConf.create(text))
+    base = BaseGraph.from_config(read, input_shape=(2,), output_size=1)  # pyright: ignore[reportArgumentType]
+    assert base.vertex("on").name == "on"

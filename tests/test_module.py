@@ -8,6 +8,9 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional
+from torch.nn.utils import parametrizations, prune
+from torch.nn.utils import spectral_norm as old_spectral_norm
+from torch.nn.utils import weight_norm as old_weight_norm
 
 from rsl_cli.cli import compose, main
 from rsl_cli.errors import ConfigError, GraphError
@@ -272,3 +275,69 @@ def test_the_shape_that_the_module_takes_is_chosen():
     assert module_config(wanted, [(1, 8, 8), (64,)], 10)["edges"][0]["flatten"]
     with pytest.raises(ConfigError, match="key of base=module 'depth' is not known; accepted: name, target, arguments"):
         module_config({**wanted, "depth": 3}, [(64,)], 10)
+
+
+class Twice(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Sequential(nn.Linear(3, 4), nn.Tanh())
+        self.head = nn.Linear(4, 2)
+
+    def forward(self, x):
+        return self.head(self.inner(x))
+
+
+def doubled(module, arguments, output):
+    return 2 * output
+
+
+def buffered(module: nn.Module) -> None:
+    weight = module.head.weight.detach()
+    del module.head.weight
+    module.head.register_buffer("weight", weight)
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (
+            lambda m: m.head.register_forward_hook(doubled),
+            r"layer 'head' \(Linear\) at .*:\d+: has .* hooks \(doubled\)",
+        ),
+        (
+            lambda m: m.head.register_forward_pre_hook(lambda *_: None),
+            r"layer 'head' .*: has forward hooks \(<lambda>\)",
+        ),
+        (lambda m: m.inner.register_forward_hook(doubled), r"module 'inner' \(Sequential\) at .*: has forward hooks"),
+        (lambda m: m.register_forward_hook(doubled), r"module Twice at .*test_module\.py:\d+: has forward hooks"),
+        (
+            lambda m: prune.l1_unstructured(m.head, "weight", 0.5),
+            r"layer 'head' .*: has .*\(L1Unstructured\).*prune\.rem",
+        ),
+        (lambda m: old_weight_norm(m.head), r"layer 'head' .*: has forward hooks \(WeightNorm\)"),
+        (lambda m: old_spectral_norm(m.head), r"layer 'head' .*: has forward hooks \(SpectralNorm\)"),
+        (lambda m: parametrizations.weight_norm(m.head), r"'head' .*: computes its weight; accepted: plain Parameters"),
+        (lambda m: parametrizations.orthogonal(m.head), r"'head' .*: computes its weight"),
+        (lambda m: setattr(m.head, "forward", lambda x: x), r"'head' .*: its forward was replaced"),
+        (lambda m: setattr(m, "forward", lambda x: x), r"module Twice .*: its forward was replaced"),
+        (buffered, r"layer 'head' \(Linear\) at .*: reads a tensor that is no Parameter of the module"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated:FutureWarning")
+def test_what_a_trace_does_not_see_is_refused_by_name_type_and_line(change, text):
+    module = Twice()
+    change(module)
+    with pytest.raises(GraphError, match=text) as caught:
+        base_from_module(module, (3,))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_module_that_is_loaded_is_tried(monkeypatch):
+    module = Twice()
+    network = lifted(module, (3,))
+    load_module(network, module)
+
+    # What no check foresees: a layer of a known type that computes something else.
+    monkeypatch.setattr(nn.Tanh, "forward", lambda self, x: x)
+    with pytest.raises(GraphError, match=r"load_module: outputs differ by .* on a scale of .* on random samples"):
+        load_module(network, module)

@@ -221,6 +221,44 @@ class TestLaws:
         assert found[0].exponent == pytest.approx(2, abs=0.05)
 
 
+class TestJointLaw:
+    PARAMS = 13.0 * 2.0 ** np.arange(3, 8) + 1
+    TIMES = 10.0 ** np.arange(2, 8.1, 0.5)
+
+    def curves(self, law: Callable[[float, np.ndarray], np.ndarray], draw: int = 0) -> list[np.ndarray]:
+        random = np.random.default_rng(draw)
+        shape = (5, self.TIMES.size)
+        noise = [0.1 * random.standard_normal((5, 1)) + 0.02 * random.standard_normal(shape) for _ in self.PARAMS]
+        return [np.log(law(p, self.TIMES)) + part for p, part in zip(self.PARAMS, noise, strict=True)]
+
+    def fit(self, law: Callable[[float, np.ndarray], np.ndarray], draw: int = 0) -> stats.JointLaw | None:
+        return stats.fit_joint_law(np.log(self.PARAMS), self.TIMES, self.curves(law, draw))
+
+    def test_the_limits_law_and_the_clocks_come_apart(self) -> None:
+        found = [self.fit(lambda p, t: 1e-2 * (p / 105) ** -2 + 5 * (p / 105) ** -0.5 / t, draw) for draw in range(20)]
+        assert all(law is not None and law.floor is None for law in found)
+        for true, name in ((2.0, "limit_exponent_ci"), (0.5, "clock_params_ci"), (1.0, "clock_time_ci")):
+            intervals = [getattr(law, name) for law in found]
+            assert sum(low <= true <= high for low, high in intervals) >= 17, name
+
+    def test_curves_that_show_no_limit_get_none(self) -> None:
+        law = self.fit(lambda p, t: 5 * (p / 105) ** -0.5 * t**-0.8)
+        assert law is not None
+        assert law.limit_exponent is None
+        assert law.clock_time == pytest.approx(0.8, abs=0.01)
+
+    def test_a_floor_is_found_beside_a_power(self) -> None:
+        law = self.fit(lambda p, t: 1e-5 + 1e-2 * (p / 105) ** -3 + 5 / t)
+        assert law is not None
+        assert law.floor_ci is not None
+        assert law.floor_ci[0] <= 1e-5 <= law.floor_ci[1]
+
+    def test_no_law_where_none_holds(self) -> None:
+        assert self.fit(lambda p, t: 1e-2 * (p / 105) ** -1 / np.log(t)) is None
+        assert self.fit(lambda p, t: np.where(t < 1e5, 1e-1, 1e-6) * np.where(p < 500, 1, 1e-3)) is None
+        assert stats.fit_joint_law(np.log(self.PARAMS[:2]), self.TIMES, [np.zeros((5, self.TIMES.size))] * 2) is None
+
+
 class TestSuccess:
     @given(st.lists(st.tuples(st.integers(0, 4), st.integers(1, 4)), min_size=2, max_size=4))
     @settings(max_examples=40, deadline=None)

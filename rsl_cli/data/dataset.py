@@ -1,7 +1,7 @@
 """What a dataset is to the rest of rsl: four arrays, a task and a width. It knows no file, no source and no network."""
 
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
 
 import numpy as np
 
@@ -9,6 +9,63 @@ from rsl_cli.errors import DataError
 
 Task = Literal["regression", "classification"]
 """Regression is scored by squared error on real targets, classification on the index of a class."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a user's table: a number, or text of a closed set.
+
+    Args:
+        name: in the table.
+        categories: the texts there are, sorted; None for a number.
+        onehot: whether each category became an input of its own, instead of its number in the order.
+    """
+
+    name: str
+    categories: tuple[str, ...] | None = None
+    onehot: bool = False
+
+    @property
+    def width(self) -> int:
+        """How many inputs it makes."""
+        return len(self.categories or ()) if self.onehot else 1
+
+
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """How a user's own numbers became a network's, so that what was trained can be asked in them.
+
+    Attributes:
+        columns: the table's, in order; none for arrays.
+        shape: of one sample's inputs once columns are numbers.
+        fill: what stands for a missing input; broadcasts against ``shape``, as the next two. None: nothing is missing.
+        shift, scale: inputs are (raw - shift) / scale, and 0 where the scale is; None: as they are.
+        target: names of the targets, where they have names.
+        classes: their labels, by index; empty for numbers.
+        target_shift, target_scale: as for inputs, (outputs,).
+    """
+
+    columns: tuple[Column, ...] = ()
+    shape: tuple[int, ...] = ()
+    fill: np.ndarray | None = None
+    shift: np.ndarray | None = None
+    scale: np.ndarray | None = None
+    target: tuple[str, ...] = ()
+    classes: tuple[str | int | float | bool, ...] = ()
+    target_shift: np.ndarray | None = None
+    target_scale: np.ndarray | None = None
+
+    def plain(self) -> dict[str, Any]:
+        """The same as JSON holds it."""
+        listed = ("fill", "shift", "scale", "target_shift", "target_scale")
+        arrays = {key: getattr(self, key) for key in listed}
+        return {
+            "columns": [asdict(column) for column in self.columns],
+            "shape": list(self.shape),
+            "target": list(self.target),
+            "classes": list(self.classes),
+            **{key: None if value is None else value.tolist() for key, value in arrays.items()},
+        }
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,6 +81,8 @@ class Dataset:
         y_test: as ``y_train``, of length M.
         outputs: regression, the width of the target; classification, the number of classes.
         witness_degree: lift degree of a network known to fit the targets exactly, where there is one.
+        notes: what a user should know about how it was read, a line each.
+        reading: how it was read; None where its numbers are the law's own.
 
     Raises:
         DataError: the arrays contradict each other or the task.
@@ -37,6 +96,8 @@ class Dataset:
     y_test: np.ndarray
     outputs: int
     witness_degree: int | None = None
+    notes: tuple[str, ...] = ()
+    reading: Reading | None = None
 
     def __post_init__(self) -> None:
         for part, x, y in (("training", self.x_train, self.y_train), ("held-out", self.x_test, self.y_test)):

@@ -1,21 +1,20 @@
-"""Datasets in the user's own files: which columns or arrays, of what kind, and what makes them unfit to learn from.
+"""Datasets in the user's own files: which arrays, of what kind, and what makes them unfit to learn from.
 
-How the bytes of each format become columns is in ``formats``; this module refuses by name and row whatever a loss
+How the bytes of each format become arrays is in ``formats``; this module refuses by name and row whatever a loss
 could not be computed on, because a silent repair would change the study without a word.
 """
 
 import hashlib
-from collections import Counter
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from rsl_cli.data.dataset import Dataset, Task
-from rsl_cli.data.formats import Table, is_number, read_csv, read_npz, read_parquet
+from rsl_cli.data.dataset import Dataset, Reading, Task
+from rsl_cli.data.formats import is_missing, is_number, read_npz
 from rsl_cli.data.holdout import KEYS, hold_out
-from rsl_cli.data.keys import Key, Leaf, Settings, Teacher, choice, name, names, path, shorten
-from rsl_cli.errors import ConfigError, DataError, nearest
+from rsl_cli.data.keys import Leaf, Settings, Teacher, choice, name, path, shorten
+from rsl_cli.errors import DataError, nearest
 
 MOST_CLASSES = 20
 """With ``task: auto``, integers of at most so many distinct values are classes."""
@@ -23,7 +22,9 @@ MOST_CLASSES = 20
 LEAST_ROWS = 8
 """Fewer rows hold nothing out that could tell one network from another."""
 
-_TASK = choice("auto", "auto", "regression", "classification")
+_MOST_LISTED = 8
+
+TASK = choice("auto", "auto", "regression", "classification")
 
 
 def read_bytes(path: str) -> bytes:
@@ -59,7 +60,9 @@ def by_content(settings: Settings) -> Settings:
     return {**settings, "path": hashlib.sha256(read_bytes(settings["path"])).hexdigest()}
 
 
-def encode_target(values: np.ndarray, task: str, where: str) -> tuple[Task, np.ndarray, int, list[str]]:
+def encode_target(
+    values: np.ndarray, task: str, where: str, rows: np.ndarray | None = None
+) -> tuple[Task, np.ndarray, int, list[str]]:
     """Turn the values of a target into what its task learns from.
 
     ``auto`` takes text and booleans as classes, integers as classes if they have at most :data:`MOST_CLASSES`
@@ -69,6 +72,7 @@ def encode_target(values: np.ndarray, task: str, where: str) -> tuple[Task, np.n
         values: (N,) or (N, k), of booleans, integers, floats or, as objects, text.
         task: ``"auto"``, ``"regression"`` or ``"classification"``.
         where: names the values in an error.
+        rows: (N,), which rows of the user's these are, from 0; None: all of them.
 
     Returns:
         The task; float64 (N, outputs) or int64 (N,), the index of each value among the sorted distinct ones; the
@@ -80,7 +84,7 @@ def encode_target(values: np.ndarray, task: str, where: str) -> tuple[Task, np.n
     if task == "auto":
         task = "classification" if _looks_like_classes(values) else "regression"
     if task == "regression":
-        y = to_numbers(values, where, "choose dataset.task=classification, or another target")
+        y = to_numbers(values, where, "choose dataset.task=classification, or another target", rows)
         if (y == y[0]).all():
             raise DataError(f"{where} has the same value in every row, so there is nothing to learn; choose another")
         y = y.reshape(len(y), -1)
@@ -88,11 +92,11 @@ def encode_target(values: np.ndarray, task: str, where: str) -> tuple[Task, np.n
     if values.ndim > 1:
         raise DataError(f"{where} has shape {values.shape}; classification needs one class per row: shape (N,)")
     if values.dtype.kind == "f":
-        check_finite(values, where)
+        check_finite(values, where, rows)
         broken = np.flatnonzero(values != np.floor(values))
         if len(broken):
             raise DataError(
-                f"{where}, row {broken[0] + 1}: {values[broken[0]]} is not a class; "
+                f"{where}, row {_row(broken[0], rows)}: {values[broken[0]]} is not a class; "
                 "use integers, booleans or text, or dataset.task=regression"
             )
     classes, y, sizes = np.unique(values, return_inverse=True, return_counts=True)
@@ -101,19 +105,32 @@ def encode_target(values: np.ndarray, task: str, where: str) -> tuple[Task, np.n
     if sizes.min() < 2:
         rare = int(sizes.argmin())
         raise DataError(
-            f"{where}, row {int(np.argmax(y == rare)) + 1}: class {str(classes[rare])!r} is in this row only; "
+            f"{where}, row {_row(int(np.argmax(y == rare)), rows)}: class {str(classes[rare])!r} is in this row only; "
             "each class needs two or more; leave it out, or choose another target or dataset.task=regression"
         )
     return "classification", y.astype(np.int64), len(classes), [str(label) for label in classes]
 
 
-def to_numbers(values: np.ndarray, where: str, remedy: str) -> np.ndarray:
+def class_sizes(target: str, classes: Sequence[str], y: np.ndarray) -> str:
+    """A note on the classes (labels and how many rows each has)."""
+    sizes = np.bincount(y, minlength=len(classes)).tolist()
+    return f"classes of {target!r}: {listed([f'{label} {size}' for label, size in zip(classes, sizes, strict=True)])}"
+
+
+def listed(words: Sequence[str]) -> str:
+    """The first words, and how many more there are."""
+    more = f" and {len(words) - _MOST_LISTED} more" if len(words) > _MOST_LISTED else ""
+    return ", ".join(words[:_MOST_LISTED]) + more
+
+
+def to_numbers(values: np.ndarray, where: str, remedy: str, rows: np.ndarray | None = None) -> np.ndarray:
     """Return values as finite float64 in C order, booleans as 0 and 1.
 
     Args:
         values: booleans, integers, floats or, as objects, text; rows first.
         where: names the values in an error.
         remedy: what to do about text.
+        rows: as for :func:`encode_target`.
 
     Raises:
         DataError: text, a missing value or an infinity; the error names the first row, from 1.
@@ -123,19 +140,20 @@ def to_numbers(values: np.ndarray, where: str, remedy: str) -> np.ndarray:
         row, text = next(
             ((row, text) for row, texts in enumerate(cells) for text in texts if not is_number(text)), (0, cells[0, 0])
         )
-        raise DataError(f"{where}, row {row + 1}: {shorten(text)} is text, not a number; {remedy}")
+        raise DataError(f"{where}, row {_row(row, rows)}: {shorten(text)} is text, not a number; {remedy}")
     with np.errstate(over="ignore"):
         numbers = np.array(values, dtype=np.float64, order="C")
-    check_finite(numbers, where)
+    check_finite(numbers, where, rows)
     return numbers
 
 
-def check_finite(values: np.ndarray, where: str) -> None:
+def check_finite(values: np.ndarray, where: str, rows: np.ndarray | None = None) -> None:
     """Refuse missing and infinite values.
 
     Args:
         values: floats; rows first.
         where: names the values in the error.
+        rows: as for :func:`encode_target`.
 
     Raises:
         DataError: it names the first row that is concerned, from 1.
@@ -145,9 +163,14 @@ def check_finite(values: np.ndarray, where: str) -> None:
         return
     row, *entry = (int(i) for i in np.argwhere(bad)[0])
     value = values[(row, *entry)]
-    place = f"{where}, row {row + 1}" + (f", entry {entry}" if entry else "")
+    place = f"{where}, row {_row(row, rows)}" + (f", entry {entry}" if entry else "")
     problem = "missing (nan)" if np.isnan(value) else f"infinite ({value})"
     raise DataError(f"{place} is {problem}; mend or drop the row (data rows count from 1)")
+
+
+def _row(row: int, rows: np.ndarray | None) -> int:
+    """A row's number for people, from 1."""
+    return 1 + int(row if rows is None else rows[row])
 
 
 def _looks_like_classes(values: np.ndarray) -> bool:
@@ -156,77 +179,23 @@ def _looks_like_classes(values: np.ndarray) -> bool:
     return values.dtype.kind in "Ob" or len(np.unique(values)) <= MOST_CLASSES
 
 
-def _shown(path: str) -> str:
+def shown_path(path: str) -> str:
+    """A path on one line."""
     return path if path.isprintable() else repr(path)
 
 
-def _check_rows(rows: int, source: str) -> None:
+def check_rows(rows: int, source: str) -> None:
+    """Refuse too few rows.
+
+    Raises:
+        DataError: fewer than :data:`LEAST_ROWS`.
+    """
     if rows < LEAST_ROWS:
         raise DataError(f"{source} holds {rows} data rows; at least {LEAST_ROWS} are needed; give a longer file")
 
 
-def _check_columns(settings: Settings) -> None:
-    features = settings["features"]
-    if features is None:
-        return
-    if settings["target"] in features:
-        raise ConfigError(
-            f"dataset.features holds the target {settings['target']!r}, which would be learnt from itself; leave it out"
-        )
-    twice = [feature for feature, times in Counter(features).items() if times > 1]
-    if twice:
-        raise ConfigError(f"dataset.features names {twice[0]!r} twice; name each column once")
-
-
-def _from_table(read: Callable[[bytes, str], Table]) -> Callable[[Settings, Teacher | None], Dataset]:
-    def build(settings: Settings, teacher: Teacher | None) -> Dataset:
-        source, target = _shown(settings["path"]), settings["target"]
-        table = read(read_bytes(settings["path"]), source)
-        _known(table, target, "dataset.target", source)
-        features = settings["features"]
-        if features is None:
-            if "" in table.names:
-                raise DataError(
-                    f"{source}: column {table.names.index('') + 1} has no name, as a saved row index has none; "
-                    "drop or name it, or list the columns to use in dataset.features"
-                )
-            features = [column for column in table.names if column != target and column not in table.index]
-            if not features:
-                raise DataError(f"{source} has no column beside the target {target!r}; give a file with features")
-        for feature in features:
-            _known(table, feature, "dataset.features", source)
-        _check_rows(table.rows, source)
-        task, y, outputs, classes = encode_target(
-            table.column(target), settings["task"], f"{source}: column {target!r}"
-        )
-        places = [f"{source}: column {feature!r}" for feature in features]
-        remedy = "encode it as numbers, or leave the column out with dataset.features=[...]"
-        x = np.column_stack(
-            [to_numbers(table.column(feature), place, remedy) for feature, place in zip(features, places, strict=True)]
-        )
-        return hold_out(
-            x,
-            y,
-            task=task,
-            outputs=outputs,
-            settings=settings,
-            feature=lambda j: places[j],
-            label=lambda j: f"{source}: column {target!r}" + (f", class {classes[j]!r}" if classes else ""),
-        )
-
-    return build
-
-
-def _known(table: Table, column: str, key: str, source: str) -> None:
-    if column not in table.names:
-        shown = [repr(name) for name in table.names[:10]] + (["..."] if len(table.names) > 10 else [])
-        raise DataError(
-            f"{key} {column!r} is not a column of {source}; it has: {', '.join(shown)}{nearest(column, table.names)}"
-        )
-
-
 def _from_npz(settings: Settings, teacher: Teacher | None) -> Dataset:
-    source = _shown(settings["path"])
+    source = shown_path(settings["path"])
     content = read_bytes(settings["path"])
     keys = ("inputs", "target")
     x, y = read_npz(content, source, {f"dataset.{key}": settings[key] for key in keys})
@@ -237,9 +206,17 @@ def _from_npz(settings: Settings, teacher: Teacher | None) -> Dataset:
         raise DataError(f"{place_y} has shape {y.shape}; expected (N,) or (N, outputs)")
     if len(x) != len(y):
         raise DataError(f"{place_x} has {len(x)} rows and {place_y} has {len(y)}; they must be as long as each other")
-    _check_rows(len(x), source)
+    check_rows(len(x), source)
     y = y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y
-    task, y, outputs, classes = encode_target(y, settings["task"], place_y)
+    values = y
+    marked = [row for row, cell in enumerate(y, start=1) if y.dtype == object and y.ndim == 1 and is_missing(cell)]
+    if marked:
+        raise DataError(
+            f"{place_y}, row {marked[0]}: {y[marked[0] - 1]!r} stands for a missing value, in {len(marked)} rows; "
+            "leave them out"
+        )
+    task, y, outputs, classes = encode_target(values, settings["task"], place_y)
+    labels = np.unique(values).tolist() if classes else ()
     return hold_out(
         to_numbers(x, place_x, "encode it as numbers"),
         y,
@@ -248,28 +225,18 @@ def _from_npz(settings: Settings, teacher: Teacher | None) -> Dataset:
         settings=settings,
         feature=lambda j: f"{place_x}, entry {[int(i) for i in np.unravel_index(j, x.shape[1:])]}",
         label=lambda j: f"{place_y}, " + (f"class {classes[j]!r}" if classes else f"output {j}"),
+        reading=Reading(target=(settings["target"],), classes=tuple(labels)),
+        notes=(class_sizes(settings["target"], classes, y),) if classes else (),
     )
 
 
-def _columns(example: str) -> dict[str, Key]:
-    return {
-        "path": path(example),
-        "target": name(None, "the name of a column", "price"),
-        "features": names("all columns but the target", "[rooms,age]"),
-        "task": _TASK,
-        **KEYS,
-    }
-
-
 LEAVES: dict[str, Leaf] = {
-    "csv": Leaf(_columns("data/houses.csv"), _from_table(read_csv), _check_columns, by_content),
-    "parquet": Leaf(_columns("data/houses.parquet"), _from_table(read_parquet), _check_columns, by_content),
     "npz": Leaf(
         {
             "path": path("data/images.npz"),
             "inputs": name("x", "the name of an array", "x"),
             "target": name("y", "the name of an array", "y"),
-            "task": _TASK,
+            "task": TASK,
             **KEYS,
         },
         _from_npz,

@@ -1,60 +1,109 @@
 """From the bytes of a file to named columns or arrays, of four kinds only: booleans, integers, floats and text.
 
-Missing cells are refused here, where the format says what missing means; only a column that is asked for is looked
-at. It knows no task and no split. Nothing is ever unpickled.
+What a missing cell looks like is known here; what is to be done about it is not. Only a column that is asked for is
+looked at. It knows no task and no split. Nothing is ever unpickled.
 """
 
 import csv
 import io
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
 
 from rsl_cli.errors import DataError, one_of
 
-_MISSING = frozenset(["", "NA", "N/A", "NaN", "nan", "null", "NULL", "None"])
+SEPARATORS = {"comma": ",", "semicolon": ";", "tab": "\t", "pipe": "|"}
 _TRUTH = {"true": True, "false": False}
+_SPREADSHEETS = ("?", "#div/0!", "#name?", "#null!", "#num!", "#ref!", "#value!")
+"""Missing by custom: in collections of data sets, and where a spreadsheet found no value."""
+_DECIMAL_COMMA = re.compile(r"[+-]?(\d*|\d{1,3}(\.\d{3})+),\d+([eE][+-]?\d+)?")
+_THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2},\d{3}")
+_GROUPED = re.compile(r"[+-]?[1-9]\d{0,2}(\.\d{3})+")
+_MOST_EXACT = 2**53
+
+
+@dataclass(frozen=True)
+class Cells:
+    """One column.
+
+    Args:
+        values: (N,) booleans, integers, floats or, as objects, text; floats are nan and text is empty where missing.
+        missing: (N,), whether a cell is.
+        shown: what stands in the first missing cell.
+    """
+
+    values: np.ndarray
+    missing: np.ndarray
+    shown: str = ""
+
+    @property
+    def rounded(self) -> bool:
+        """Whether there are integers that float64 cannot hold."""
+        if self.values.dtype.kind not in "iu":
+            return False
+        large = self.values[np.abs(self.values.astype(np.float64)) >= _MOST_EXACT]
+        return any(int(float(number)) != number for number in large.tolist())
 
 
 @dataclass(frozen=True)
 class Table:
-    """Columns by name; text comes as an array of objects, all of them str."""
+    """Columns by name."""
 
     names: tuple[str, ...]
     rows: int
-    column: Callable[[str], np.ndarray]
+    column: Callable[[str], Cells]
     index: frozenset[str] = frozenset()
     """Columns that number or label the rows, hence are no features unless asked for."""
+    notes: tuple[str, ...] = ()
+    """How the file was understood, where it could have been otherwise."""
 
 
-def read_csv(content: bytes, source: str) -> Table:
-    """Read comma-separated text in UTF-8 whose first line names the columns; blank lines count for nothing.
+@cache
+def missing_markers() -> frozenset[str]:
+    """What cells hold where there is no value, in lower case: what pandas takes for it, and a few customs."""
+    from pandas._libs.parsers import STR_NA_VALUES
+
+    return frozenset(marker.lower() for marker in (*STR_NA_VALUES, *_SPREADSHEETS))
+
+
+def is_missing(cell: str) -> bool:
+    """Whether a cell of text stands for no value."""
+    return cell.strip().lower() in missing_markers()
+
+
+def read_csv(content: bytes, source: str, settings: Mapping[str, Any]) -> Table:
+    """Read separated text in UTF-8 whose first line names the columns; blank lines count for nothing.
 
     A column is boolean, integer or float if every cell reads as one, else text. This is the standard library's
     reader with exact conversion: the result depends on no version of a data-frame package, and a row of a wrong
     length is an error instead of a guess.
 
+    With ``separator: auto`` it is the first of :data:`SEPARATORS` that parts every line into as many cells, two or
+    more; with ``decimal: auto`` it is the comma where cells of a file that is not separated by commas say so.
+
     Args:
         content: the file's bytes.
         source: names the file in an error.
+        settings: ``separator`` and ``decimal``.
 
     Raises:
-        DataError: not UTF-8, not CSV, no rows, names given twice, or a row of another length than the header.
+        DataError: not UTF-8, not CSV, no rows, names given twice, a row of another length than the header, or commas
+            that may be decimal or part thousands.
     """
     try:
         text = content.decode("utf-8-sig")
-        lines = list(csv.reader(io.StringIO(text, newline=""), strict=True, skipinitialspace=True))
-    except (UnicodeDecodeError, csv.Error) as error:
+    except UnicodeDecodeError as error:
         raise _unreadable(source, "comma-separated text in UTF-8", error) from None
-    filled = (line for line in lines if len(line) > 1 or (line and line[0].strip()))
-    header = [name.strip() for name in next(filled, [])]
-    rows = list(filled)
+    separator, header, rows = _separated(text, str(settings["separator"]), source)
     _check_names(header, source)
     if len(header) < 2:
         raise DataError(
-            f"{source} has fewer than two columns; a target and a feature are needed, in cells separated by commas"
+            f"{source} has fewer than two columns; a target and a feature are needed, in cells separated by commas, or "
+            "by what dataset.separator names"
         )
     if not rows:
         raise DataError(f"{source} holds no data rows; give a file with a header and rows below it")
@@ -64,24 +113,86 @@ def read_csv(content: bytes, source: str) -> Table:
                 f"{source}, row {row} has {len(cells)} cells, the header has {len(header)}; "
                 "mend the row (data rows count from 1, without the header)"
             )
+    comma = _decimal_comma(rows, separator, str(settings["decimal"]), source)
+    places = {name: place for place, name in enumerate(header)}
 
-    def column(name: str) -> np.ndarray:
-        place = header.index(name)
-        cells = [row[place].strip() for row in rows]
-        if not _MISSING.isdisjoint(cells):
-            row, cell = next((row, cell) for row, cell in enumerate(cells, start=1) if cell in _MISSING)
-            raise _missing(source, name, row, f"the cell is {cell!r}")
-        return _typed(cells)
+    def column(name: str) -> Cells:
+        cells = [row[places[name]].strip() for row in rows]
+        missing = np.array([is_missing(cell) for cell in cells], dtype=bool)
+        present = [cell for cell, gone in zip(cells, missing, strict=True) if not gone] if missing.any() else cells
+        values = _typed([_pointed(cell) for cell in present] if comma else present)
+        shown = f"the cell is {cells[int(missing.argmax())]!r}" if missing.any() else ""
+        return Cells(_spread(values, missing), missing, shown)
 
-    return Table(tuple(header), len(rows), column)
+    named = {value: key for key, value in SEPARATORS.items()}[separator]
+    notes = [f"cells separated by {named}"] if separator != "," else []
+    notes += ["numbers written with a decimal comma"] if comma else []
+    return Table(tuple(header), len(rows), column, notes=(f"{source}: {', '.join(notes)}",) if notes else ())
 
 
-def read_parquet(content: bytes, source: str) -> Table:
+def _separated(text: str, wanted: str, source: str) -> tuple[str, list[str], list[list[str]]]:
+    """The separator, the header and the rows."""
+    found, failure = {}, None
+    for separator in SEPARATORS.values() if wanted == "auto" else [SEPARATORS[wanted]]:
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True, skipinitialspace=True)
+        try:
+            filled = [line for line in reader if len(line) > 1 or (line and line[0].strip())]
+        except csv.Error as error:
+            failure = failure or error
+            continue
+        header, rows = [name.strip() for name in next(iter(filled), [])], filled[1:]
+        if len(header) > 1 and all(len(row) == len(header) for row in rows):
+            return separator, header, rows
+        found[separator] = header, rows
+    if failure is not None:
+        raise _unreadable(source, "comma-separated text in UTF-8", failure)
+    separator = next((key for key, (header, _) in found.items() if len(header) > 1), next(iter(found)))
+    return separator, *found[separator]
+
+
+def _decimal_comma(rows: Sequence[Sequence[str]], separator: str, wanted: str, source: str) -> bool:
+    """Whether numbers are written with a decimal comma."""
+    if wanted != "auto" or separator == ",":
+        return wanted == "comma"
+    found = False
+    for row, cells in enumerate(rows, start=1):
+        for cell in cells:
+            if "," in cell and _DECIMAL_COMMA.fullmatch(cell.strip()):
+                if not _THOUSANDS.fullmatch(cell.strip()):
+                    return True
+                found = found or (row, cell.strip())
+    if found:
+        raise DataError(
+            f"{source}, row {found[0]}: {found[1]} may be a decimal comma or part thousands; "
+            "set dataset.decimal=comma or dataset.decimal=point"
+        )
+    return False
+
+
+def _pointed(cell: str) -> str:
+    """A number with a decimal comma as one with a point; anything else as it is."""
+    if _DECIMAL_COMMA.fullmatch(cell) or _GROUPED.fullmatch(cell):
+        return cell.replace(".", "").replace(",", ".")
+    return cell
+
+
+def _spread(present: np.ndarray, missing: np.ndarray) -> np.ndarray:
+    """Values of all rows from those that are there."""
+    if not missing.any():
+        return present
+    text = present.dtype == object
+    values = np.full(len(missing), "" if text else np.nan, dtype=object if text else np.float64)
+    values[~missing] = present
+    return values
+
+
+def read_parquet(content: bytes, source: str, settings: Mapping[str, Any]) -> Table:
     """Read a Parquet file; the index of a data frame saved in it is no feature.
 
     Args:
         content: the file's bytes.
         source: names the file in an error.
+        settings: none is asked for.
 
     Raises:
         DataError: not Parquet, no rows, or names given twice.
@@ -104,23 +215,33 @@ def read_parquet(content: bytes, source: str) -> Table:
     if not table.num_rows:
         raise DataError(f"{source} holds no data rows; give a file with rows")
 
-    def column(name: str) -> np.ndarray:
-        values: Any = table.column(names.index(name))
+    places = {name: place for place, name in enumerate(names)}
+
+    def column(name: str) -> Cells:
+        values: Any = table.column(places[name])
         if pa.types.is_dictionary(values.type):
             values = values.cast(values.type.value_type)
-        if values.null_count:
-            raise _missing(source, name, 1 + values.is_null().to_pylist().index(True), "null")
         kind = values.type
         if pa.types.is_decimal(kind):
             values, kind = values.cast(pa.float64()), pa.float64()
-        if pa.types.is_boolean(kind) or pa.types.is_integer(kind) or pa.types.is_floating(kind):
-            return np.asarray(values.to_numpy())
-        if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
-            return np.array(values.to_pylist(), dtype=object)
-        raise DataError(
-            f"{source}: column {name!r}, row 1: values of type {kind} are neither numbers, booleans nor text; "
-            "convert the column, or leave it out with dataset.features=[...]"
-        )
+        missing = np.asarray(values.is_null().to_numpy(), dtype=bool)
+        numbers = pa.types.is_boolean(kind) or pa.types.is_integer(kind) or pa.types.is_floating(kind)
+        if numbers or pa.types.is_null(kind):
+            present = np.asarray(values.drop_null().to_numpy())
+        elif pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
+            cells = [cell or "" for cell in values.to_pylist()]
+            marked = np.array([is_missing(cell) for cell in cells], dtype=bool)
+            shown = "null" if missing[marked.argmax()] or not marked.any() else repr(cells[int(marked.argmax())])
+            missing |= marked
+            return Cells(
+                np.array(["" if gone else c for c, gone in zip(cells, missing, strict=True)], object), missing, shown
+            )
+        else:
+            raise DataError(
+                f"{source}: column {name!r}, row 1: values of type {kind} are neither numbers, booleans nor text; "
+                "convert the column, or leave it out with dataset.features=[...]"
+            )
+        return Cells(_spread(present, missing), missing, "null")
 
     return Table(tuple(names), table.num_rows, column, index)
 
@@ -198,13 +319,6 @@ def _typed(cells: list[str]) -> np.ndarray:
             except (ValueError, OverflowError):
                 continue
     return np.array(cells, dtype=object)
-
-
-def _missing(source: str, name: str, row: int, what: str) -> DataError:
-    return DataError(
-        f"{source}: column {name!r}, row {row}: missing value ({what}); fill it in or drop the row "
-        "(data rows count from 1, without the header)"
-    )
 
 
 def _unreadable(source: str, wanted: str, error: Exception) -> DataError:

@@ -4,10 +4,11 @@ Everything that is fitted is fitted on the training part, so the held-out part s
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 
-from rsl_cli.data.dataset import Dataset, Task
+from rsl_cli.data.dataset import Dataset, Reading, Task
 from rsl_cli.data.keys import Key, Settings, flag, real, seed
 from rsl_cli.errors import ConfigError, DataError
 from rsl_cli.rng import generator
@@ -32,19 +33,23 @@ def hold_out(
     settings: Settings,
     feature: Callable[[int], str],
     label: Callable[[int], str],
+    reading: Reading | None = None,
+    notes: tuple[str, ...] = (),
 ) -> Dataset:
-    """Split rows at random and standardise them by the training part.
+    """Split rows at random, fill in what is missing and standardise them by the training part.
 
     A column that is constant on the training part becomes 0 in both parts: nothing can be learnt about it.
 
     Args:
-        x: float64, shape (N, *input_shape), finite.
+        x: float64, shape (N, *input_shape), finite, or nan where ``settings["missing"]`` says what to fill in.
         y: regression, float64 (N, outputs); classification, int64 (N,).
         task: ``"regression"`` or ``"classification"``; targets of regression are standardised too.
         outputs: width of the target, or number of classes.
         settings: ``name`` and the keys of :data:`KEYS`.
         feature: names the j-th number of a flattened input in an error.
         label: names the j-th output, or class, in an error.
+        reading: how the rows were read so far.
+        notes: the dataset's.
 
     Returns:
         The dataset; its rows are in random order.
@@ -62,7 +67,17 @@ def hold_out(
                 f"{label(int(unseen[0]))} has no row in the training part; "
                 "leave such a class out, or lower dataset.test_fraction"
             )
+    reading = replace(reading or Reading(), shape=x.shape[1:])
+    if settings.get("missing") in ("mean", "median") and np.isnan(x).any():
+        fill = _fill(x_train, str(settings["missing"]), feature)
+        x_train, x_test = (np.where(np.isnan(part), fill, part) for part in (x_train, x_test))
+        reading = replace(reading, fill=fill)
     if settings["standardize"]:
+        shift, scale = shift_and_scale(x_train.reshape(len(train), -1))
+        reading = replace(reading, shift=shift.reshape(x.shape[1:]), scale=scale.reshape(x.shape[1:]))
+        if task == "regression":
+            shift, scale = shift_and_scale(y_train)
+            reading = replace(reading, target_shift=shift, target_scale=scale)
         flat_train, flat_test = standardise(x_train.reshape(len(train), -1), x_test.reshape(len(test), -1), feature)
         x_train, x_test = flat_train.reshape(x_train.shape), flat_test.reshape(x_test.shape)
         if task == "regression":
@@ -75,7 +90,17 @@ def hold_out(
         x_test=x_test,
         y_test=y_test,
         outputs=outputs,
+        notes=notes,
+        reading=reading,
     )
+
+
+def _fill(train: np.ndarray, by: str, feature: Callable[[int], str]) -> np.ndarray:
+    """The mean or median of each column (N, d) over the rows that have it."""
+    empty = np.isnan(train).all(axis=0)
+    if empty.any():
+        raise DataError(f"{feature(int(np.argmax(empty)))} is missing in every training row; leave the column out")
+    return (np.nanmean if by == "mean" else np.nanmedian)(train, axis=0)
 
 
 def split(rows: int, fraction: float, seed: int, labels: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -125,10 +150,9 @@ def standardise(train: np.ndarray, test: np.ndarray, column: Callable[[int], str
     Raises:
         DataError: a column whose variance overflows or underflows.
     """
-    # By range, not by deviation: the mean of equal numbers may be off by a rounding, which would then be blown up.
+    mean, scale = shift_and_scale(train)
     constant = train.max(axis=0) == train.min(axis=0)
     with np.errstate(all="ignore"):
-        mean, scale = train.mean(axis=0), train.std(axis=0)
         parts = train - mean, test - mean
         for part in parts:
             part /= scale
@@ -142,3 +166,12 @@ def standardise(train: np.ndarray, test: np.ndarray, column: Callable[[int], str
             "rescale it, or set dataset.standardize=false"
         )
     return parts
+
+
+def shift_and_scale(train: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and deviation of each column (N, d); the deviation of a constant column is 0.
+
+    Constant by range, not by deviation: the mean of equal numbers may be off by a rounding, which would be blown up.
+    """
+    with np.errstate(all="ignore"):
+        return train.mean(axis=0), np.where(train.max(axis=0) == train.min(axis=0), 0.0, train.std(axis=0))

@@ -8,12 +8,12 @@ import hashlib
 import struct
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from rsl_cli.data.dataset import Dataset
+from rsl_cli.data.dataset import Dataset, Reading
 from rsl_cli.data.files import read_bytes
 from rsl_cli.data.holdout import KEYS, split
 from rsl_cli.data.image_formats import gunzipped, read_batch, read_idx, untarred
@@ -243,7 +243,14 @@ def _drawn(settings: Settings, key: str, rows: int) -> np.ndarray:
 
 def _dataset(settings: Settings, x: np.ndarray, y: np.ndarray, x_test: np.ndarray, y_test: np.ndarray) -> Dataset:
     """Put parts together, uint8 (N, *shape) and labels."""
-    tables = _tables(x) if settings["standardize"] else [np.arange(256.0)] * (1 if x.ndim == 3 else x.shape[1])
+    reading = Reading(shape=x.shape[1:], classes=tuple(range(CLASSES)))
+    tables = [np.arange(256.0)] * (1 if x.ndim == 3 else x.shape[1])
+    if settings["standardize"]:
+        shift, scale = _grey_levels(x)
+        axes = (-1, *[1] * (x.ndim - 2)) if x.ndim > 3 else ()
+        reading = replace(reading, shift=shift.reshape(axes), scale=scale.reshape(axes))
+        levels = zip(tables, shift, scale, strict=True)
+        tables = [(table - mean) / by if by else np.zeros(256) for table, mean, by in levels]
     x, x_test = (_looked_up(part, tables) for part in (x, x_test))
     return Dataset(
         name=settings["name"],
@@ -253,24 +260,24 @@ def _dataset(settings: Settings, x: np.ndarray, y: np.ndarray, x_test: np.ndarra
         x_test=x_test,
         y_test=y_test.astype(np.int64),
         outputs=CLASSES,
+        reading=reading,
     )
 
 
-def _tables(images: np.ndarray) -> list[np.ndarray]:
-    """For each channel, the 256 values that bytes stand for: mean 0 and variance 1 over images (N, *shape).
+def _grey_levels(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """For each channel, (C,), the mean and deviation of its bytes over images (N, *shape); 0 where all are equal.
 
     All pixels of a channel share shift and scale. By pixel, as columns of a table are standardised, one that is lit in
     a single image of 60000 would stand 245 deviations out, and a convolution would see no longer the same
     pattern everywhere.
     """
-    grey, tables = np.arange(256.0), []
+    grey, means, scales = np.arange(256.0), [], []
     for channel in _channels(images):
         counts = np.bincount(channel.ravel(), minlength=256)
         share = counts / counts.sum()
-        mean = share @ grey
-        scale = np.sqrt(share @ (grey - mean) ** 2)
-        tables.append((grey - mean) / scale if np.count_nonzero(counts) > 1 else np.zeros(256))
-    return tables
+        means.append(share @ grey)
+        scales.append(np.sqrt(share @ (grey - means[-1]) ** 2) if np.count_nonzero(counts) > 1 else 0.0)
+    return np.array(means), np.array(scales)
 
 
 def _looked_up(images: np.ndarray, tables: list[np.ndarray]) -> np.ndarray:

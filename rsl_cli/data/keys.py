@@ -7,10 +7,10 @@ configuration. It knows no particular dataset.
 import math
 import reprlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Integral, Real
 from os import PathLike, fspath
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -33,12 +33,17 @@ class Key:
 
     The reader returns the value in its one canonical type, so that equal settings have equal identities, and raises
     ``ValueError`` for anything else; its text is a hint to add, or empty.
+
+    ``text`` says that a command line means its value to the letter: ``text``, or ``list`` for several. A key that is
+    not ``said`` is left out of a dataset's identity at its default: it came when there were studies without it.
     """
 
     default: Any
     accepted: str
     example: str
     read: Callable[[Any], Any]
+    text: Literal["text", "list"] | None = None
+    said: bool = True
 
 
 @dataclass(frozen=True)
@@ -181,22 +186,27 @@ def path(example: str, what: str = "a file") -> Key:
             raise ValueError("")
         return str(fspath(value))
 
-    return Key(None, f"the path of {what}", example, read)
+    return Key(None, f"the path of {what}", example, read, text="text")
 
 
 def optional(key: Key, meaning: str) -> Key:
     """The same key, null by default."""
-    return Key(
-        None,
-        f"null for {meaning}, or {key.accepted}",
-        key.example,
-        lambda value: None if value is None else key.read(value),
+    return replace(
+        key,
+        default=None,
+        accepted=f"null for {meaning}, or {key.accepted}",
+        read=lambda value: None if value is None else key.read(value),
     )
+
+
+def added(key: Key) -> Key:
+    """The same key, unsaid at its default: of a dataset that had identities before it."""
+    return replace(key, said=False)
 
 
 def name(default: str | None, what: str, example: str) -> Key:
     """A name inside a file; a number is taken as its digits, since ``target=3`` cannot be told from a column '3'."""
-    return Key(default, what, example, _read_name)
+    return Key(default, what, example, _read_name, text="text")
 
 
 def names(what: str, example: str) -> Key:
@@ -209,7 +219,7 @@ def names(what: str, example: str) -> Key:
             raise ValueError("")
         return [_read_name(item) for item in value]
 
-    return Key(None, f"null for {what}, or a list that is not empty", example, read)
+    return Key(None, f"null for {what}, or a list that is not empty", example, read, text="list")
 
 
 def _read_name(value: Any) -> str:

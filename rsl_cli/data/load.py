@@ -3,13 +3,13 @@
 from collections.abc import Mapping
 from typing import Any
 
-from rsl_cli.data import files, images, sequences, synthetic, tabular, target
+from rsl_cli.data import files, images, sequences, synthetic, tables, tabular, target
 from rsl_cli.data.dataset import Dataset
 from rsl_cli.data.keys import Leaf, Settings, Teacher, resolve, shorten
 from rsl_cli.data.target import DATASETS, arrays_digest
 from rsl_cli.errors import ConfigError, DataError
 
-for _part in (synthetic, sequences, tabular, images, files, target):
+for _part in (synthetic, sequences, tabular, images, tables, files, target):
     for _name, _leaf in _part.LEAVES.items():
         DATASETS.add(_name)(_leaf)
 
@@ -50,19 +50,25 @@ def content_identity(config: Mapping[str, Any], *, flat: bool = False, data: Dat
         data: what was loaded, if it was; only asked for where it is part of the identity.
 
     Returns:
-        ``name`` and every key, defaults filled in and of one canonical type, hence the same for all ways to write
-        one configuration; ``path`` is replaced by the SHA-256 of what lies there, in hexadecimal, or by null where
-        checksums say that it is the published data.
+        ``name`` and every key, but for later ones at their defaults, filled in and of one canonical type, hence the
+        same for all ways to write one configuration; ``path`` is replaced by the SHA-256 of what lies there, in
+        hexadecimal, or by null where checksums say that it is the published data.
 
     Raises:
         ConfigError: as for :func:`load_dataset`.
         DataError: the file is not there or cannot be read.
     """
     leaf, settings = _resolved(config, flat)
-    content = leaf.content(settings)
+    unsaid = [key for key, spec in leaf.keys.items() if not spec.said and settings[key] == spec.default]
+    content = {key: value for key, value in leaf.content(settings).items() if key not in unsaid}
     if leaf.by_arrays:
         content |= {"arrays": arrays_digest(load_dataset(config, flat=flat) if data is None else data)}
     return content
+
+
+def text_keys() -> dict[str, str]:
+    """Keys of any dataset that take text to the letter: ``text``, or ``list`` for several, by key."""
+    return {key: spec.text for leaf in DATASETS.values() for key, spec in leaf.keys.items() if spec.text}
 
 
 def accepted_datasets() -> tuple[str, ...]:

@@ -2,10 +2,11 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
-from rsl_cli.data.dataset import Dataset, Task
+from rsl_cli.data.dataset import Column, Dataset, Reading, Task
 from rsl_cli.data.holdout import KEYS, hold_out
 from rsl_cli.data.keys import Leaf, Settings, Teacher, shaped
 
@@ -32,8 +33,9 @@ def _leaf(packaged: _Packaged) -> Leaf:
     def build(settings: Settings, teacher: Teacher | None) -> Dataset:
         from sklearn import datasets
 
-        loader: Callable[..., tuple[np.ndarray, np.ndarray]] = getattr(datasets, packaged.loader)
-        x, y = loader(return_X_y=True, **packaged.arguments)
+        loader: Callable[..., Any] = getattr(datasets, packaged.loader)
+        found = loader(**packaged.arguments)
+        x, y = found.data, found.target
         x = np.ascontiguousarray(x, dtype=np.float64)
         if packaged.image:
             x = x.reshape(len(x), *packaged.image)
@@ -46,6 +48,10 @@ def _leaf(packaged: _Packaged) -> Leaf:
             settings=settings,
             feature=lambda j: f"dataset '{settings['name']}': column {j + 1}",
             label=lambda j: f"dataset '{settings['name']}': {'class' if classes else 'target'} {j}",
+            reading=Reading(
+                columns=tuple(Column(str(name)) for name in found.feature_names),
+                classes=tuple(np.asarray(found.target_names).tolist()) if classes else (),
+            ),
         )
 
     if not packaged.image:

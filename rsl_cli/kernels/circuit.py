@@ -14,9 +14,9 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
 from rsl_cli.kernels.elementary import apply_tanh, exponential, tanh
+from rsl_cli.kernels.jit import jit
 from rsl_cli.kernels.strip import add_dots, backward_sum, lanes, weighted_sum
 
 _MOST_GROUPS = 16
@@ -76,7 +76,7 @@ class Samples(NamedTuple):
     labels: np.ndarray
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@jit(nogil=True, error_model="numpy")
 def group_bounds(samples, weight, group):
     """First and last + 1 sample of a group, and how many groups there are, given an array of the weights' type."""
     strip = lanes(weight)
@@ -85,7 +85,7 @@ def group_bounds(samples, weight, group):
     return (strips * group // groups) * strip, min(samples, (strips * (group + 1) // groups) * strip), groups
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@jit(nogil=True, error_model="numpy")
 def _activate(function, y, d, row, differentiate):
     """Put sigma(z) in place of z, and sigma'(z) into the row of d; not for tanh, whose slope y itself tells."""
     strip = lanes(y)
@@ -126,7 +126,7 @@ def _activate(function, y, d, row, differentiate):
             d[m] = one
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@jit(nogil=True, error_model="numpy")
 def _multiply(columns, begin, end, y, d, row):
     """A product row; each factor's derivative, the product of the others, goes to its own row of d."""
     strip = lanes(y)
@@ -144,7 +144,7 @@ def _multiply(columns, begin, end, y, d, row):
                     d[columns[k] * strip + m] *= y[columns[other] * strip + m]
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@jit(nogil=True, error_model="numpy")
 def _forward(circuit, weight, y, d, differentiate):
     first = circuit.inputs + 1
     for row in range(first, len(circuit.function)):
@@ -159,7 +159,7 @@ def _forward(circuit, weight, y, d, differentiate):
                 _activate(circuit.function[row], y, d, row, differentiate)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@jit(nogil=True, error_model="numpy")
 def _backward(circuit, weight, y, d, gradient):
     """Turn every row of y, from those of the outputs, into derivatives by its sum; add up the weights' gradient.
 
@@ -180,7 +180,7 @@ def _backward(circuit, weight, y, d, gradient):
         add_dots(y, circuit.columns, strip, 0, circuit.places, begin, end, y, at, gradient)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@jit(nogil=True, error_model="numpy")
 def _scale(y, d, at):
     """Multiply a strip of y by that of d."""
     y, d = y[at : at + lanes(y)], d[at : at + lanes(y)]
@@ -188,7 +188,7 @@ def _scale(y, d, at):
         y[m] *= d[m]
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@jit(nogil=True, error_model="numpy")
 def _load(x, chosen, start, valid, y):
     """The inputs of a strip; where samples end, the last one again, which then counts for nothing."""
     strip = lanes(y)
@@ -198,13 +198,13 @@ def _load(x, chosen, start, valid, y):
             y[(1 + i) * strip + m] = x[sample, i]
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@jit(nogil=True, error_model="numpy")
 def _slope(function, y, d, at):
     """The derivative of a number by its sum."""
     return y.dtype.type(1) - y[at] * y[at] if function[at // lanes(y)] == _TANH else d[at]
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@jit(nogil=True, error_model="numpy")
 def _losses(circuit, samples, chosen, start, valid, norm, y, d):
     """Sum of the losses of a strip, and how many classes are right; outputs turn into derivatives by their sums."""
     strip, real, k = lanes(y), y.dtype.type, circuit.outputs
@@ -241,13 +241,13 @@ def _losses(circuit, samples, chosen, start, valid, norm, y, d):
     return loss, right
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@jit(nogil=True, error_model="numpy")
 def scratch(circuit, weight):
     """Two strips a row: values, then derivatives; and slopes; for `add_gradient` to use again and again."""
     return np.empty((2, len(circuit.function) * lanes(weight)), weight.dtype)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@jit(nogil=True, error_model="numpy")
 def add_gradient(circuit, weight, samples, chosen, start, stop, norm, gradient, work):
     """Losses of some samples, and their gradient.
 
@@ -281,7 +281,7 @@ def add_gradient(circuit, weight, samples, chosen, start, stop, norm, gradient, 
     return total, right
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@jit(nogil=True, error_model="numpy")
 def mean_gradient(circuit, theta, factor, samples, chosen, gradient, work):
     """The mean loss over chosen samples, and its gradient, by one thread.
 
@@ -313,7 +313,7 @@ def mean_gradient(circuit, theta, factor, samples, chosen, gradient, work):
     return loss / count
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@jit(nogil=True, error_model="numpy")
 def adam_step(theta, gradient, rate, first, second, step):
     """One step of Adam in place; ``rate`` (P,) is each parameter's, ``step`` counts from 1."""
     real = theta.dtype.type
@@ -325,7 +325,7 @@ def adam_step(theta, gradient, rate, first, second, step):
         theta[p] -= rate[p] / c1 * first[p] / (np.sqrt(second[p]) / c2 + epsilon)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@jit(nogil=True, error_model="numpy")
 def momentum_step(theta, gradient, rate, velocity, momentum):
     """One step of gradient descent with momentum in place."""
     real = theta.dtype.type
@@ -334,7 +334,7 @@ def momentum_step(theta, gradient, rate, velocity, momentum):
         theta[p] -= rate[p] * velocity[p]
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@jit(nogil=True, error_model="numpy")
 def update(theta, gradient, rate, states, step, momentum):
     """One step in place: of Adam if there are two states (2, P), of gradient descent if there is one."""
     if len(states) == 2:
@@ -343,7 +343,7 @@ def update(theta, gradient, rate, states, step, momentum):
         momentum_step(theta, gradient, rate, states[0], momentum)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@jit(nogil=True, error_model="numpy")
 def advance(circuit, theta, factor, samples, batches, rates, scale, states, step, momentum):
     """Take steps of a first-order trainer in place, by one thread.
 

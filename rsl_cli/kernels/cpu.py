@@ -9,9 +9,10 @@ results do not depend on the number of threads, nor on what else is in the same 
 import numba
 import numpy as np
 import torch
-from numba import njit, prange
+from numba import prange
 from torch import Tensor
 
+from rsl_cli.kernels.jit import jit
 from rsl_cli.kernels.pattern import Pattern
 from rsl_cli.kernels.strip import add_dots, lanes, multiply_add, weighted_sum
 
@@ -105,7 +106,7 @@ def _chunks(pattern: Pattern, threads: int, *, transposed: bool = False) -> np.n
     return pattern.chunks(4 * threads, transposed=transposed)
 
 
-@njit(cache=True, nogil=True)
+@jit(nogil=True)
 def _rows(first, last, indptr, indices, weight, x, out, pieces, tiles, links, sizes):
     of_column, of_row, taps, widest = sizes
     most = _longest(first, last, indptr) * widest if taps > 1 or widest > 1 else 0
@@ -128,7 +129,7 @@ def _rows(first, last, indptr, indices, weight, x, out, pieces, tiles, links, si
                 _add_up(0, n, starts, 1, shift, weights, x, into)
 
 
-@njit(cache=True, nogil=True)
+@jit(nogil=True)
 def _longest(first, last, indptr):
     most = 0
     for row in range(first, last):
@@ -136,7 +137,7 @@ def _longest(first, last, indptr):
     return most
 
 
-@njit(cache=True, nogil=True)
+@jit(nogil=True)
 def _add_up(begin, end, starts, factor, shift, weight, x, into):
     """Sum weight[k] * x[starts[k] * factor + shift:] over k into a piece of the result."""
     strip = lanes(x)
@@ -152,7 +153,7 @@ def _add_up(begin, end, starts, factor, shift, weight, x, into):
             rest[m] = multiply_add(w, x[a + m], rest[m])
 
 
-@njit(cache=True, nogil=True)
+@jit(nogil=True)
 def _dots(first, last, indptr, indices, x, g, out, pieces, tiles, links, sizes):
     of_column, of_row, taps, widest = sizes
     for place in range(indptr[first] * taps, indptr[last] * taps):
@@ -182,7 +183,7 @@ def _dots(first, last, indptr, indices, x, g, out, pieces, tiles, links, sizes):
                         n += 1
 
 
-@njit(cache=True, nogil=True)
+@jit(nogil=True)
 def _add_dots(starts, factor, shift, x, b, into):
     """Add <x[starts[k] * factor + shift:], b> to into[k]."""
     strip = lanes(x)
@@ -206,19 +207,19 @@ def _add_dots(starts, factor, shift, x, b, into):
         into[k] += s
 
 
-@njit(cache=True, nogil=True, parallel=True)
+@jit(nogil=True, parallel=True)
 def _rows_parallel(chunks, indptr, indices, weight, x, out, pieces, tiles, links, sizes):
     for chunk in prange(len(chunks) - 1):
         _rows(chunks[chunk], chunks[chunk + 1], indptr, indices, weight, x, out, pieces, tiles, links, sizes)
 
 
-@njit(cache=True, nogil=True, parallel=True)
+@jit(nogil=True, parallel=True)
 def _dots_parallel(chunks, indptr, indices, x, g, out, pieces, tiles, links, sizes):
     for chunk in prange(len(chunks) - 1):
         _dots(chunks[chunk], chunks[chunk + 1], indptr, indices, x, g, out, pieces, tiles, links, sizes)
 
 
-@njit(cache=True, nogil=True)
+@jit(nogil=True)
 def _entries(row_of, indices, factor, g, x, runs, run_starts, sizes, out):
     of_column, of_row, taps, width = sizes
     for k in range(len(indices)):

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rsl_cli.errors import ConfigError, first_line, one_of
+from rsl_cli.errors import ConfigError, GraphError, first_line, one_of
 from rsl_cli.graph import BaseGraph
 from rsl_cli.graph_config import Init
 from rsl_cli.lift import Lift
@@ -17,10 +17,13 @@ from rsl_cli.module.trace import read_module, shape_taken
 from rsl_cli.network import LiftedNetwork
 from rsl_cli.parts import Space
 from rsl_cli.registry import load
+from rsl_cli.rng import generator
 
 __all__ = ["base_from_module", "load_module", "module_config"]
 
 _KEYS = ("name", "target", "arguments")
+_TRIED = 8
+"""Samples on which a module and its lift are compared."""
 
 
 def base_from_module(module: nn.Module, input_shape: Sequence[int]) -> BaseGraph:
@@ -80,7 +83,7 @@ def load_module(network: LiftedNetwork, module: nn.Module) -> None:
 
     Raises:
         ConfigError: the network is over another lift, or over another base graph.
-        GraphError: as for `base_from_module`.
+        GraphError: as for `base_from_module`; or the two differ on random samples.
     """
     lift = network.lift
     if not isinstance(lift, Lift) or lift.degree != 1:
@@ -116,6 +119,28 @@ def load_module(network: LiftedNetwork, module: nn.Module) -> None:
                 assert isinstance(total, Tensor)
                 shape = (draft.copies, *bias.shape[1:])
                 bias.copy_(total.expand(shape)[_index(labels[draft.name])])
+    _check_same(network, module, lift.base.input_shape)
+
+
+def _check_same(network: LiftedNetwork, module: nn.Module, shape: Space) -> None:
+    """Compare outputs on random samples, to half the digits of the shorter type."""
+    parameter = next(module.parameters())
+    x = torch.as_tensor(generator(0, "load_module").standard_normal((_TRIED, *shape)))
+    training = module.training
+    module.eval()
+    try:
+        with torch.no_grad():
+            seen = x.to(parameter).reshape(_TRIED, *(shape_taken(module, shape) or shape))
+            wanted, got = module(seen).double().cpu(), network(x.to(network.dtype)).double().cpu()
+    finally:
+        module.train(training)
+    digits = max(torch.finfo(parameter.dtype).eps, torch.finfo(network.dtype).eps) ** 0.5
+    scale, error = float(wanted.abs().max()), float((got - wanted).abs().max())
+    if not error <= digits * max(scale, 1e-300):
+        raise GraphError(
+            f"load_module: outputs differ by {error:.3g} on a scale of {scale:.3g} on random samples; module "
+            f"{type(module).__name__} computes something that its trace does not show"
+        )
 
 
 def _index(copies: np.ndarray) -> Tensor:
@@ -164,7 +189,7 @@ def _made(target: object, arguments: object) -> nn.Module:
         raise ConfigError(f"{where}: is not a torch.nn.Module; name a class that is one")
     try:
         return found(**arguments)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         given = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
         raise ConfigError(
             f"{where}: {found.__name__}({given}) fails: {type(error).__name__}: {first_line(error)}; "

@@ -65,7 +65,11 @@ class Call:
 
     def name_of(self, parameter: Tensor) -> str:
         """The name under which the module knows a parameter; refuses one that another call reads too."""
-        name = self.parameters[id(parameter)]
+        name = self.parameters.get(id(parameter))
+        if name is None:
+            self.refuse(
+                "reads a tensor that is no Parameter of the module; accepted: nn.Parameter, a layer's own weights"
+            )
         reader, where = self.readers.setdefault(name, (self.name, self.where))
         if reader != self.name:
             self.refuse(f"'{name}' has been read by {where}; accepted: weights of its own for each call")

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch.fx.node import map_arg
+from torch.nn.utils import parametrize
 
 from rsl_cli.errors import GraphError
 from rsl_cli.module.call import Call
@@ -45,6 +46,7 @@ def read_module(module: nn.Module, input_shape: Sequence[int]) -> Draft:
             f"module {name}: its forward takes {', '.join(needed) or 'nothing'}; accepted: one tensor (N, ...), and "
             "others only with defaults"
         )
+    _check_plain(module, tracer)
     try:
         graph = tracer.trace(module, {p.name: p.default for p in parameters if p.name not in needed})
     except Exception as error:
@@ -57,6 +59,38 @@ def read_module(module: nn.Module, input_shape: Sequence[int]) -> Draft:
         reader.run(_zeros(module, shape_taken(module, input_shape) or _likely_shape(module, input_shape)))
     assert reader.last is not None
     return reader.last
+
+
+def _check_plain(module: nn.Module, tracer: fx.Tracer) -> None:
+    """Refuse modules that a trace does not see into; layers are refused where they are called, by their line."""
+    for path, part in module.named_modules():
+        changed = changed_call(part)
+        if changed and not (path and tracer.is_leaf_module(part, path)):
+            try:
+                place = f" at {inspect.getsourcefile(type(part))}:{inspect.getsourcelines(type(part))[1]}"
+            except (OSError, TypeError):
+                place = ""
+            named = f"module '{path}' ({type(part).__name__})" if path else f"module {type(part).__name__}"
+            raise GraphError(f"{named}{place}: {changed}")
+
+
+def changed_call(part: nn.Module) -> str | None:
+    """What of a module's call is not in its forward, and what to do about it; None if nothing is."""
+    home = torch.nn.modules.module
+    if parametrize.is_parametrized(part):
+        names = ", ".join(part.parametrizations)  # pyright: ignore[reportCallIssue, reportArgumentType]
+        return f"computes its {names}; accepted: plain Parameters (torch.nn.utils.parametrize.remove_parametrizations)"
+    hooks = [*part._forward_pre_hooks.values(), *part._forward_hooks.values()]
+    hooks += [*home._global_forward_pre_hooks.values(), *home._global_forward_hooks.values()]
+    if hooks:
+        names = ", ".join(sorted({getattr(hook, "__name__", type(hook).__name__) for hook in hooks}))
+        return (
+            f"has forward hooks ({names}), which no lift would run; accepted: none (their handle's remove(), "
+            "torch.nn.utils.prune.remove, remove_weight_norm or remove_spectral_norm take them off)"
+        )
+    if "forward" in vars(part) or type(part).__call__ is not nn.Module.__call__:
+        return "its forward was replaced from outside its class, which a trace does not see; accepted: a class's own"
+    return None
 
 
 def shape_taken(module: nn.Module, input_shape: Sequence[int]) -> Space | None:
@@ -124,6 +158,9 @@ class _Reader(fx.Interpreter):
         """What reads a call; None if only its numbers matter (a size)."""
         if node.op == "call_module":
             layer = self.root.get_submodule(str(node.target))
+            changed = changed_call(layer)
+            if changed:
+                raise GraphError(f"{self._where(node)}: {changed}")
             if type(layer) not in MODULES:
                 accepted = ", ".join(known.__name__ for known in MODULES)
                 raise GraphError(f"{self._where(node)}: has no map; accepted layers: {accepted}; take it out")

@@ -15,31 +15,34 @@ import numpy as np
 import torch
 from safetensors.torch import save
 
-from rsl_cli.errors import StoreError, first_line
-from rsl_cli.graph import BaseGraph, Edge, edge_lifting, slot_key
-from rsl_cli.lift import Lift, sample_lift
+from rsl_cli.errors import StoreError
+from rsl_cli.graph import BaseGraph, Edge, slot_key
+from rsl_cli.lift import Lift
 from rsl_cli.network import PARAMETRIZATIONS, LiftedNetwork
 from rsl_cli.parts import Space
-from rsl_cli.registry import load_plugins
-from rsl_cli.study.store import RunKey, StudyStore
 
-__all__ = ["choose_run", "export", "run_network", "to_graphml"]
+__all__ = ["export", "to_graphml"]
 
 
-def export(network: LiftedNetwork, path: str | Path, *, force: bool = False) -> Path:
+def export(
+    network: LiftedNetwork, path: str | Path, *, force: bool = False, data: Mapping[str, Any] | None = None
+) -> Path:
     """Write a network as a folder that runs without rsl.
 
     Args:
         network: over one lift.
         path: the folder; made whole or not at all. It holds ``model.py`` (class ``LiftedModel``, which needs torch
             alone), ``graph.json``, ``model.safetensors`` (weights, biases, edge lists as int64) and ``graph.graphml``.
-        force: replace a folder that is not empty.
+        force: replace a folder that holds an export, and nothing else.
+        data: how raw inputs became the network's, for ``predict`` (``data.json``); by default what a trained network
+            says itself.
 
     Returns:
         The folder.
 
     Raises:
-        StoreError: the folder is not empty, or cannot be written; or the network is over a union of lifts.
+        StoreError: the folder is not empty, holds other things than an export, or cannot be written; or the network is
+            over a union of lifts.
     """
     lift = network.lift
     if not isinstance(lift, Lift):
@@ -52,9 +55,15 @@ def export(network: LiftedNetwork, path: str | Path, *, force: bool = False) -> 
         "model.safetensors": save(tensors),
         "graph.graphml": to_graphml(lift),
     }
+    data = data or getattr(network, "data", None)
+    if data is not None:
+        files["data.json"] = (json.dumps(data, indent=1, allow_nan=False) + "\n").encode()
     try:
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())) and not force:
-            raise StoreError(f"{folder} is there and not empty; choose another folder, or --force to replace it")
+            raise StoreError(f"{folder} is there and not empty; choose another folder, or --force to replace an export")
+        strange = _strange(folder, files)
+        if strange:
+            raise StoreError(f"{folder} holds {strange}, which no export wrote; choose another folder")
         _write_folder(folder, files)
     except OSError as error:
         raise StoreError(
@@ -62,6 +71,14 @@ def export(network: LiftedNetwork, path: str | Path, *, force: bool = False) -> 
             "folder"
         ) from error
     return folder
+
+
+def _strange(folder: Path, files: Mapping[str, bytes]) -> str | None:
+    """Something at a place that is not an earlier export's, and so must not be replaced."""
+    if folder.is_symlink() or not folder.is_dir():
+        return folder.name if folder.exists() or folder.is_symlink() else None
+    # Python leaves compiled code where model.py was imported.
+    return next((path.name for path in folder.iterdir() if path.name not in (*files, "__pycache__")), None)
 
 
 def to_graphml(lift: Lift) -> bytes:
@@ -79,63 +96,6 @@ def to_graphml(lift: Lift) -> bytes:
     buffer = io.BytesIO()
     networkx.write_graphml_xml(graph, buffer)
     return buffer.getvalue()
-
-
-def choose_run(store: StudyStore, words: tuple[str, ...] | list[str] = ()) -> RunKey:
-    """The finished run that words name; of several, the one of least held-out loss.
-
-    Args:
-        store: a study.
-        words: ``lift=64``, ``seed=0``, or the start of a run's folder, each narrowing the choice.
-
-    Raises:
-        StoreError: a word that is none of these, or no finished run is left.
-    """
-    keys = {key: record for key in store.planned() if (record := store.record(key)) and record["status"] == "done"}
-    for word in words:
-        name, equals, value = word.partition("=")
-        if equals and (name not in ("lift", "seed") or not value.isdigit()):
-            raise StoreError(f"run {word!r}; accepted: lift=64, seed=0, or the start of a run's folder")
-        chosen = {
-            key: record
-            for key, record in keys.items()
-            if (getattr(key, name) == int(value) if equals else key.directory.startswith(word))
-        }
-        if not chosen:
-            listed = f"; finished runs: {', '.join(key.directory for key in list(keys)[:4])}, ..." if keys else ""
-            raise StoreError(f"study '{store.name}' has no finished run {word}{listed}")
-        keys = chosen
-    if not keys:
-        raise StoreError(f"study '{store.name}' has no finished run; `rsl list` counts them")
-    # A run that diverged has no loss.
-    return min(keys, key=lambda key: (keys[key]["test_loss"] is None, keys[key]["test_loss"] or 0.0))
-
-
-def run_network(store: StudyStore, key: RunKey) -> LiftedNetwork:
-    """The network of a finished run, as trained; no data is read, nor a module that became a base graph.
-
-    Raises:
-        StoreError: the study is damaged, or another version of rsl draws its lifts otherwise.
-    """
-    study = store.read_study()
-    load_plugins(study["config"].get("plugins"))
-    identity = study["identity"]
-    base = BaseGraph.from_config(
-        study["config"]["base"],
-        input_shape=identity["base"]["input_shape"],
-        output_size=identity["base"]["output_size"],
-    )
-    lift = sample_lift(base, key.lift, key.seed, edge_lifting(identity["lifting"]))
-    state = {name: torch.as_tensor(array) for name, array in store.state(key).items()}
-    dtype = next(iter(state.values())).dtype if state else torch.float32
-    network = LiftedNetwork(lift, None, dtype, identity["parametrization"])
-    try:
-        network.load_state_dict(state)
-    except RuntimeError as error:
-        raise StoreError(
-            f"run {key.directory} does not fit its lift: {first_line(error)}; it was made by another version of rsl"
-        ) from error
-    return network
 
 
 def _content(network: LiftedNetwork, lift: Lift) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:

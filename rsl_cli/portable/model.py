@@ -1,11 +1,13 @@
 """A trained lift of a base graph, as plain torch: nothing else is needed, but safetensors to read the file.
 
 Beside this file lie ``graph.json`` (the base graph: what each vertex and edge computes) and ``model.safetensors``
-(weights, biases, and for every base edge which copy reads which). Use it so::
+(weights, biases, and for every base edge which copy reads which); in ``data.json`` how raw columns became the numbers
+that it was trained on. Use it so::
 
     from model import LiftedModel
     model = LiftedModel.load(".")        # the folder
-    outputs = model(x)                   # (N, *input_shape) -> (N, outputs)
+    outputs = model(x)                   # (N, *input_shape) -> (N, outputs), as it was trained
+    values = model.predict(table)        # raw columns -> values in the target's units, or names of classes
 
 Activations are (N, copies, *space). An edge gathers its sources, multiplies each by its own weight, and adds the
 results up per target: y_b = sigma( sum over edges a -> b of M(w_ab, y_a) ).
@@ -38,11 +40,12 @@ class LiftedModel(nn.Module):
     Args:
         graph: its content.
         tensors: as in ``model.safetensors``; floating ones become parameters, edge lists buffers.
+        data: as in ``data.json``, which only ``predict`` needs.
     """
 
-    def __init__(self, graph: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+    def __init__(self, graph: dict[str, Any], tensors: dict[str, Tensor], data: dict[str, Any] | None = None) -> None:
         super().__init__()
-        self.graph = graph
+        self.graph, self.data = graph, data
         for name, tensor in tensors.items():
             if tensor.is_floating_point():
                 self.register_parameter(name, nn.Parameter(tensor))
@@ -54,8 +57,14 @@ class LiftedModel(nn.Module):
         """Read the model that lies in a folder."""
         from safetensors.torch import load_file
 
-        graph = json.loads((Path(folder) / "graph.json").read_text(encoding="utf-8"))
-        return cls(graph, load_file(Path(folder) / "model.safetensors"))
+        home, known = Path(folder), Path(folder) / "data.json"
+        graph = json.loads((home / "graph.json").read_text(encoding="utf-8"))
+        data = json.loads(known.read_text(encoding="utf-8")) if known.is_file() else None
+        return cls(graph, load_file(home / "model.safetensors"), data)
+
+    def predict(self, table: Any) -> Any:
+        """From raw inputs to values in the target's units; see `predict`."""
+        return predict(self, self.data, table)
 
     def forward(self, x: Tensor) -> Tensor:
         """From (N, *input_shape) to (N, outputs)."""
@@ -89,6 +98,73 @@ class LiftedModel(nn.Module):
             z = normalise(vertex["norm"], z)
         y = ACTIVATIONS[vertex["activation"]](z)
         return pool(vertex["pool"], y) if vertex["pool"] else y
+
+
+def predict(model: Any, data: dict[str, Any] | None, table: Any) -> Any:
+    """Ask a model in the units of the data that it was trained on.
+
+    Args:
+        model: from (N, *input_shape) to (N, outputs).
+        data: as in ``data.json``.
+        table: columns by name, such as a pandas DataFrame or a dictionary of lists, others than the features being
+            ignored; or, where no feature is text, an array (N, features) or of N samples.
+
+    Returns:
+        Numbers: a float64 tensor (N, outputs) in the target's units. Classes: a list of N labels.
+
+    Raises:
+        ValueError: a column or a value is missing, or a category is new; or nothing is known about the data.
+    """
+    if data is None:
+        raise ValueError("nothing is known about the data of this model; call it with the inputs it was trained on")
+    with torch.no_grad():
+        out = model(encode(data, table).reshape(-1, *data["input_shape"])).double()
+    if data["classes"]:
+        return [data["classes"][index] for index in out.argmax(1).tolist()]
+    if data["target_scale"] is None:
+        return out
+    scale, shift = (torch.tensor(data[key], dtype=torch.float64) for key in ("target_scale", "target_shift"))
+    return out * scale + shift
+
+
+def encode(data: dict[str, Any], table: Any) -> Tensor:
+    """Raw inputs as they were for training: float64 (N, *shape)."""
+    columns = data["columns"]
+    if columns and hasattr(table, "keys"):
+        absent = [column["name"] for column in columns if column["name"] not in table]
+        if absent:
+            raise ValueError(f"the table lacks column {absent[0]!r}; needed: {[column['name'] for column in columns]}")
+        x = torch.cat([_column(column, list(table[column["name"]])) for column in columns], 1)
+    elif any(column["categories"] for column in columns):
+        raise ValueError(f"some columns are text: give a table with columns {[column['name'] for column in columns]}")
+    else:
+        x = torch.as_tensor(table, dtype=torch.float64)
+    x = x.reshape(-1, *data["shape"])
+    fill, shift, scale = (
+        None if data[key] is None else torch.tensor(data[key], dtype=torch.float64)
+        for key in ("fill", "shift", "scale")
+    )
+    if fill is not None:
+        x = torch.where(x.isnan(), fill, x)
+    if not x.isfinite().all():
+        row, *place = (~x.isfinite()).nonzero()[0].tolist()
+        raise ValueError(f"row {row + 1}, input {[1 + at for at in place]} is missing or infinite; fill it in")
+    if shift is not None and scale is not None:
+        x = torch.where(scale == 0, 0.0, (x - shift) / torch.where(scale == 0, 1.0, scale))
+    return x
+
+
+def _column(column: dict[str, Any], cells: list[Any]) -> Tensor:
+    """One column's inputs, (N, 1) or (N, categories)."""
+    if not column["categories"]:
+        numbers = [math.nan if cell is None else float(cell) for cell in cells]
+        return torch.tensor(numbers, dtype=torch.float64).unsqueeze(1)
+    known = {category: index for index, category in enumerate(column["categories"])}
+    new = [(row, cell) for row, cell in enumerate(cells, start=1) if cell not in known]
+    if new:
+        raise ValueError(f"column {column['name']!r}, row {new[0][0]}: {new[0][1]!r} is none of {list(known)}")
+    codes = torch.tensor([known[cell] for cell in cells])
+    return functional.one_hot(codes, len(known)).double() if column["onehot"] else codes.double().unsqueeze(1)
 
 
 def pass_on(kind: dict[str, Any], weight: Tensor | None, y: Tensor) -> Tensor:

@@ -53,6 +53,10 @@ _DPI = 160
 _MOST_TICKS = 11
 _LONGEST_NAME = 36
 _FAR_LIMIT = 8.0
+_FAR_POWER = 305.0
+"""How far an axis goes; what lies farther out is drawn beyond its edge."""
+_OWN_TICKS = 200.0
+"""Matplotlib looks for ticks some decades beyond an axis, where there may be no number any more."""
 
 
 Drawing = tuple[Callable[[Figure], None], tuple[float, float]]
@@ -74,13 +78,18 @@ def loss_axis(axes: Axes, losses: Iterable[float], label: str) -> tuple[float, f
         Where to mark values beyond the axis: below it (zero) and above it (diverged).
     """
     known = [loss for loss in losses if math.isfinite(loss) and loss > 0] or [0.1, 1.0]
-    low, high = math.log10(min(known)), math.log10(max(known))
+    low, high = (min(max(math.log10(end), 1 - _FAR_POWER), _FAR_POWER - 1) for end in (min(known), max(known)))
     pad = max(0.3, 0.08 * (high - low))
     axes.set_yscale("log")
-    axes.set_ylim(10 ** (low - pad), 10 ** (high + pad))
+    axes.set_ylim(power_of_ten(low - pad), power_of_ten(high + pad))
     axes.set_ylabel(label)
     _label_apart(axes.yaxis, low - pad, high + pad)
-    return 10 ** (low - 0.65 * pad), 10 ** (high + 0.65 * pad)
+    return power_of_ten(low - 0.65 * pad), power_of_ten(high + 0.65 * pad)
+
+
+def power_of_ten(exponent: float) -> float:
+    """Ten to a power, as far as ticks around it are numbers that float64 can hold."""
+    return 10.0 ** min(max(exponent, -_FAR_POWER), _FAR_POWER)
 
 
 def lift_axis(axes: Axes, lifts: Sequence[int], *, vertical: bool = False) -> None:
@@ -103,10 +112,10 @@ def lift_axis(axes: Axes, lifts: Sequence[int], *, vertical: bool = False) -> No
 def log_axis(axes: Axes, values: Iterable[float], label: str) -> None:
     """Give the x axis a logarithmic scale around positive values, with ticks that stay apart."""
     known = [value for value in values if math.isfinite(value) and value > 0] or [1.0, 10.0]
-    low, high = math.log10(min(known)), math.log10(max(known))
+    low, high = (min(max(math.log10(end), 1 - _FAR_POWER), _FAR_POWER - 1) for end in (min(known), max(known)))
     pad = max(0.06, 0.04 * (high - low))
     axes.set_xscale("log")
-    axes.set_xlim(10 ** (low - pad), 10 ** (high + pad))
+    axes.set_xlim(power_of_ten(low - pad), power_of_ten(high + pad))
     axes.set_xlabel(label)
     _label_apart(axes.xaxis, low - pad, high + pad)
 
@@ -174,6 +183,13 @@ def note(axes: Axes, text: str) -> None:
 def _label_apart(axis: Axis, low: float, high: float) -> None:
     """Label a logarithmic axis: short ranges hold too few powers of ten, and the labels between them collide."""
     axis.set_minor_formatter(NullFormatter())
+    if max(abs(low), abs(high)) > _OWN_TICKS:
+        first, last = (max(-_FAR_POWER, min(_FAR_POWER, end)) for end in (low, high))
+        step = max(1, math.ceil((last - first) / _MOST_TICKS))
+        axis.set_major_locator(FixedLocator([10.0**k for k in range(math.ceil(first), math.floor(last) + 1, step)]))
+        axis.set_minor_locator(NullLocator())
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0e}"))
+        return
     if high - low >= 2:
         return
     decades = range(math.floor(low), math.ceil(high) + 1)

@@ -9,61 +9,14 @@ from collections.abc import Mapping
 
 import matplotlib
 import numpy as np
-import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 
 from rsl_cli.report import canvas
 from rsl_cli.report.canvas import GREEN
+from rsl_cli.report.joint import isochrone_times, losses_at, params_of
 from rsl_cli.report.runs import LOSS_NAMES, StudyRuns
 from rsl_cli.stats import quantile
-
-Array = NDArray[np.float64]
-_MOST_TIMES = 6
-_COLUMNS = {"train": "loss", "test": "test_loss"}
-
-
-def isochrone_times(runs: StudyRuns) -> tuple[str, list[float]]:
-    """The clock's column, and powers of ten of it that runs reached, six at most: every second one back."""
-    flow = any(run.flow_time > 0 for run in runs.done)
-    column = "time" if flow else "step"
-    ends = [
-        float(frame[column].to_numpy(dtype=np.float64).max())
-        for frame in runs.trajectories.values()
-        if column in frame and len(frame)
-    ]
-    ends = [end for end in ends if math.isfinite(end) and end > 0]
-    if not ends:
-        return column, []
-    last = math.floor(math.log10(max(ends)) + 1e-9)
-    stride = 2 if last >= 4 else 1
-    times = [10.0**decade for decade in range(last, -1, -stride)][:_MOST_TIMES]
-    return column, times[::-1]
-
-
-def losses_at(runs: StudyRuns, column: str, at: float) -> dict[int, Array]:
-    """Return lift -> headline losses of the runs that reached a time, interpolated in log-log; (runs,)."""
-    found: dict[int, list[float]] = {}
-    for run in runs.done:
-        frame = runs.trajectories.get(run.name)
-        value = math.nan if frame is None else _at(frame, column, _COLUMNS[runs.headline], at)
-        # A run at rest stays where it is.
-        if math.isnan(value) and run.stop_reason == "stationary":
-            value = run.loss(runs.headline)
-        if math.isfinite(value):
-            found.setdefault(run.key.lift, []).append(value)
-    return {lift: np.array(values) for lift, values in sorted(found.items())}
-
-
-def _at(frame: pd.DataFrame, column: str, loss: str, at: float) -> float:
-    if not {column, loss} <= set(frame.columns):
-        return math.nan
-    clock, values = (frame[name].to_numpy(dtype=np.float64) for name in (column, loss))
-    kept = (clock > 0) & np.isfinite(clock) & (values > 0) & np.isfinite(values)
-    if not kept.any() or clock[kept][-1] < at * (1 - 1e-6) or clock[kept][0] > at * (1 + 1e-6):
-        return math.nan
-    return float(np.exp(np.interp(math.log(at), np.log(clock[kept]), np.log(values[kept]))))
 
 
 def draw_isochrones(figure: Figure, runs: StudyRuns, headline: str) -> None:
@@ -80,7 +33,7 @@ def draw_isochrones(figure: Figure, runs: StudyRuns, headline: str) -> None:
     if not values:
         canvas.note(axes, "no run has a trajectory")
         return
-    params = {lift: _params(runs, lift) for lift in runs.lifts}
+    params = {lift: params_of(runs, lift) for lift in runs.lifts}
     _draw_limits(axes, params, limits, bottom)
     colours = matplotlib.colormaps["plasma"](np.linspace(0.8, 0.0, len(times)))
     for (at, row), colour in zip(curves.items(), colours, strict=True):
@@ -127,10 +80,6 @@ def _band(runs: StudyRuns, lift: int) -> tuple[float, float] | None:
         return None
     low, high = (quantile([getattr(limit, end) for limit in limits], 0.5) for end in ("low", "high"))
     return (low, high) if 0 < high < math.inf else None
-
-
-def _params(runs: StudyRuns, lift: int) -> float:
-    return float(np.median([run.params for run in runs.at(lift) if run.status == "done"] or [math.nan]))
 
 
 def _label(column: str, at: float) -> str:

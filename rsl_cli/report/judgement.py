@@ -57,7 +57,8 @@ class Judgement:
 
     ``would_be`` is what an `unfinished` curve shows if its runs had reached their limits; ``rests_on`` are the lifts
     that decide; ``since`` is the first lift of a level stretch; ``fall`` is the ratio by which the limit surely falls
-    from some lift to the largest, in the medians; ``stuck`` counts the runs left behind.
+    from some lift to the largest, in the medians; ``arrived`` is the lift from
+    which on all runs reach their target or what the arithmetic resolves; ``stuck`` counts the runs left behind.
     """
 
     verdict: Verdict
@@ -71,6 +72,7 @@ class Judgement:
     since: int | None = None
     level: float | None = None
     fall: float = 1.0
+    arrived: int | None = None
     stuck: int = 0
     seeds_needed: int | None = None
 
@@ -90,12 +92,16 @@ class Views:
 
 @dataclass(frozen=True)
 class _Curve:
-    """Log losses, seed by seed, of the lifts that have enough of them: ends of the limits' intervals."""
+    """Log losses, seed by seed, of the lifts that have enough of them: ends of the limits' intervals.
+
+    The last lift is the first from which on all runs ``arrived`` at the target, or at what the arithmetic resolves.
+    """
 
     lifts: tuple[int, ...]
     x: Array
     low: tuple[Array, ...]
     high: tuple[Array, ...]
+    arrived: bool
 
     @property
     def before_last(self) -> int:
@@ -180,6 +186,7 @@ def judge(table: Table, planned: Sequence[int] = ()) -> Judgement:
         shape=shape,
         exponents=_exponents(curve),
         fall=_fall(curve),
+        arrived=curve.lifts[-1] if curve.arrived else None,
         stuck=int(curve.stuck.sum()),
     )
     enough = [lift for i, lift in enumerate(table.lifts) if table.present[:, i].sum() >= MIN_SEEDS]
@@ -217,9 +224,9 @@ def _curve(table: Table) -> _Curve:
             if (table.high <= table.resolution)[rows, i].all() and (table.high <= table.resolution)[:, i:].sum() == (
                 table.present[:, i:].sum()
             ):
-                # From here on every loss is as small as the arithmetic resolves: nothing is left to fall.
-                break
-    return _Curve(tuple(lifts), np.array(x), tuple(low), tuple(high))
+                # From here on every run has gone as far as was asked, or as the arithmetic resolves: no fall is left.
+                return _Curve(tuple(lifts), np.array(x), tuple(low), tuple(high), arrived=True)
+    return _Curve(tuple(lifts), np.array(x), tuple(low), tuple(high), arrived=False)
 
 
 def _too_little(table: Table, curve: _Curve) -> str | None:
@@ -290,7 +297,8 @@ def _left_behind(curve: _Curve) -> bool:
 def _settled(evidence: Judgement, curve: _Curve, found: Finding, start: int) -> Judgement:
     lifts, first, last = curve.lifts, curve.lifts[0], curve.lifts[-1]
     if found == "falls":
-        why = f"the loss falls with the lift, from lift {first} to {last}, over the last doubling too"
+        end = f", where every run reaches {math.exp(float(curve.high[-1].max())):.2g}" if curve.arrived else ""
+        why = f"the loss falls with the lift, from lift {first} to {last}{end or ', over the last doubling too'}"
         return replace(evidence, verdict="falls", why=why, rests_on=(lifts[start], last))
     if found == "rises":
         lowest = lifts[start]

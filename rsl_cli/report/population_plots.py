@@ -24,8 +24,9 @@ def population_drawings(runs: StudyRuns, measures: Measures) -> dict[str, Drawin
     drawings: dict[str, Drawing] = {}
     if len(measures.coverage):
         drawings["coverage"] = (lambda figure: _coverage(figure, runs, measures.coverage), WIDE)
-    if len(measures.drift):
-        drawings["drift"] = (lambda figure: _drift(figure, runs, measures.drift), WIDE)
+    kinds = _drift_kinds(measures.drift)
+    if kinds:
+        drawings["drift"] = (lambda figure: _drift(figure, runs, measures.drift, kinds), WIDE)
     return drawings
 
 
@@ -86,13 +87,25 @@ def _medians(rows: Rows, column: str) -> list[float]:
     ]
 
 
-def _drift(figure: Figure, runs: StudyRuns, drift: Rows) -> None:
+_Kind = tuple[list[str], str, str]
+"""Groups, the column that is drawn of them, and what it is."""
+
+
+def _drift_kinds(drift: Rows) -> list[_Kind]:
+    """What can be drawn: a group without weights, or whose weights diverged in all runs, has no distance."""
     # Where all weights start at one value there is no width to measure a distance in; the KS distance needs none.
-    groups = drift.by("group")
+    groups = drift.by("group") if len(drift) else {}
     fixed = [name for name, rows in groups.items() if not (rows["std_start"] > 0).all()]
     moving = [name for name in groups if name not in fixed]
     kinds = [(moving, "wasserstein", "Wasserstein distance"), (fixed, "ks", "KS distance (std 0 at the start)")]
-    kinds = [kind for kind in kinds if kind[0]]
+    kinds = [
+        ([name for name in names if _quartiles(groups[name], column)], column, label) for names, column, label in kinds
+    ]
+    return [kind for kind in kinds if kind[0]]
+
+
+def _drift(figure: Figure, runs: StudyRuns, drift: Rows, kinds: Sequence[_Kind]) -> None:
+    groups = drift.by("group")
     panels = figure.subplots(1, len(kinds), squeeze=False)[0]
     figure.suptitle(
         f"{canvas.plain(runs.name)}: drift of the weights",
@@ -102,7 +115,7 @@ def _drift(figure: Figure, runs: StudyRuns, drift: Rows) -> None:
     for panel, (names, column, label) in zip(panels, kinds, strict=True):
         canvas.lift_axis(panel, runs.lifts)
         values = np.concatenate([groups[name][column] for name in names])
-        bottom, _ = canvas.loss_axis(panel, values, label)
+        bottom, _ = canvas.loss_axis(panel, values[np.isfinite(values)], label)
         for i, name in enumerate(names):
             colour, marker, dash = styles[name]
             lifts, low, middle, high = (np.array(part) for part in zip(*_quartiles(groups[name], column), strict=True))
@@ -127,7 +140,7 @@ def _series(rows: Rows, column: str) -> tuple[np.ndarray, np.ndarray]:
 
 def _quartiles(rows: Rows, column: str) -> list[tuple[float, float, float, float]]:
     """Per lift: the lift, lower quartile, median, upper quartile over seeds."""
-    groups = {lift: group[column][~np.isnan(group[column])] for lift, group in rows.by("lift").items()}
+    groups = {lift: group[column][np.isfinite(group[column])] for lift, group in rows.by("lift").items()}
     return [
         (float(lift), quantile(values, 0.25), quantile(values, 0.5), quantile(values, 0.75))
         for lift, values in groups.items()

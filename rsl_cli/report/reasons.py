@@ -11,7 +11,7 @@ from rsl_cli.report.measures import NOTHING, Measures
 from rsl_cli.report.outlook import Outlook, Success
 from rsl_cli.report.runs import LOSS_NAMES, Run, StudyRuns
 from rsl_cli.report.tangent import Inequality, check_inequality
-from rsl_cli.stats import Trend, quantile
+from rsl_cli.stats import JointLaw, Trend, quantile
 
 DISSIPATION = 0.1
 """A recorded gradient may differ from the flow's, |grad L|^2 = -dL/dt, by this share."""
@@ -28,10 +28,10 @@ def give_headline(runs: StudyRuns, chosen: Judgement) -> str:
     sure = f"{_factor(chosen.fall)}-fold " if chosen.fall > 1.05 else ""
     name = LOSS_NAMES[runs.headline]
     if chosen.verdict == "falls":
-        span = used[-1] / used[0]
-        return (
-            f"FALLS {sure}over n x {span:.3g}: the limit of the {name} loss, from lift {used[0]} to {used[-1]}{still}"
-        )
+        last = chosen.arrived or used[-1]
+        span = f"{sure}over n x {last / used[0]:.3g}: the limit of the {name} loss, from lift {used[0]} to {last}"
+        end = ", from which on every run reaches its target" if chosen.arrived else ""
+        return f"FALLS {span}{end}{still}"
     if chosen.verdict == "plateaus":
         return f"PLATEAUS: the limit of the {name} loss is level at {chosen.level:.2g} from lift {chosen.since} on"
     if chosen.verdict == "rises":
@@ -48,6 +48,7 @@ def give_reasons(
     views: Views,
     success: Success | None = None,
     outlook: Outlook | None = None,
+    joint: JointLaw | None = None,
     measures: Measures = NOTHING,
 ) -> list[str]:
     """Return the sentences behind a verdict, the deciding one first.
@@ -57,6 +58,7 @@ def give_reasons(
         views: its judgements.
         success: the reading of its success table.
         outlook: when it is predicted to decide.
+        joint: the law of lift and clock.
         measures: what was measured on its networks.
     """
     chosen, crowded = views.headline, runs.overparametrised_lifts
@@ -66,7 +68,12 @@ def give_reasons(
         reasons.append(_scope(runs, used))
     if chosen.trend is not None:
         reasons.append(_trend_sentence(chosen.trend))
-    reasons += [*_clock_reasons(runs, chosen, outlook), *_law_reasons(chosen), *_success_reasons(success)]
+    reasons += [
+        *_clock_reasons(runs, chosen, outlook),
+        *_law_reasons(chosen),
+        *_joint_reasons(joint),
+        *_success_reasons(success),
+    ]
     reasons += _other_views(runs, views)
     if crowded and len(used) < 3:
         reasons.append(
@@ -181,6 +188,25 @@ def _law_reasons(chosen: Judgement) -> list[str]:
         )
         reasons.append(f"Local exponents of the losses reached, -d log L / d log P from lift to lift: {steps}.")
     return reasons
+
+
+def _joint_reasons(joint: JointLaw | None) -> list[str]:
+    if joint is None:
+        return []
+
+    def shown(value: float, interval: tuple[float, float] | None) -> str:
+        return f"{value:.2g}" if interval is None else f"{value:.2g} [{interval[0]:.2g}, {interval[1]:.2g}]"
+
+    clock = (
+        f"what has still to fall goes like P^-d t^-p, d = {shown(joint.clock_params, joint.clock_params_ci)}, "
+        f"p = {shown(joint.clock_time, joint.clock_time_ci)}"
+    )
+    if joint.limit_exponent is None:
+        limit = "no limit shows in them yet"
+    else:
+        floor = "" if joint.floor is None else f"above a floor of {shown(joint.floor, joint.floor_ci)}, "
+        limit = f"{floor}the limits go like P^-b, b = {shown(joint.limit_exponent, joint.limit_exponent_ci)}"
+    return [f"Lift and clock together: {clock}; {limit} (rms misfit of log loss {joint.misfit:.2g})."]
 
 
 def _success_reasons(success: Success | None) -> list[str]:

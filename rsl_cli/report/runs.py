@@ -79,6 +79,10 @@ class Run:
         """The smallest loss that means more than zero."""
         return self.resolution if self.resolution > 0 else ZERO_LOSS
 
+    def resolved(self, which: Which) -> float:
+        """The loss at which a run has gone as far as was asked: its target's, or else what the arithmetic resolves."""
+        return max(self.least, self.loss(which)) if self.stop_reason == "target" else self.least
+
     def loss(self, which: Which) -> float:
         """The final training or held-out loss."""
         return self.train_loss if which == "train" else self.test_loss
@@ -92,7 +96,8 @@ class Run:
 class Table:
     """Losses of seeds by lifts, shape (seeds, lifts), both ascending; ``present`` is False where there is no loss.
 
-    ``low`` and ``high`` bound the limits; ``high`` is no smaller than what the arithmetic resolves.
+    ``low`` and ``high`` bound the limits; ``high`` is no smaller than ``resolution``, the loss from which on a run has
+    gone as far as was asked or as the arithmetic resolves.
     """
 
     lifts: tuple[int, ...]
@@ -183,8 +188,9 @@ class StudyRuns:
         rows, columns = ({value: i for i, value in enumerate(values)} for values in (seeds, lifts))
         for run in runs:
             place, limit = (rows[run.key.seed], columns[run.key.lift]), run.limit(which)
-            params[place], losses[place], least[place] = run.params, run.loss(which), run.least
-            low[place], high[place] = (limit.low if limit.low > run.least else 0.0), max(limit.high, run.least)
+            params[place], losses[place], least[place] = run.params, run.loss(which), run.resolved(which)
+            low[place] = limit.low if limit.low > least[place] else 0.0
+            high[place] = max(limit.high, least[place])
         return Table(lifts, seeds, params, losses, low, high, least, ~np.isnan(losses))
 
 

@@ -27,7 +27,8 @@ def trajectory_drawings(runs: StudyRuns, trajectories: Mapping[str, pd.DataFrame
         trajectories: run name -> columns step, time, loss, test_loss.
     """
     drawings: dict[str, Drawing] = {"trajectories": (lambda figure: _trajectories(figure, runs, trajectories), WIDE)}
-    decay = [(lift, t, 4 * t * loss) for lift, t, loss in _curves(runs, trajectories, "train", "time")]
+    with np.errstate(over="ignore"):
+        decay = [(lift, t, 4 * t * loss) for lift, t, loss in _curves(runs, trajectories, "train", "time")]
     if decay:
         drawings["decay"] = (lambda figure: _decay(figure, runs, decay), WIDE)
     return drawings

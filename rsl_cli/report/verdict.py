@@ -6,6 +6,7 @@ from typing import Any
 
 from numpy.typing import ArrayLike
 
+from rsl_cli.report.joint import joint_law
 from rsl_cli.report.judgement import ALPHA, Judgement, Views
 from rsl_cli.report.measures import NOTHING, Measures
 from rsl_cli.report.outlook import foresee, read_success
@@ -42,16 +43,18 @@ def give_verdict(runs: StudyRuns, views: Views, delta: float, measures: Measures
         The content of ``verdict.json``: JSON values only.
     """
     chosen, success = views.headline, success_by_epsilon(runs)
+    joint = joint_law(runs)
     pac, outlook = read_success(success, delta), foresee(runs, chosen)
     content = {
         "verdict": chosen.verdict,
         "headline": give_headline(runs, chosen),
-        "reasons": give_reasons(runs, views, pac, outlook, measures),
+        "reasons": give_reasons(runs, views, pac, outlook, joint, measures),
         "losses": runs.headline,
         "would_be": chosen.would_be,
         "fall": chosen.fall,
         "trend": _trend(chosen.trend),
         "fit": _fit(chosen),
+        "joint_law": None if joint is None else asdict(joint),
         "local_exponents": [asdict(exponent) for exponent in chosen.exponents],
         "success": {key: {str(lift): _share(share) for lift, share in row.items()} for key, row in success.items()},
         "success_verdict": None if pac is None else asdict(pac),

@@ -20,6 +20,7 @@ def describe(spec: StudySpec) -> str:
         "",
         f"data {data.name}: {data.samples} training samples, {len(data.x_test)} held out, "
         f"input {_space(data.input_shape)}, {data.outputs} outputs; loss {spec.loss.name}",
+        *(f"  {note}" for note in data.notes),
         "",
         f"{'lift':>8} {'copies':>10} {'edges':>11} {'P (mean)':>11} {'P/(N outputs)':>14} {'memory/seed':>12} "
         f"{'FLOP/sample':>12}",

@@ -4,6 +4,7 @@ It knows no run, no file and no figure. Losses of seeds by lifts come as arrays 
 """
 
 from rsl_cli.stats.contrast import Contrast, contrast, interval_contrast, slope_weights
+from rsl_cli.stats.joint import JointLaw, fit_joint_law
 from rsl_cli.stats.laws import Law, LocalExponent, Shape, fit_law, local_exponents, straight
 from rsl_cli.stats.limit import Limit, tail_limit
 from rsl_cli.stats.success import (
@@ -25,6 +26,7 @@ __all__ = [
     "MIN_SEEDS",
     "ZERO_LOSS",
     "Contrast",
+    "JointLaw",
     "Law",
     "LearningNumber",
     "Limit",
@@ -37,6 +39,7 @@ __all__ = [
     "cochran_armitage",
     "contrast",
     "epsilon_grid",
+    "fit_joint_law",
     "fit_law",
     "interval_contrast",
     "interval_trend",

@@ -1,7 +1,6 @@
 """What a lift costs before it is made, arithmetic and memory, by expected numbers of edges; and who trains together."""
 
 import math
-import os
 from collections.abc import Sequence
 
 import torch
@@ -10,6 +9,7 @@ from rsl_cli.circuits import has_circuits
 from rsl_cli.graph import BaseGraph, EdgeLifting, slot_key
 from rsl_cli.kernels.strip import BYTES
 from rsl_cli.lift import expected_parameters, fibre_sizes, lifting_of, mean_in_degree
+from rsl_cli.study.machine import memory_limit
 from rsl_cli.study.spec import StudySpec
 from rsl_cli.train.first_order import FirstOrder
 from rsl_cli.train.objective import samples_at_once
@@ -126,4 +126,4 @@ def _memory_there(spec: StudySpec) -> float:
     """Bytes for each process."""
     if spec.device == "cuda":
         return torch.cuda.mem_get_info()[0] / spec.workers
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / spec.workers
+    return memory_limit() / spec.workers

@@ -1,24 +1,35 @@
 """Where the items of a study are trained: in this process, or in a pool of processes. Results do not depend on it."""
 
 import json
+import math
 import multiprocessing
-import os
-import queue
-import signal
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures import wait as wait_for
-from concurrent.futures.process import BrokenProcessPool
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from multiprocessing.connection import wait
+from types import ModuleType
 from typing import Any
 
-from rsl_cli.errors import RslError, TrainingError
-from rsl_cli.study.machine import prepare
-from rsl_cli.study.runner import Item, Progress, work
-from rsl_cli.study.spec import StudySpec, refuse_other
-from rsl_cli.study.store import RunKey
+from rsl_cli.data import Dataset
+from rsl_cli.errors import TrainingError
+from rsl_cli.study.costs import memory
+from rsl_cli.study.machine import cores, memory_limit, prepare
+from rsl_cli.study.runner import Item, Progress, record_failure, work
+from rsl_cli.study.spec import StudySpec
+from rsl_cli.study.worker import serve
 
 Finished = Callable[[Item, Mapping[str, str]], None]
 """Called with (item, outcome by run folder) when an item has ended."""
+
+_ROOM = 0.8
+"""Share of the memory there is that items may be expected to take together."""
+_TURN = 1.0
+"""Seconds after which the parent looks around even if no worker says anything."""
+_SILENT, _GIVEN_UP = 60.0, 600.0
+"""Seconds of silence after which a worker is called silent, and after which it is ended."""
+_FAREWELL = 5.0
+"""Seconds that a worker has to leave when told to."""
 
 
 def execute(spec: StudySpec, items: Sequence[Item], progress: Progress, finished: Finished) -> None:
@@ -41,8 +52,7 @@ def execute(spec: StudySpec, items: Sequence[Item], progress: Progress, finished
     workers = min(spec.workers, len(items))
     prepare()
     if workers > 1:
-        threads = max(1, len(os.sched_getaffinity(0)) // workers)
-        _in_processes(spec, items, workers, threads, progress, sort)
+        _Pool(spec, workers, progress, sort).run(items)
     else:
         for item in items:
             sort(item, work(spec, item, progress))
@@ -50,73 +60,153 @@ def execute(spec: StudySpec, items: Sequence[Item], progress: Progress, finished
         finished(item, work(spec, item, progress, wait=True))
 
 
-def _in_processes(
-    spec: StudySpec, items: Sequence[Item], workers: int, threads: int, progress: Progress, finished: Finished
-) -> None:
-    context = multiprocessing.get_context("spawn")
-    config = json.dumps(spec.config)
-    reports = context.Queue()
-    pool = ProcessPoolExecutor(workers, context, _start_worker, (config, threads, reports))
-    try:
-        # The largest first, so that no long item is left for the end.
-        order = sorted(items, key=lambda item: -item.lift)
-        pending: dict[Future[dict[str, str]], Item] = {
-            pool.submit(_work_there, [(k.lift, k.seed, k.run_id) for k in item.keys]): item for item in order
-        }
-        while pending:
-            done, _ = wait_for(pending, timeout=0.25, return_when="FIRST_COMPLETED")
-            _pass_on(reports, progress)
-            for future in done:
-                finished(pending.pop(future), future.result())
-        pool.shutdown()
-    except BrokenProcessPool as error:
-        raise TrainingError(
-            "a worker process died (out of memory?); finished runs are kept, run the same line again with "
-            "fewer executor.workers"
-        ) from error
-    except BaseException:
-        # Workers take SIGTERM as the order to leave.
-        for process in list((getattr(pool, "_processes", None) or {}).values()):
-            if process.pid is not None and process.is_alive():
-                os.kill(process.pid, signal.SIGTERM)
-        pool.shutdown(wait=True, cancel_futures=True)
-        raise
+class _Worker:
+    """One process and what it is doing."""
 
+    def __init__(self, config: str, data: Dataset, threads: int) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.connection, theirs = context.Pipe()
+        self.process = context.Process(target=serve, args=(theirs, config, data, threads), daemon=True)
+        with _without_main():
+            self.process.start()
+        theirs.close()  # Held by the worker alone, so that its death shows as the end of what it says.
+        self.item: Item | None = None
+        self.silent = 0.0
 
-def _pass_on(reports: Any, progress: Progress) -> None:
-    while True:
+    def start(self, item: Item) -> None:
+        self.item, self.silent = item, 0.0
+        self.connection.send([(key.lift, key.seed, key.run_id) for key in item.keys])
+
+    def messages(self) -> Iterator[tuple[Any, ...]]:
+        """What it has said; raises EOFError if it is dead."""
         try:
-            keys, step, steps, loss = reports.get_nowait()
-        except queue.Empty:
+            while self.connection.poll():
+                self.silent = 0.0
+                yield self.connection.recv()
+        except OSError as error:
+            raise EOFError from error
+
+    def death(self) -> str:
+        """How it died."""
+        self.process.join(_FAREWELL)
+        code = self.process.exitcode or 0
+        return f"by signal {-code}" + (" (out of memory?)" if code == -9 else "") if code < 0 else f"with status {code}"
+
+
+class _Pool:
+    """Workers that take one item after another. One that dies costs what it held, and no other."""
+
+    def __init__(self, spec: StudySpec, workers: int, progress: Progress, finished: Finished) -> None:
+        self.spec, self.most, self.progress, self.finished = spec, workers, progress, finished
+        self.config = json.dumps(spec.config)
+        self.threads = max(1, cores() // workers)
+        self.room = math.inf if spec.device == "cuda" else _ROOM * memory_limit()
+        self.free: list[_Worker] = []
+        self.busy: list[_Worker] = []
+        self.again: list[Item] = []
+
+    def run(self, items: Sequence[Item]) -> None:
+        # The largest first, so that no long item is left for the end.
+        waiting = sorted(items, key=lambda item: -item.lift)
+        try:
+            while waiting or self.busy or self.again:
+                self._hand_out(waiting)
+                began = time.monotonic()
+                wait([worker.connection for worker in self.busy], timeout=_TURN)
+                # While this process was stopped itself nobody was silent.
+                passed = min(time.monotonic() - began, 2 * _TURN)
+                for worker in list(self.busy):
+                    self._listen(worker, passed)
+        finally:
+            _end([*self.busy, *self.free])
+
+    def _hand_out(self, waiting: list[Item]) -> None:
+        while waiting and len(self.busy) < self.most and (item := self._fitting(waiting)):
+            waiting.remove(item)
+            self._start(item)
+        # What a worker died of is tried once more, with the whole machine to itself.
+        if self.again and not (waiting or self.busy):
+            self._start(self.again[0])
+
+    def _start(self, item: Item) -> None:
+        self.free = [worker for worker in self.free if worker.process.is_alive()]
+        worker = self.free.pop() if self.free else _Worker(self.config, self.spec.data, self.threads)
+        self.busy.append(worker)
+        worker.start(item)
+
+    def _fitting(self, waiting: Sequence[Item]) -> Item | None:
+        """The largest that fits beside what is running; where nothing is, the smallest in any case."""
+        left = self.room - sum(self._bytes(worker.item) for worker in self.busy)
+        fits = (item for item in waiting if self._bytes(item) <= left)
+        return next(fits, None) or (None if self.busy else min(waiting, key=self._bytes))
+
+    def _bytes(self, item: Item | None) -> float:
+        return sum(memory(self.spec, key.lift) for key in item.keys) if item else 0.0
+
+    def _listen(self, worker: _Worker, passed: float) -> None:
+        item, before = worker.item, worker.silent
+        assert item is not None
+        worker.silent += passed
+        try:
+            for message in worker.messages():
+                match message:
+                    case ("progress", *figures):
+                        self.progress(item, *figures)
+                    case ("done", outcome):
+                        self.busy.remove(worker)
+                        self.free.append(worker)
+                        self.again = [one for one in self.again if one is not item]
+                        self.finished(item, outcome)
+                        return
+                    case ("error", error):
+                        raise error
+        except EOFError:
+            self.busy.remove(worker)
+            self._lost(item, worker.death())
             return
-        progress(Item(tuple(RunKey(*key) for key in keys)), step, steps, loss)
+        if before < _SILENT <= worker.silent:
+            print(
+                f"rsl: worker process {worker.process.pid}, at lift {item.lifts}, is silent for {_SILENT:.0f} s; if "
+                f"it was stopped, `kill -CONT {worker.process.pid}` lets it go on; it is ended after {_GIVEN_UP:.0f} s",
+                file=sys.stderr,
+            )
+        if worker.silent > _GIVEN_UP:
+            worker.process.kill()
+
+    def _lost(self, item: Item, death: str) -> None:
+        """A worker died: what it held is tried again alone, run by run, and fails if that is deadly too."""
+        if item not in self.again:
+            self.again += [Item((key,)) for key in item.keys]
+            print(f"rsl: a worker process died {death}, training lift {item.lifts}; tried again alone", file=sys.stderr)
+            return
+        self.again.remove(item)
+        (key,) = item.keys
+        error = TrainingError(f"its worker process died {death}, with no other beside it; finished runs are kept")
+        self.finished(item, {key.directory: record_failure(self.spec, key, error)})
 
 
-_worker: dict[str, Any] = {}
-"""What a worker process keeps between items; empty in every other process."""
+@contextmanager
+def _without_main() -> Iterator[None]:
+    """Start processes that do not run the program's own script again.
 
-
-def _start_worker(config: str, threads: int, reports: Any) -> None:
-    # A pool hands exceptions back and goes on, so that only leaving at once is stopping. Writes are atomic.
-    signal.signal(signal.SIGTERM, lambda *_: os._exit(143))
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    prepare(threads)
-    _worker.update(reports=reports, parent=os.getppid())
+    They need nothing of it, and a script without a guard, or one from standard input, would start the study anew.
+    """
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
     try:
-        spec = StudySpec.from_config(json.loads(config))
-        # A user's part may have been edited since the study was registered.
-        refuse_other(spec.store, spec.identity)
-        _worker["spec"] = spec
-    except RslError as error:
-        _worker["error"] = error  # An initializer that raises says nothing to the parent.
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
-def _work_there(keys: Sequence[tuple[int, int, str]]) -> dict[str, str]:
-    def progress(item: Item, step: int, steps: int, loss: float) -> None:
-        if os.getppid() != _worker["parent"]:
-            os._exit(143)  # The parent was killed: training on would hold its locks.
-        _worker["reports"].put(([(k.lift, k.seed, k.run_id) for k in item.keys], step, steps, loss))
-
-    if "error" in _worker:
-        raise _worker["error"]
-    return work(_worker["spec"], Item(tuple(RunKey(*key) for key in keys)), progress)
+def _end(workers: Sequence[_Worker]) -> None:
+    """Tell workers to leave, and end those that do not: a stopped one hears nothing."""
+    for worker in workers:
+        worker.connection.close()
+        worker.process.terminate()
+    deadline = time.monotonic() + _FAREWELL
+    for worker in workers:
+        worker.process.join(max(0.0, deadline - time.monotonic()))
+        if worker.process.is_alive():
+            worker.process.kill()
+            worker.process.join(_FAREWELL)

@@ -13,7 +13,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from rsl_cli.errors import RslError, first_line
+from rsl_cli.data.dataset import Reading
+from rsl_cli.errors import CheckpointError, RslError, StoreError, first_line
 from rsl_cli.lift import disjoint_union, expected_parameters, sample_lift
 from rsl_cli.network import LiftedNetwork
 from rsl_cli.study.measurements import with_path_before
@@ -115,6 +116,7 @@ def register(spec: StudySpec, line: Sequence[str] | None = None) -> None:
             if planned <= known and asked == (spec.carried, spec.config["horizons"]) and words == study.get("line"):
                 return
             planned |= known
+        reading = spec.data.reading or Reading(shape=spec.data.input_shape)
         keys = sorted(planned, key=lambda key: (key.lift, key.seed))
         spec.store.write_study(
             {
@@ -123,6 +125,7 @@ def register(spec: StudySpec, line: Sequence[str] | None = None) -> None:
                 "line": words,
                 "config": spec.config,
                 "identity": spec.identity,
+                "data": {**reading.plain(), "input_shape": list(spec.data.input_shape)},
                 "versions": _versions(),
                 "host": {"machine": platform.machine(), "system": platform.platform(), "device": spec.device},
                 "git": _revision(),
@@ -175,14 +178,23 @@ def work(spec: StudySpec, item: Item, progress: Progress | None = None, *, wait:
     Returns:
         ``done``, ``failed`` or ``busy`` by run folder.
     """
+    _check_there(spec)
     with ExitStack() as locks:
         held = [key for key in item.keys if locks.enter_context(spec.store.run_lock(key, blocking=wait))]
+        for key in held:
+            spec.store.mend(key)
         outcome = {key.directory: "busy" for key in item.keys if key not in held}
         lacking = [key for key in held if not _is_reached(spec, key, stand_of(spec.store, key))]
         outcome |= {key.directory: "done" for key in held if key not in lacking}
         for starts in _together(spec, lacking):
             outcome |= _train(spec, starts, progress)
     return outcome
+
+
+def _check_there(spec: StudySpec) -> None:
+    """Runs beside no ``study.json`` would belong to nothing."""
+    if not spec.store.exists():
+        raise StoreError(f"{spec.store.study_file} is gone: the folder was moved or removed while it was computed into")
 
 
 def _together(spec: StudySpec, keys: Sequence[RunKey]) -> list[dict[RunKey, Saved]]:
@@ -219,10 +231,13 @@ def _train(spec: StudySpec, starts: Mapping[RunKey, Saved], progress: Progress |
             spec.theory.tables(lift, network.parametrization, spec.witness, objective, result)
             for lift, result in zip(lifts, results, strict=True)
         ]
+    except CheckpointError as error:
+        return _started_anew(spec, starts, error, progress)
     except RslError:
         raise
     except Exception as error:
         return _failed(spec, starts, error, progress)
+    _check_there(spec)
     finals = [result.stop_reason in FINAL or not settings.horizon for result in results]
     keeper.save([({}, {}) if final else result.saved for final, result in zip(finals, results, strict=True)])
     for key, lift, result, measured, final in zip(item.keys, lifts, results, tables, finals, strict=True):
@@ -236,6 +251,20 @@ def _train(spec: StudySpec, starts: Mapping[RunKey, Saved], progress: Progress |
     return {key.directory: "done" for key in item.keys}
 
 
+def _started_anew(
+    spec: StudySpec, starts: Mapping[RunKey, Saved], error: Exception, progress: Progress | None
+) -> dict[str, str]:
+    """Find out which run of a union cannot go on from what it saved; set that aside, and start it anew."""
+    outcome: dict[str, str] = {}
+    for key, saved in starts.items():
+        if len(starts) == 1:
+            if not spec.store.can_resume(key):
+                raise error
+            spec.store.discard(spec.store.resume_file(key), error)
+        outcome |= _train(spec, {key: saved if len(starts) > 1 else ({}, {})}, progress)
+    return outcome
+
+
 def _failed(
     spec: StudySpec, starts: Mapping[RunKey, Saved], error: Exception, progress: Progress | None
 ) -> dict[str, str]:
@@ -246,11 +275,16 @@ def _failed(
             outcome |= _train(spec, {key: saved}, progress)
         return outcome
     (key,) = starts
+    return {key.directory: record_failure(spec, key, error)}
+
+
+def record_failure(spec: StudySpec, key: RunKey, error: Exception) -> str:
+    """Write why a run failed; returns ``failed``."""
     text = "".join(traceback.format_exception(error))
     record = {**_identity_fields(spec, key), **dict.fromkeys(_RESULT_FIELDS)}
     record |= {"status": "failed", "error": f"{type(error).__name__}: {first_line(error)}"}
     spec.store.write_failure(key, record, text)
-    return {key.directory: "failed"}
+    return "failed"
 
 
 class _Keeper:

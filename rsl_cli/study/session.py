@@ -10,9 +10,11 @@ import pandas as pd
 from rsl_cli.errors import StoreError
 from rsl_cli.study.costs import may_share, union_size
 from rsl_cli.study.executors import execute
+from rsl_cli.study.naming import named
 from rsl_cli.study.runner import Item, Plan, Progress, make_plan, pack, register
 from rsl_cli.study.spec import StudySpec
 from rsl_cli.study.store import RunKey, StudyStore, open_study
+from rsl_cli.study.trained import TrainedNetwork, run_network
 
 
 @dataclass
@@ -58,7 +60,7 @@ def run_study(
     Raises:
         RslError: a configuration, data or folder that cannot be used.
     """
-    spec = StudySpec.from_config(config)
+    spec = named(StudySpec.from_config(config))
     plan = make_plan(spec)
     if planned:
         planned(spec, plan)
@@ -80,6 +82,22 @@ def run_study(
     )
     execute(spec, items, progress or (lambda *_: None), end)
     return outcome
+
+
+def check_studies(configs: Sequence[Mapping[str, Any]]) -> None:
+    """Find out before anything trains whether several studies can all be run; writes nothing.
+
+    Args:
+        configs: as for `run_study`.
+
+    Raises:
+        RslError: of the first that cannot be run.
+    """
+    asked: dict[str, dict[str, Any]] = {}
+    for config in configs:
+        spec = named(StudySpec.from_config(config), asked)
+        make_plan(spec)
+        asked[spec.name] = spec.identity
 
 
 @dataclass(frozen=True)
@@ -108,6 +126,14 @@ class Study:
     def state(self, lift: int, seed: int) -> dict[str, Any]:
         """One run's final parameters by name, NumPy arrays."""
         return self.store.state(self._key(lift, seed))
+
+    def network(self, lift: int, seed: int) -> TrainedNetwork:
+        """One run's network, as trained; its ``predict`` takes raw columns and gives values in the target's units.
+
+        Raises:
+            StoreError: no such run was planned, or it is not done.
+        """
+        return run_network(self.store, self._key(lift, seed))
 
     def _key(self, lift: int, seed: int) -> RunKey:
         for key in self.store.planned():

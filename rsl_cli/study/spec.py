@@ -3,7 +3,6 @@
 import hashlib
 import json
 import math
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
@@ -23,6 +22,7 @@ from rsl_cli.lift import sample_lift
 from rsl_cli.module import module_config
 from rsl_cli.network import PARAMETRIZATIONS, LiftedNetwork
 from rsl_cli.registry import Origin, load_plugins
+from rsl_cli.study.machine import cores
 from rsl_cli.study.measurements import Theory
 from rsl_cli.study.store import SCHEMA, RunKey, StudyStore
 from rsl_cli.study.sweep import lift_degrees, seed_list
@@ -44,7 +44,7 @@ DEFAULTS: Mapping[str, Any] = {
     "study": None,
     "executor": {"name": "process"},
     "theory": {},
-    "horizons": {},
+    "horizons": None,
     "plugins": None,
 }
 KEYS = ("base", "lifting", "dataset", "trainer", *DEFAULTS)
@@ -70,6 +70,7 @@ class StudySpec:
         device: ``cpu`` or ``cuda``.
         name: the study's folder below ``results_dir``.
         theory: what is measured on each run's networks.
+        notes: lines for the plan.
     """
 
     config: Mapping[str, Any]
@@ -82,10 +83,15 @@ class StudySpec:
     device: str
     name: str
     theory: Theory
+    notes: tuple[str, ...] = ()
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> "StudySpec":
+    def from_config(cls, config: Mapping[str, Any], data: Dataset | None = None) -> "StudySpec":
         """Validate a configuration; reads the data, writes nothing.
+
+        Args:
+            config: see `rsl_cli.study.session.run_study`.
+            data: what reading gave already.
 
         Raises:
             ConfigError, GraphError, DataError: the first thing that cannot be run, in one line.
@@ -93,7 +99,7 @@ class StudySpec:
         for key in config:
             if key not in KEYS:
                 raise ConfigError(one_of("key", key, KEYS))
-        for key in ("base", "lifting", "dataset", "trainer", "executor", "theory", "horizons"):
+        for key in ("base", "lifting", "dataset", "trainer", "executor", "theory"):
             if not isinstance(config.get(key, DEFAULTS.get(key)), Mapping):
                 raise ConfigError(f"{key}={config.get(key)!r}; a group is needed: {key}=NAME")
         full = {**DEFAULTS, **config}
@@ -105,13 +111,15 @@ class StudySpec:
         device = _device(full["device"])
         # What data there is decides the rest.
         draft = cls(full, lifts, seeds, edge_lifting(full["lifting"]), Flow(), Squared(), None, device, "", Theory())
+        if data is not None:
+            draft.__dict__["data"] = data
         full["trainer"] = chosen_trainer(full["trainer"], draft.data.task)
         trainer = trainer_settings(full["trainer"])
         full["horizons"] = _horizons(full["horizons"], lifts, full["trainer"], trainer)
         if full["parametrization"] is None:
             # The theorem is about weights whose law does not change with the degree; first-order trainers need mup.
             full["parametrization"] = "mup" if isinstance(trainer, FirstOrder) else "standard"
-        if full["parametrization"] not in PARAMETRIZATIONS:
+        if not isinstance(full["parametrization"], str) or full["parametrization"] not in PARAMETRIZATIONS:
             raise ConfigError(one_of("parametrization", full["parametrization"], PARAMETRIZATIONS))
         name = _name(full)
         default = "cross_entropy" if draft.data.task == "classification" else "mse"
@@ -156,7 +164,7 @@ class StudySpec:
         executor = self.config["executor"]
         if executor["name"] == "local":
             return 1
-        return int(executor["workers"] or len(os.sched_getaffinity(0)))
+        return int(executor["workers"] or cores())
 
     def trainer_of(self, lift: int) -> Settings:
         """The trainer's settings for a lift, to its own horizon where it has one."""
@@ -260,17 +268,17 @@ def refuse_other(store: StudyStore, identity: Mapping[str, Any]) -> None:
     Raises:
         StoreError: with the keys that differ.
     """
-    old, new = _flat(_of_runs(store.read_study()["identity"])), _flat(json.loads(json.dumps(identity)))
-    differ = sorted(key for key in {*old, *new} if old.get(key) != new.get(key))
+    differ = differences(store.read_study()["identity"], identity)
     if not differ:
         return
-    shown = ", ".join(f"{key} ({_short(old.get(key))} there, {_short(new.get(key))} now)" for key in differ[:4])
+    pairs = list(differ.items())[:4]
+    shown = ", ".join(f"{key} ({_short(old)} there, {_short(new)} now)" for key, (old, new) in pairs)
     more = f" and {len(differ) - 4} more" if len(differ) > 4 else ""
     remedy = "choose another study=NAME, or set these keys as they were"
-    if differ == ["trainer.steps"]:
+    if list(differ) == ["trainer.steps"]:
         remedy = (
-            f"runs of schedule={new['trainer.schedule']} end at trainer.steps and cannot be carried on, those of "
-            "schedule=constant can; choose another study=NAME, or set it as it was"
+            f"runs of schedule={identity['trainer']['schedule']} end at trainer.steps and cannot be carried on, those "
+            "of schedule=constant can; choose another study=NAME, or set it as it was"
         )
     raise StoreError(f"study '{store.name}' at {store.root} computes something else: {shown}{more}; {remedy}")
 
@@ -282,10 +290,13 @@ def _of_runs(identity: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _horizons(
-    config: Mapping[Any, Any], lifts: Sequence[int], trainer: Mapping[str, Any], settings: Settings
+    config: Any, lifts: Sequence[int], trainer: Mapping[str, Any], settings: Settings
 ) -> dict[str, dict[str, Any]]:
     """Horizons of single lifts, checked: by lift, keys of the trainer that say how far its runs are carried."""
     checked: dict[str, dict[str, Any]] = {}
+    config = {} if config is None else config
+    if not isinstance(config, Mapping):
+        raise ConfigError(f"horizons={config!r}; accepted: null, or horizons by lift, e.g. {{64: {{t_end: 1e10}}}}")
     for lift, wanted in config.items():
         if str(lift) not in map(str, lifts):
             raise ConfigError(f"horizons.{lift}: the study's lifts are {', '.join(map(str, lifts))}; add it to lift=")
@@ -295,6 +306,14 @@ def _horizons(
         own = trainer_settings({**trainer, **wanted})
         checked[str(lift)] = {key: getattr(own, key) for key in wanted}
     return checked
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """What two identities differ in: the values of both by key, sorted; None where a key is absent."""
+    before, after = (_flat(json.loads(json.dumps(_of_runs(one)))) for one in (old, new))
+    return {
+        key: (before.get(key), after.get(key)) for key in sorted({*before, *after}) if before.get(key) != after.get(key)
+    }
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
@@ -313,12 +332,23 @@ def _short(value: Any) -> str:
 
 
 def _name(config: Mapping[str, Any]) -> str:
-    if config["study"] is None:
-        return "_".join(str(config[group].get("name", "unnamed")) for group in ("base", "dataset", "trainer"))
-    name = str(config["study"])
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]*", name):
-        raise ConfigError(f"study={name!r}; accepted: letters, digits and . _ + -, starting with a letter or digit")
-    return name
+    folder = config["results_dir"]
+    if not isinstance(folder, str) or not folder.strip() or "\0" in folder:
+        raise ConfigError(f"results_dir={folder!r}; accepted: the path of a folder, e.g. results")
+    given = config["study"] is not None
+    parts = {"study": config["study"]} if given else {f"{g}.name": config[g].get("name", "unnamed") for g in _NAMING}
+    for key, part in parts.items():
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}", str(part)):
+            remedy = "" if given else "; or set study=NAME"
+            raise ConfigError(
+                f"{key}={_short(part)!r}; accepted: letters, digits and . _ + -, starting with a letter or digit, at "
+                f"most 100 of them{remedy}"
+            )
+    return "_".join(map(str, parts.values()))
+
+
+_NAMING = ("base", "dataset", "trainer")
+"""Groups whose names make a study's, where none is given."""
 
 
 def _executor(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ Layout of a study::
     <root>/runs/n00064-s003-<id>/   record.json  trajectory.parquet  state.safetensors  error.txt
                                     and a <name>.parquet for every other table of the run;
                                     resume.safetensors: what it goes on from, while it trains or could further
+    <root>/damaged/                 what was found damaged, set aside
     <root>/locks/                   advisory locks of the operating system, released by any death of their holder
     <root>/report/
 
@@ -13,13 +14,14 @@ Every file is written beside its place, synced, then moved over it, so a kill at
 the new one. ``record.json`` is the last file a run writes: a run is done when its record says so, never before. A run
 that is carried further writes its files beside the old ones, under names that end in how often it was, ``.1``, ``.2``:
 its record, replaced, says which are its own, and they then take the old ones' places. ``resume.safetensors`` says by
-itself where it stands, which may be beyond the record.
+itself where it stands, which may be beyond the record. JSON ends in a digest of its own, and a record holds the digests
+of its run's files: a run that they do not fit is missing.
 """
 
 import io
 import json
-import math
 import os
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -34,9 +36,8 @@ from safetensors import SafetensorError
 from safetensors import numpy as safetensors_numpy
 
 from rsl_cli.errors import StoreError, first_line
-
-SCHEMA = 1
-"""Version of what a record means; part of every run's identity."""
+from rsl_cli.study.integrity import SCHEMA as SCHEMA
+from rsl_cli.study.integrity import DamageError, check_record, check_study, digest, digest_of_arrays, seal, unseal
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,12 @@ class StudyStore:
         """
         if not self.exists():
             raise StoreError(f"no study at {self.root}: it has no study.json; `rsl list` names the studies there are")
-        return read_json(self.study_file)
+        study = read_json(self.study_file)
+        try:
+            check_study(study)
+        except DamageError as error:
+            raise StoreError(_cannot_read(self.study_file, error)) from error
+        return study
 
     def write_study(self, content: Mapping[str, Any]) -> None:
         """Replace ``study.json``; hold `study_lock` around reading and writing it."""
@@ -110,39 +116,100 @@ class StudyStore:
         return list(keys.values())
 
     def carried(self, lift: int | None = None) -> dict[str, Any]:
-        """How far the latest call asked the study's runs to be carried; they may stand further, or not yet there.
-
-        Args:
-            lift: runs of which lift; None: those that were given no horizon of their own.
-
-        Returns:
-            Of the flow ``t_end``, ``max_steps`` and ``epsilon`` (None: no target), of Levenberg-Marquardt the last two,
-            of a first-order trainer at a constant rate ``steps``; nothing where a schedule ends the runs.
-        """
-        study = self.read_study()
-        if "carried" in study:
-            return {**study["carried"], **study["config"].get("horizons", {}).get(str(lift), {})}
-        # Before runs could be carried on, what they were named by said how far.
-        trainer = study["identity"].get("trainer", {})
-        keys = ("t_end", "max_steps", "epsilon", *(("steps",) if trainer.get("schedule") == "constant" else ()))
-        return {key: trainer[key] for key in keys if key in trainer}
+        """How far the latest call asked the study's runs to be carried, see `carried`."""
+        return carried(self.read_study(), lift)
 
     def run_dir(self, key: RunKey) -> Path:
         """The run's folder."""
         return self.root / "runs" / key.directory
 
     def record(self, key: RunKey) -> dict[str, Any] | None:
-        """The run's record, or None if it has none yet."""
-        path = self.run_dir(key) / "record.json"
-        return read_json(path) if path.is_file() else None
+        """The run's record, or None if it has none yet, or one that `fault` finds fault with."""
+        try:
+            record = self._record(key)
+        except DamageError:
+            return None
+        return record and {name: value for name, value in record.items() if name != "files"}
+
+    def fault(self, key: RunKey, *, thorough: bool = False) -> str | None:
+        """What shows that a run's files are not what was written, in one line; None if nothing does.
+
+        Args:
+            key: which run.
+            thorough: read all files and compare their digests, instead of names and sizes only.
+        """
+        try:
+            record = self._record(key)
+            for name in (record or {}).get("files", {}) if thorough else ():
+                self._checked(key, name)
+        except DamageError as error:
+            return str(error)
+        return None
+
+    def _record(self, key: RunKey) -> dict[str, Any] | None:
+        folder = self.run_dir(key)
+        path = folder / "record.json"
+        try:
+            if not path.exists():
+                return None
+            record = unseal(path.read_bytes())
+            check_record(record, key.lift, key.seed, key.run_id)
+        except (OSError, DamageError) as error:
+            raise DamageError(f"{path}: {first_line(error)}") from error
+        for name, due in record.get("files", {}).items():
+            file = _located(folder, name, record)
+            size = file.stat().st_size if file.is_file() else None
+            if size != due["bytes"]:
+                raise DamageError(
+                    f"{file}: {'missing' if size is None else f'{size} bytes'}; {due['bytes']} were written"
+                )
+        return record
+
+    def _checked(self, key: RunKey, name: str) -> bytes:
+        """A file of a run, as its record says it is; what has no digest is taken as it is."""
+        record = self._record(key) or {}
+        path, due = _located(self.run_dir(key), name, record), record.get("files", {}).get(name)
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise DamageError(f"{path}: {error.strerror}") from error
+        if due is not None and digest(content) != due["sha256"]:
+            raise DamageError(f"{path}: its content does not fit the digest in its record")
+        return content
+
+    def set_aside(self, path: Path) -> Path:
+        """Move a damaged file or folder into ``damaged``, under a name that nothing there has.
+
+        Raises:
+            StoreError: it cannot be moved.
+        """
+        target, number = self.root / "damaged" / path.name, 1
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            while target.exists():
+                number += 1
+                target = target.with_name(f"{path.name}.{number}")
+            return path.rename(target)
+        except OSError as error:
+            raise StoreError(_cannot_write(target, error)) from error
+
+    def discard(self, path: Path, error: Exception) -> None:
+        """Set aside what cannot be gone on from, and say so."""
+        print(f"rsl: {path}: {first_line(error)}; set aside: {self.set_aside(path)}", file=sys.stderr)
+
+    def mend(self, key: RunKey) -> None:
+        """Set a damaged run aside, so that it starts anew; hold the run's lock."""
+        fault = self.fault(key)
+        if fault:
+            self.discard(self.run_dir(key), DamageError(fault))
 
     def is_done(self, key: RunKey) -> bool:
-        """Whether the run finished; a failed run did not."""
+        """Whether the run finished; a failed run did not, and a damaged one is to be done again."""
         record = self.record(key)
         return record is not None and record["status"] == "done"
 
     def records(self) -> list[dict[str, Any]]:
-        """The records of all planned runs that have one, done or failed, by lift, then seed."""
+        """The records of all planned runs that have one, done or failed, by lift, then seed; not the damaged ones."""
         found = (self.record(key) for key in self.planned())
         return [record for record in found if record is not None]
 
@@ -155,7 +222,7 @@ class StudyStore:
         frame = self.table(key, "trajectory")
         if frame is None:
             path = self._table_file(key, "trajectory")
-            raise StoreError(f"cannot read {path}: No such file; delete the run's folder and run again")
+            raise StoreError(f"cannot read {path}: No such file; {_MENDED}")
         return frame
 
     def table(self, key: RunKey, name: str) -> pd.DataFrame | None:
@@ -165,33 +232,47 @@ class StudyStore:
             StoreError: the table is damaged.
         """
         path = self._table_file(key, name)
+        if not path.exists():
+            return None
         try:
-            return pd.read_parquet(path) if path.is_file() else None
+            return pd.read_parquet(io.BytesIO(self._checked(key, f"{name}.parquet")))
+        except DamageError as error:
+            raise StoreError(f"cannot read {error}; {_MENDED}") from error
         except (OSError, ValueError) as error:
-            raise StoreError(
-                f"cannot read {path}: {first_line(error)}; delete the run's folder and run again"
-            ) from error
+            raise StoreError(f"cannot read {path}: {first_line(error)}; {_MENDED}") from error
 
     def state(self, key: RunKey) -> dict[str, np.ndarray]:
-        """The run's final parameters by name."""
+        """The run's final parameters by name.
+
+        Raises:
+            StoreError: there are none, or they are damaged.
+        """
+        try:
+            self._checked(key, "state.safetensors")
+        except DamageError as error:
+            raise StoreError(f"cannot read {error}; {_MENDED}") from error
         return read_tensors(self._file(key, "state.safetensors"))[0]
 
+    def resume_file(self, key: RunKey) -> Path:
+        """Where lies what the run goes on from."""
+        return self.run_dir(key) / "resume.safetensors"
+
     def resume(self, key: RunKey) -> tuple[dict[str, np.ndarray], dict[str, str]] | None:
-        """What the run goes on from, arrays and text, or None if there is nothing, or nothing whole."""
-        path = self.run_dir(key) / "resume.safetensors"
+        """What the run goes on from, arrays and text, or None if there is nothing; what is not whole is set aside."""
+        path = self.resume_file(key)
         try:
-            return read_tensors(path) if path.is_file() else None
-        except StoreError:
-            path.unlink(missing_ok=True)
+            return read_tensors(path) if path.exists() else None
+        except StoreError as error:
+            self.discard(path, error)
             return None
 
     def can_resume(self, key: RunKey) -> bool:
         """Whether there is something that the run goes on from."""
-        return (self.run_dir(key) / "resume.safetensors").is_file()
+        return self.resume_file(key).is_file()
 
     def write_resume(self, key: RunKey, arrays: Mapping[str, np.ndarray], text: Mapping[str, str]) -> None:
         """Replace what the run goes on from."""
-        write_tensors(self.run_dir(key) / "resume.safetensors", arrays, text)
+        write_tensors(self.resume_file(key), arrays, text)
 
     def write_run(
         self,
@@ -202,7 +283,7 @@ class StudyStore:
         *,
         final: bool = True,
     ) -> None:
-        """Write a finished run, or one that was and has been carried further; its record last.
+        """Write a finished run, or one that was and has been carried further, its record last; hold the run's lock.
 
         Args:
             key: which run.
@@ -216,21 +297,26 @@ class StudyStore:
         folder, before = self.run_dir(key), self.record(key) or {}
         times = before.get("continued", 0) + 1 if before.get("status") == "done" else 0
         _take_places(folder, times - 1)
+        for left in folder.glob(".*.tmp"):
+            left.unlink(missing_ok=True)  # By a process that was killed: the lock is held here.
         if not times:
             _remove_other_tables(folder, tables)
         else:
             record = {**record, "continued": times}
+        files = {"state.safetensors": safetensors_numpy.save(_contiguous(state))}
         for name, table in tables.items():
             buffer = io.BytesIO()
             table.to_parquet(buffer, index=False)
-            write_atomic(folder / _named(f"{name}.parquet", times), buffer.getvalue())
-        write_tensors(folder / _named("state.safetensors", times), state)
-        write_json(folder / "record.json", record)
+            files[f"{name}.parquet"] = buffer.getvalue()
+        for name, content in files.items():
+            write_atomic(folder / _named(name, times), content)
+        digests = {name: {"bytes": len(content), "sha256": digest(content)} for name, content in files.items()}
+        write_json(folder / "record.json", {**record, "files": digests})
         _take_places(folder, times)
         _remove_other_tables(folder, tables)
         (folder / "error.txt").unlink(missing_ok=True)
         if final:
-            (folder / "resume.safetensors").unlink(missing_ok=True)
+            self.resume_file(key).unlink(missing_ok=True)
 
     def write_failure(self, key: RunKey, record: Mapping[str, Any], error: str) -> None:
         """Write why a run failed; it counts as missing when the study is run again, or is what it was before."""
@@ -244,9 +330,7 @@ class StudyStore:
 
     def _file(self, key: RunKey, name: str) -> Path:
         """Where one of the files that the run's record speaks of lies."""
-        folder, record = self.run_dir(key), self.record(key)
-        own = folder / _named(name, (record or {}).get("continued", 0))
-        return own if own.is_file() else folder / name
+        return _located(self.run_dir(key), name, self.record(key) or {})
 
     @contextmanager
     def study_lock(self) -> Iterator[None]:
@@ -262,9 +346,33 @@ class StudyStore:
             yield held
 
 
+def carried(study: Mapping[str, Any], lift: int | None = None) -> dict[str, Any]:
+    """How far the latest call asked a study's runs to be carried; they may stand further, or not yet there.
+
+    Args:
+        study: the content of ``study.json``.
+        lift: runs of which lift; None: those that were given no horizon of their own.
+
+    Returns:
+        Of the flow ``t_end``, ``max_steps`` and ``epsilon`` (None: no target), of Levenberg-Marquardt the last two, of
+        a first-order trainer at a constant rate ``steps``; nothing where a schedule ends the runs.
+    """
+    if "carried" in study:
+        return {**study["carried"], **study.get("config", {}).get("horizons", {}).get(str(lift), {})}
+    # Before runs could be carried on, what they were named by said how far.
+    trainer = study.get("identity", {}).get("trainer", {})
+    keys = ("t_end", "max_steps", "epsilon", *(("steps",) if trainer.get("schedule") == "constant" else ()))
+    return {key: trainer[key] for key in keys if key in trainer}
+
+
 def _named(name: str, times: int) -> str:
     """A file's name when its run had been carried further a number of times, until it takes the old one's place."""
     return f"{name}.{times}" if times else name
+
+
+def _located(folder: Path, name: str, record: Mapping[str, Any]) -> Path:
+    own = folder / _named(name, record.get("continued", 0))
+    return own if own.is_file() else folder / name
 
 
 def _take_places(folder: Path, times: int) -> None:
@@ -324,41 +432,68 @@ def write_atomic(path: Path, content: bytes) -> None:
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a mapping as strict JSON: numbers that are not finite become null."""
-    text = json.dumps(_finite(content), indent=2, allow_nan=False)
-    write_atomic(path, (text + "\n").encode())
+    """Write a mapping as strict JSON with a digest: numbers that are not finite become null."""
+    write_atomic(path, seal(content))
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON file written by `write_json`.
 
     Raises:
-        StoreError: the file cannot be read or is not JSON.
+        StoreError: the file cannot be read, is not a JSON mapping, or its digest does not fit.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise StoreError(f"cannot read {path}: {first_line(error)}; restore the file or remove its folder") from error
+        return unseal(path.read_bytes())
+    except (OSError, DamageError) as error:
+        raise StoreError(_cannot_read(path, error)) from error
+
+
+def read_verdict(path: Path) -> str:
+    """The verdict in a report's ``verdict.json``.
+
+    Raises:
+        StoreError: the file is damaged, or holds none.
+    """
+    verdict = read_json(path).get("verdict")
+    if not isinstance(verdict, str):
+        raise StoreError(f"cannot read {path}: its verdict is {verdict!r}; `rsl report` writes it anew")
+    return verdict
 
 
 def write_tensors(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None) -> None:
-    """Write named arrays and text metadata as safetensors."""
-    arrays = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
-    write_atomic(path, safetensors_numpy.save(arrays, dict(metadata or {})))
+    """Write named arrays and text metadata, and a digest of both, as safetensors."""
+    arrays, text = _contiguous(tensors), dict(metadata or {})
+    write_atomic(path, safetensors_numpy.save(arrays, {**text, "digest": digest_of_arrays(arrays, text)}))
 
 
 def read_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """Read named arrays and metadata.
 
     Raises:
-        StoreError: the file is missing or damaged.
+        StoreError: the file is missing or damaged, or its digest does not fit.
     """
     try:
         content = path.read_bytes()
         header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-        return safetensors_numpy.load(content), header.get("__metadata__", {})
-    except (OSError, ValueError, SafetensorError) as error:
-        raise StoreError(f"cannot read {path}: {first_line(error)}; delete it and run again") from error
+        arrays, text = safetensors_numpy.load(content), dict(header.get("__metadata__", {}))
+        due = text.pop("digest", None)
+        if due is not None and due != digest_of_arrays(arrays, text):
+            raise DamageError("its content does not fit its digest")
+        return arrays, text
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+        raise StoreError(f"cannot read {path}: {first_line(error)}; {_MENDED}") from error
+
+
+_MENDED = "`rsl verify STUDY` sets a damaged run aside, then the same `rsl run` line trains it anew"
+
+
+def _cannot_read(path: Path, error: Exception) -> str:
+    fault = (error.strerror or str(error)) if isinstance(error, OSError) else first_line(error)
+    return f"cannot read {path}: {fault}; restore the file, or move its folder away"
+
+
+def _contiguous(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {name: np.ascontiguousarray(array) for name, array in tensors.items()}
 
 
 def _cannot_write(path: Path, error: OSError) -> str:
@@ -366,18 +501,6 @@ def _cannot_write(path: Path, error: OSError) -> str:
         f"cannot write {path}: {error.strerror or error}; "
         "free space, mend the permissions or choose another folder with results_dir=PATH"
     )
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(key): _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    if isinstance(value, np.generic):
-        return _finite(value.item())
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.func import functional_call, jvp
 
 from rsl_cli.errors import ConfigError, DataError
+from rsl_cli.kernels.serial import norm
 from rsl_cli.linearization import sample_jacobians
 from rsl_cli.network import LiftedNetwork
 from rsl_cli.theory.secular import ROUNDING, Spectrum
@@ -65,7 +66,7 @@ class LinearProblem:
         self.parameters = sum(parameter.numel() for parameter in network.parameters())
         self.equations = self.samples * outputs
         self.residuals = self._residuals()
-        self.loss = 0.5 * float(self.residuals.square().sum())
+        self.loss = 0.5 * norm(self.residuals) ** 2
 
     @property
     def is_large(self) -> bool:
@@ -76,7 +77,7 @@ class LinearProblem:
     @property
     def resolution(self) -> float:
         """What rounding of the outputs lets one tell from a loss of 0, with room for the factorisation's own."""
-        targets = 0.5 * float(self.y.square().sum()) / self.samples
+        targets = 0.5 * norm(self.y) ** 2 / self.samples
         return (8 * ROUNDING) ** 2 * (self.loss + targets)
 
     def times(self, step: Tensor) -> Tensor:

@@ -12,9 +12,9 @@ import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
-import torch
 from torch import Tensor
 
+from rsl_cli.kernels.serial import norm, one_thread
 from rsl_cli.theory.secular import ROUNDING, Spectrum
 
 Product = Callable[[Tensor], Tensor]
@@ -47,7 +47,7 @@ class Bidiagonalisation:
         self._right = b.new_empty(self._most, columns)
         self._diagonal: list[float] = []
         self._below: list[float] = []
-        self._norm = float(torch.linalg.vector_norm(b))
+        self._norm = norm(b)
         self._left[0] = b / self._norm if self._norm > 0 else b
         self._exhausted = self._norm == 0
 
@@ -111,7 +111,8 @@ class Bidiagonalisation:
 
 def _orthonormal(vector: Tensor, basis: Tensor) -> tuple[Tensor, float]:
     """Take a vector's part in the span of the rows of a basis away, twice as rounding demands; and its norm."""
-    for _ in range(2):
-        vector = vector - basis.T @ (basis @ vector)
-    norm = float(torch.linalg.vector_norm(vector))
-    return vector / max(norm, 1e-300), norm
+    with one_thread():
+        for _ in range(2):
+            vector = vector - basis.T @ (basis @ vector)
+    length = norm(vector)
+    return vector / max(length, 1e-300), length

@@ -20,6 +20,7 @@ from torch.nn.utils import vector_to_parameters
 
 from rsl_cli.data.keys import Key
 from rsl_cli.errors import ConfigError
+from rsl_cli.kernels.serial import norm
 from rsl_cli.network import LiftedNetwork
 from rsl_cli.rng import generator
 from rsl_cli.theory.factor import LinearProblem
@@ -76,7 +77,7 @@ class Tangent:
         self._problem = problem = LinearProblem(net, x, y)
         self.loss = problem.loss
         """Half the mean squared residual norm."""
-        self.grad_norm = float(torch.linalg.vector_norm(problem.transposed(problem.residuals)))
+        self.grad_norm = norm(problem.transposed(problem.residuals))
         """Norm of the loss's gradient."""
         self._matrix_free = problem.is_large if matrix_free is None else matrix_free
 
@@ -224,7 +225,7 @@ def tangent_table(
     for place, index, time, step, theta in _points(origin, path, probe, seed):
         vector_to_parameters(theta.to(objective.x.device), place_at.parameters())
         tangent = Tangent(place_at, objective.x, objective.y)
-        distance = float(torch.linalg.vector_norm(theta - origin))
+        distance = norm(theta - origin)
         for epsilon, kappa in zip(probe.epsilons, tangent.kappa(probe.epsilons), strict=True):
             rows.append((place, index, time, step, distance, tangent.loss, tangent.grad_norm, epsilon, float(kappa)))
     return pandas.DataFrame(rows, columns=pandas.Index(_COLUMNS))
@@ -239,4 +240,4 @@ def _points(
     draw = generator(seed, "theory/ball")
     for index in range(probe.probes):
         direction = torch.as_tensor(draw.standard_normal(len(start)))
-        yield "ball", index, math.nan, math.nan, start + probe.radius * direction / torch.linalg.vector_norm(direction)
+        yield "ball", index, math.nan, math.nan, start + probe.radius * direction / norm(direction)

@@ -8,7 +8,7 @@ import numpy as np
 Saved = tuple[Mapping[str, np.ndarray], Mapping[str, str]]
 """What one run goes on from, whichever union it trained in: named arrays, and text. Both empty: the start."""
 
-OF_ANOTHER = "the checkpoint is of another network; remove resume.safetensors from the run's folder and run again"
+OF_ANOTHER = "the checkpoint is of another network"
 """What to say of one."""
 
 

@@ -3,6 +3,7 @@
 Each replica goes by itself, at parameters, and for as many steps, as suit it; threads share replicas or samples.
 """
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -131,7 +132,9 @@ class Compiled:
         return loss / len(numbers), total * factor
 
     def held_out(self, replica: int, theta: np.ndarray) -> tuple[float, float]:
-        """Held-out loss and accuracy (NaN for regression)."""
+        """Held-out loss and accuracy (NaN for regression), both NaN without samples."""
+        if not len(self._test.x):
+            return math.nan, math.nan
         weight = np.append(theta * self._factors[replica], theta.dtype.type(1))
         chosen, nothing = np.arange(len(self._test.x)), np.empty(0, theta.dtype)
 
@@ -141,7 +144,7 @@ class Compiled:
             return add_gradient(circuit, weight, self._test, chosen, start, stop, 1.0, nothing, work)
 
         losses, right = zip(*_in_threads(of_part, range(0, len(chosen), _FEW)), strict=True)
-        return sum(losses) / len(chosen), sum(right) / len(chosen) if self._classify else float("nan")
+        return sum(losses) / len(chosen), sum(right) / len(chosen) if self._classify else math.nan
 
     def advance(
         self, descents: Sequence[tuple[int, Descent, np.ndarray]], rates: np.ndarray, step: int
@@ -185,7 +188,7 @@ class Compiled:
 
 
 def _samples(objective: Objective, x: torch.Tensor, y: torch.Tensor) -> Samples:
-    inputs = x.reshape(len(x), -1).contiguous().numpy()
+    inputs = x.flatten(1).contiguous().numpy()
     if objective.loss.circuit == "squared":
         return Samples(inputs, y.contiguous().numpy(), np.empty(0, np.int64))
     return Samples(inputs, np.empty((0, 0), inputs.dtype), y.numpy())

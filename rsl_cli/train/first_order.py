@@ -7,7 +7,7 @@ replica that has ended (stationary or diverged) keeps its results while the othe
 import json
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rsl_cli.errors import TrainingError
+from rsl_cli.errors import CheckpointError
 from rsl_cli.network import LiftedNetwork
 from rsl_cli.train.checkpoint import OF_ANOTHER, Keeper, Saved
 from rsl_cli.train.compiled import Compiled
@@ -164,7 +164,7 @@ def train_first_order(
         One result per replica.
 
     Raises:
-        TrainingError: saved states of another network, or of several steps.
+        CheckpointError: saved states of another network, or of several steps.
     """
     return _Run(network, objective, settings, keeper, progress).results()
 
@@ -284,16 +284,19 @@ class _Run:
 
     def _restore(self) -> None:
         saved = [] if self.keeper is None else self.keeper.load()
+        try:
+            self._resume(saved)
+        except (LookupError, ValueError, RuntimeError, TypeError) as error:
+            raise CheckpointError(OF_ANOTHER) from error
+
+    def _resume(self, saved: Sequence[Saved]) -> None:
         if not saved:
             return
         parts = [{name: torch.as_tensor(array) for name, array in arrays.items()} for arrays, _ in saved]
-        contents = [json.loads(text["training"]) for _, text in saved]
         states = [{k: v for k, v in part.items() if not k.startswith("ended/")} for part in parts]
-        try:
-            (self.step,) = {content["step"] for content in contents}
-            self.engine.resume(joined_state(states))
-        except (KeyError, ValueError, RuntimeError) as error:
-            raise TrainingError(OF_ANOTHER) from error
+        contents = [json.loads(text["training"]) for _, text in saved]
+        (self.step,) = {content["step"] for content in contents}
+        self.engine.resume(joined_state(states))
         self._accuracy = [content["accuracy"] for content in contents]
         self.rows = [[(row[0], *row[1:]) for row in content["rows"]] for content in contents]
         for replica, (content, part) in enumerate(zip(contents, parts, strict=True)):

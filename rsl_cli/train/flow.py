@@ -105,6 +105,8 @@ def gradient_flow(
     x: Tensor,
     y: Tensor,
     *,
+    x_test: Tensor | None = None,
+    y_test: Tensor | None = None,
     t_end: float = 1e6,
     rtol: float = 1e-3,
     atol: float = 1e-6,
@@ -119,6 +121,8 @@ def gradient_flow(
         net: float64, over a lift or a union; left with the final parameters.
         x: (N, *input_shape).
         y: (N, outputs), or class numbers (N,) for ``cross_entropy``.
+        x_test: (M, *input_shape) to take held-out losses on; None: they are nan.
+        y_test: as ``y``, of length M.
         t_end: flow time at which to stop.
         rtol: accepted local error of each parameter, relative to its size.
         atol: the same, absolute.
@@ -128,29 +132,37 @@ def gradient_flow(
         max_steps: steps after which to give up.
 
     Returns:
-        The trajectory, its held-out losses being the training ones; for a union one for each replica.
+        The trajectory; for a union one for each replica.
 
     Raises:
         ConfigError, DataError, TrainingError: what cannot be integrated, in one line.
     """
     chosen = {"t_end": t_end, "rtol": rtol, "atol": atol, "epsilon": epsilon, "max_steps": max_steps}
     settings = Flow.from_config(chosen)
-    inputs, targets = (tensor.detach().cpu().numpy() for tensor in (x, y))
-    if len(inputs) != len(targets) or len(inputs) == 0:
-        raise DataError(f"{len(inputs)} inputs and {len(targets)} targets; as many of one as of the other are needed")
+    if (x_test is None) != (y_test is None):
+        raise DataError("held-out inputs or targets are missing; give x_test and y_test, or neither")
     classify = loss == "cross_entropy"
-    targets = targets.astype(np.int64) if classify else targets.astype(np.float64).reshape(len(targets), -1)
-    outputs = net.lift.base.output_size
-    inputs = inputs.astype(np.float64)
-    data = Dataset(
-        "given", "classification" if classify else "regression", inputs, targets, inputs[:1], targets[:1], outputs
+    inputs, targets = _arrays(x, y, classify)
+    held_inputs, held_targets = (
+        (inputs[:0], targets[:0]) if x_test is None or y_test is None else _arrays(x_test, y_test, classify)
     )
+    task = "classification" if classify else "regression"
+    data = Dataset("given", task, inputs, targets, held_inputs, held_targets, outputs=net.lift.base.output_size)
     device = next(net.parameters()).device
     objective = Objective(data, loss, dtype=torch.float64, device=device)
     times = None if sample_times is None else _chosen_times(sample_times, t_end)
     results = train_implicit(net, objective, _Timed(settings, times))
     paths = tuple(result.trajectory for result in results)
     return paths if isinstance(net.lift, LiftUnion) else next(iter(paths))
+
+
+def _arrays(x: Tensor, y: Tensor, classify: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Inputs and targets as a dataset holds them."""
+    inputs, targets = (tensor.detach().cpu().numpy() for tensor in (x, y))
+    if len(inputs) != len(targets) or len(inputs) == 0:
+        raise DataError(f"{len(inputs)} inputs and {len(targets)} targets; as many of one as of the other are needed")
+    shaped = targets.astype(np.int64) if classify else targets.astype(np.float64).reshape(len(targets), -1)
+    return inputs.astype(np.float64), shaped
 
 
 @dataclass(frozen=True)

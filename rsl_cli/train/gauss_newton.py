@@ -14,6 +14,7 @@ import torch
 from scipy.linalg import get_blas_funcs, get_lapack_funcs
 from torch import Tensor
 
+from rsl_cli.kernels.serial import one_thread
 from rsl_cli.linearization import Probe, sample_jacobians
 from rsl_cli.network import LiftedNetwork
 from rsl_cli.rng import generator
@@ -118,12 +119,16 @@ class _SampleSpace:
         self._factor = _Factor(a.T @ a if a.device.type != "cpu" else _syrk(1.0, a.numpy().T, lower=1))
 
     def solve(self, alpha: float, rhs: np.ndarray) -> np.ndarray:
-        vector = torch.as_tensor(rhs, device=self._a.device)
-        inner = self._factor.solve(alpha, (self._a.T @ vector).cpu().numpy())
-        return rhs - alpha * (self._a @ torch.as_tensor(inner, device=self._a.device)).cpu().numpy()
+        inner = self._factor.solve(alpha, self._product(self._a.T, rhs))
+        return rhs - alpha * self._product(self._a, inner)
 
     def times(self, vector: np.ndarray) -> np.ndarray:
-        return (self._a @ (self._a.T @ torch.as_tensor(vector, device=self._a.device))).cpu().numpy()
+        return self._product(self._a, self._product(self._a.T, vector))
+
+    @staticmethod
+    def _product(matrix: Tensor, vector: np.ndarray) -> np.ndarray:
+        with one_thread():
+            return (matrix @ torch.as_tensor(vector, device=matrix.device)).cpu().numpy()
 
 
 class _Factor:

@@ -4,7 +4,6 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -12,7 +11,7 @@ import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
 
-from rsl_cli.errors import TrainingError
+from rsl_cli.errors import CheckpointError, TrainingError
 from rsl_cli.network import LiftedNetwork
 from rsl_cli.train.checkpoint import OF_ANOTHER, Keeper, Saved
 from rsl_cli.train.objective import Objective
@@ -20,7 +19,6 @@ from rsl_cli.train.replicas import Answer, Method, Replicas
 from rsl_cli.train.trajectory import PathPoint, Row, Stand, TrainingResult, Trajectory
 
 Progress = Callable[[int, int, float], None]
-_SMALL = 1500
 
 
 @dataclass
@@ -73,7 +71,7 @@ class Course:
         if not text:
             return
         if not np.array_equal(arrays["start"], self.start):
-            raise TrainingError(OF_ANOTHER)
+            raise CheckpointError(OF_ANOTHER)
         self.rows = [(row[0], *row[1:]) for row in text["rows"]]
         self.path = [(step, at, arrays[f"path/{i:05d}"]) for i, (step, at) in enumerate(text["path"])]
         self.share, self.end, self.accuracy = text["share"], text["end"], text["accuracy"]
@@ -162,9 +160,9 @@ def train_implicit(
         if course.end:
             stepper.reopen(course)
     methods = {r: stepper.method(course, objective.resolution()) for r, course in enumerate(courses) if not course.end}
-    # Below this, a second thread of the linear algebra's own costs more by waiting beside torch's than it computes.
-    small = max(map(len, replicas.start)) < _SMALL
-    with threadpool_limits(1, "blas") if small else nullcontext():
+    # How a factorisation is shared out decides how it is rounded; and a thread of the linear algebra's own costs as
+    # much by waiting beside torch's as it computes.
+    with threadpool_limits(1, "blas"):
         _rounds(replicas, courses, methods, keeper, progress)
     results = [_result(replicas, r, course) for r, course in enumerate(courses)]
     with torch.no_grad():
@@ -220,12 +218,15 @@ def _saved(course: Course) -> Saved:
 
 
 def _restore(replicas: Replicas, courses: list[Course], keeper: Keeper | None) -> None:
-    for r, (arrays, text) in enumerate([] if keeper is None else keeper.load()):
-        content = json.loads(text.get("training", "{}"))
-        if "parameter_rows" in content:
-            _begin_anew(courses[r], content["parameter_rows"], replicas.flat(r, arrays))
-        else:
-            courses[r].restore(arrays, content)
+    try:
+        for r, (arrays, text) in enumerate([] if keeper is None else keeper.load()):
+            content = json.loads(text.get("training", "{}"))
+            if "parameter_rows" in content:
+                _begin_anew(courses[r], content["parameter_rows"], replicas.flat(r, arrays))
+            else:
+                courses[r].restore(arrays, content)
+    except (LookupError, TypeError, ValueError, RuntimeError) as error:
+        raise CheckpointError(OF_ANOTHER) from error
 
 
 def parameters_alone(rows: list[Row], state: Mapping[str, np.ndarray]) -> Saved:

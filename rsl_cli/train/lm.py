@@ -107,6 +107,8 @@ class LevenbergMarquardt:
             assert curvature is not None
             growth = 2.0
             for _ in range(_MOST_GROWTH):
+                if math.isinf(mu):
+                    continue  # No step is short enough.
                 try:
                     update = curvature.solve(1 / mu, -gradient / mu)
                 except SingularError:

@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from rsl_cli.data import Dataset
 from rsl_cli.graph import BaseGraph
+from rsl_cli.kernels.serial import one_thread
 from rsl_cli.network import LiftedNetwork
 from rsl_cli.train.losses import Loss, check_fit, read_loss
 
@@ -91,10 +92,10 @@ class Objective:
         return Evaluation(loss, grad_norm, test_loss, accuracy)
 
     def held_out(self, network: LiftedNetwork) -> tuple[Tensor, Tensor]:
-        """Held-out loss and accuracy, float64 (R,) each; accuracy is NaN for regression."""
-        test_loss = torch.zeros(network.replica_count, dtype=torch.float64)
-        right = torch.zeros(network.replica_count, dtype=torch.float64)
+        """Held-out loss and accuracy, float64 (R,) each; accuracy is NaN for regression, both without samples."""
         total = len(self.x_test)
+        test_loss = torch.full((network.replica_count,), 0.0 if total else math.nan, dtype=torch.float64)
+        right = test_loss.clone()
         with torch.no_grad():
             for part in self._chunks(network, total):
                 out, y = _outputs(network, self.x_test[part]), self.y_test[part]
@@ -106,7 +107,8 @@ class Objective:
 
     def resolution(self) -> float:
         """The smallest loss that rounding of the outputs lets one tell from zero."""
-        return self.loss.resolution(self.y, self.x.dtype)
+        with one_thread():
+            return self.loss.resolution(self.y, self.x.dtype)
 
     def _backward_all(self, network: LiftedNetwork) -> Tensor:
         loss = torch.zeros(network.replica_count, dtype=torch.float64)

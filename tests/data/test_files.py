@@ -280,7 +280,11 @@ def test_paths_that_are_no_file(name: str, tmp_path: Path):
         ("csv", b'price,b\n1,"2\n', r"is damaged: unexpected end of data"),
         ("csv", b"\n\n", r"fewer than two columns"),
         ("csv", b"price\n1\n2\n", r"fewer than two columns"),
-        ("csv", b"a;price\n1;2\n", r"fewer than two columns; .*separated by commas"),
+        (
+            "csv",
+            b"a.price\n1.2\n",
+            r"fewer than two columns; .*separated by commas, or by what dataset\.separator names",
+        ),
         ("csv", b"a,price\n", r"holds no data rows; give a file with a header"),
         ("csv", b"a,a,price\n1,2,3\n", r"column name 'a' is given twice \(columns 1 and 2\); rename one"),
         ("csv", b",price\n" + b"1,2\n" * 9, r"column 1 has no name, as a saved row index has none"),

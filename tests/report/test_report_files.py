@@ -15,7 +15,7 @@ import matplotlib.image
 import numpy as np
 import pandas as pd
 import pytest
-from fake_study import LIFTS, key_of, make_study
+from fake_study import LIFTS, key_of, make_study, params_of
 
 import rsl_cli as rsl
 from rsl_cli.errors import ConfigError, StoreError
@@ -277,3 +277,18 @@ def test_importing_the_report_loads_neither_torch_nor_matplotlib() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
     code = "import sys, rsl_cli.report.plots; sys.exit(bool({'torch', 'matplotlib.pyplot'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(("slope", "first"), [(40, 1e200), (-40, 1e-200), (220, 1e-300), (0, 1.7e308), (0, 5e-324)])
+@pytest.mark.parametrize("flow", [False, True])
+def test_no_loss_that_a_float_can_hold_stops_a_report(slope: int, first: float, flow: bool, tmp_path: Path) -> None:
+    def law(params: int, lift: int) -> float:
+        with np.errstate(over="ignore", under="ignore"):
+            loss = float(np.float64(first) * np.float64(params_of(lift) / params_of(2)) ** slope)
+        return min(max(loss, 5e-324), 1.6e308)
+
+    store = make_study(tmp_path / "s", law, lifts=(2, 4, 8, 16, 32), noise=0, test_law=law, flow=flow)
+    with np.errstate(all="ignore"):
+        verdict = write_report(store)
+    assert {path.stem for path in store.report_dir.glob("*.png")} >= set(FIGURES)
+    assert verdict["verdict"] and summary_text(store, verdict)

@@ -15,6 +15,7 @@ import pytest
 from fake_measures import EPSILONS, PROBES, SLACK
 from fake_study import key_of, make_study
 
+from rsl_cli.cli import main
 from rsl_cli.report import canvas, summary_text, write_report
 from rsl_cli.report.canvas import Drawing
 from rsl_cli.report.judgement import judge_views
@@ -295,3 +296,27 @@ def test_values_that_have_no_place_on_a_log_axis(tmp_path: Path) -> None:
         }
 
     assert draw(measured(tmp_path / "s", zeros)) >= {"kappa", "inside", "coverage", "drift"}
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_groups_without_weights_or_all_diverged_draw_no_drift(tmp_path: Path, value: float) -> None:
+    store = make_study(tmp_path / "s", lambda params, lift: 1 / params, lifts=(16, 32), seeds=2, measured=True)
+    for key in store.planned():
+        record, drift = store.record(key), store.table(key, "drift")
+        assert record is not None and drift is not None
+        for column in ("std_end", "ks", "wasserstein", "moved"):
+            drift[column] = value
+        store.run_dir(key).joinpath("record.json").unlink()
+        store.write_run(key, record, {"trajectory": store.trajectory(key), "drift": drift}, {})
+    verdict = write_report(store, formats=("png",))
+    assert verdict["verdict"] and not (store.report_dir / "drift.png").exists()
+
+
+def test_a_report_names_the_runs_it_leaves_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store = make_study(tmp_path / "s", lambda params, lift: 1 / params, lifts=(16, 32), seeds=2)
+    key = store.planned()[0]
+    path = store.run_dir(key) / "record.json"
+    path.write_bytes(path.read_bytes().replace(b'"train_loss": 0', b'"train_loss": 7'))
+    assert main(["report", str(store.root), "--format", "png"]) == 0
+    out, err = capsys.readouterr()
+    assert f"rsl: {path}: its content does not fit its digest; not reported" in err and "7." not in out

@@ -221,10 +221,13 @@ def test_a_floor_needs_finished_runs(study: Callable[..., dict[str, Any]]) -> No
 
 def test_a_target_that_was_asked_for_says_no_more_than_that(study: Callable[..., dict[str, Any]]) -> None:
     target = {"stop_reason": "target"}
-    verdict = study(floor, noise=0.03, change=lambda lift, seed: target if lift >= 128 else {})
-    assert verdict["verdict"] == "unfinished"
+    verdict = study(falling, change=lambda lift, seed: target if lift >= 128 else {})
+    assert verdict["verdict"] == "falls"
+    assert "to 128, from which on every run reaches its target" in verdict["headline"]
     assert verdict["under_trained"] == []
-    assert said(verdict, "15 of 30 runs stopped at the target loss they were asked for")
+    assert said(verdict, "15 of 30 runs stopped at the target loss they were asked for", "every run reaches 0.0")
+    some = study(floor, noise=0.03, change=lambda lift, seed: target if lift >= 128 and seed else {})
+    assert some["verdict"] in ("unfinished", "inconclusive")
 
 
 def test_flow_curves_show_their_limits(study: Callable[..., dict[str, Any]]) -> None:

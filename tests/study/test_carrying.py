@@ -378,7 +378,7 @@ def test_runs_that_ended_for_good_are_not_tried_again(tmp_path, capsys):
         ("flow", {4: {"steps": 1}}, "horizons.4={'steps': 1}; accepted are keys of trainer flow: t_end, max_steps"),
         ("flow", {4: 1e9}, "horizons.4=1000000000.0; accepted are keys of trainer flow"),
         ("flow", {4: {"t_end": -1}}, "trainer.t_end=-1.0; accepted: a number from 0"),
-        ("flow", 3, "horizons=3; a group is needed"),
+        ("flow", 3, "horizons=3; accepted: null, or horizons by lift, e.g. {64: {t_end: 1e10}}"),
         ("cosine", {4: {"steps": 9}}, "accepted are keys of trainer adam: none, since its schedule ends its runs"),
     ],
 )  # fmt: skip

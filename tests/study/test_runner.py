@@ -12,7 +12,7 @@ from rsl_cli.errors import ConfigError, StoreError
 from rsl_cli.study import runner, session
 from rsl_cli.study.session import load_study, run_study
 from rsl_cli.study.spec import StudySpec
-from rsl_cli.study.store import StudyStore
+from rsl_cli.study.store import StudyStore, read_tensors, write_tensors
 
 TIMES = ["wall_seconds"]
 
@@ -184,6 +184,51 @@ def test_a_damaged_checkpoint_is_thrown_away(whole, tmp_path):
         damaged.run_dir(key).mkdir(parents=True)
         (damaged.run_dir(key) / "resume.safetensors").write_bytes(b"rubbish")
     assert snapshot(run_study(config).store) == snapshot(store)
+
+
+def _of_another_network(path):
+    arrays, text = read_tensors(path)
+    write_tensors(path, {name: array[:1] for name, array in arrays.items()}, text)
+
+
+def _without_an_array(path):
+    arrays, text = read_tensors(path)
+    gone = next(name for name in arrays if name.startswith("parameter/"))
+    write_tensors(path, {name: array for name, array in arrays.items() if name != gone}, text)
+
+
+def _without_text(path):
+    arrays, text = read_tensors(path)
+    write_tensors(path, arrays, text | {"training": json.dumps({"step": json.loads(text["training"])["step"]})})
+
+
+def _flipped(path):
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 1
+    path.write_bytes(content)
+
+
+def _a_folder(path):
+    path.unlink()
+    path.mkdir()
+
+
+@pytest.mark.parametrize("damage", [_of_another_network, _without_an_array, _without_text, _flipped, _a_folder])
+def test_no_number_comes_from_a_damaged_checkpoint_and_none_blocks(whole, tmp_path, damage):
+    config, store = whole
+    config = config | {"results_dir": str(tmp_path), "executor": {"name": "local", "checkpoint_seconds": 1e-9}}
+
+    def stop(_, step, *__):
+        if step > 0:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_study(config, progress=stop)
+    path, *_ = sorted((tmp_path / store.name / "runs").glob("*/resume.safetensors"))
+    damage(path)
+    again = run_study(config)
+    assert again.done == 9 and snapshot(again.store) == snapshot(store)
+    assert [file.name for file in (again.store.root / "damaged").iterdir()] == [path.name]
 
 
 def test_identity_is_what_determines_the_numbers_and_nothing_else():

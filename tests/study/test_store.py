@@ -25,8 +25,10 @@ def test_a_run_comes_back_as_it_was_written(tmp_path):
     store = StudyStore(tmp_path / "s")
     frame = pd.DataFrame({"step": [0, 1], "loss": [0.5, math.nan]})
     state = {"w": np.arange(6.0).reshape(2, 3)[:, ::2]}
-    store.write_run(KEY, {"status": "done", "loss": np.float64(0.5), "bad": math.inf}, {"trajectory": frame}, state)
-    assert store.is_done(KEY) and store.record(KEY) == {"status": "done", "loss": 0.5, "bad": None}
+    store.write_run(
+        KEY, {"status": "done", "train_loss": np.float64(0.5), "bad": math.inf}, {"trajectory": frame}, state
+    )
+    assert store.is_done(KEY) and store.record(KEY) == {"status": "done", "train_loss": 0.5, "bad": None}
     pd.testing.assert_frame_equal(store.trajectory(KEY), frame)
     np.testing.assert_array_equal(store.state(KEY)["w"], state["w"])
 
@@ -34,14 +36,14 @@ def test_a_run_comes_back_as_it_was_written(tmp_path):
 def test_tables_beside_the_trajectory(tmp_path):
     store = StudyStore(tmp_path / "s")
     steps, kappa = pd.DataFrame({"step": [0]}), pd.DataFrame({"place": ["start", "ball"], "kappa": [2.0, math.inf]})
-    with pytest.raises(StoreError, match=r"cannot read .*trajectory\.parquet: No such file; delete the run's folder"):
+    with pytest.raises(StoreError, match=r"cannot read .*trajectory\.parquet: No such file; `rsl verify STUDY` sets"):
         store.trajectory(KEY)
     store.write_run(KEY, {"status": "done"}, {"trajectory": steps, "tangent": kappa}, {})
     pd.testing.assert_frame_equal(store.table(KEY, "tangent"), kappa)
     pd.testing.assert_frame_equal(store.table(KEY, "trajectory"), store.trajectory(KEY))
     assert store.table(KEY, "coverage") is None
     (store.run_dir(KEY) / "tangent.parquet").write_bytes(b"half a file")
-    with pytest.raises(StoreError, match=r"cannot read .*tangent\.parquet: .*; delete the run's folder") as caught:
+    with pytest.raises(StoreError, match=r"cannot read .*tangent\.parquet: .*; `rsl verify STUDY` sets") as caught:
         store.table(KEY, "tangent")
     assert "\n" not in str(caught.value)
 

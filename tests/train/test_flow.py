@@ -408,3 +408,28 @@ def test_bad_calls_are_named():
         rsl.gradient_flow(network([0]), x, y[:5])
     with pytest.raises(TrainingError, match=r"float32; flow and lm need torch\.float64"):
         rsl.gradient_flow(network([0]).float(), x, y)
+    with pytest.raises(DataError, match="give x_test and y_test, or neither"):
+        rsl.gradient_flow(network([0]), x, y, x_test=x)
+    with pytest.raises(DataError, match="3 inputs and 64 targets"):
+        rsl.gradient_flow(network([0]), x, y, x_test=x[:3], y_test=y)
+
+
+@pytest.mark.parametrize("loss", ["mse", "cross_entropy"])
+def test_held_out_losses_are_of_the_samples_given_or_are_none(loss):
+    x, y = pair()
+    base, targets = BASE, y
+    if loss == "cross_entropy":
+        base, targets = problems.linear_base(x.shape[1], 2), (y[:, 0] > y.median()).long()
+    lift = sample_lift(base, 4, 0, {"kind": "random", "in_degree": 3})
+    net = LiftedNetwork(lift, dtype=torch.float64)
+    frame = rsl.gradient_flow(net, x, targets, t_end=1, loss=loss).to_frame()
+    assert frame["test_loss"].isna().all() and np.isfinite(frame["loss"]).all()
+    net = LiftedNetwork(lift, dtype=torch.float64)
+    frame = rsl.gradient_flow(net, x, targets, x_test=x[:9], y_test=targets[:9], t_end=1, loss=loss).to_frame()
+    with torch.no_grad():
+        out = net(x[:9])
+    if loss == "mse":
+        expected = 0.5 * (out - targets[:9]).square().sum(1).mean()
+    else:
+        expected = torch.nn.functional.cross_entropy(out, targets[:9])
+    assert frame["test_loss"].iloc[-1] == pytest.approx(float(expected), rel=1e-12)

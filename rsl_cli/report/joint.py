@@ -1,0 +1,80 @@
+"""Losses of many lifts at one time, and the joint law of lift and clock that they follow; draws nothing."""
+
+import math
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from rsl_cli.report.runs import StudyRuns
+from rsl_cli.stats import JointLaw, fit_joint_law
+
+Array = NDArray[np.float64]
+_MOST_TIMES = 6
+_COLUMNS = {"train": "loss", "test": "test_loss"}
+
+
+def isochrone_times(runs: StudyRuns) -> tuple[str, list[float]]:
+    """The clock's column, and powers of ten of it that runs reached, six at most: every second one back."""
+    flow = any(run.flow_time > 0 for run in runs.done)
+    column = "time" if flow else "step"
+    ends = [
+        float(frame[column].to_numpy(dtype=np.float64).max())
+        for frame in runs.trajectories.values()
+        if column in frame and len(frame)
+    ]
+    ends = [end for end in ends if math.isfinite(end) and end > 0]
+    if not ends:
+        return column, []
+    last = math.floor(math.log10(max(ends)) + 1e-9)
+    stride = 2 if last >= 4 else 1
+    times = [10.0**decade for decade in range(last, -1, -stride)][:_MOST_TIMES]
+    return column, times[::-1]
+
+
+def losses_at(runs: StudyRuns, column: str, at: float) -> dict[int, Array]:
+    """Return lift -> headline losses of the runs that reached a time, interpolated in log-log; (runs,)."""
+    found: dict[int, list[float]] = {}
+    for run in runs.done:
+        frame = runs.trajectories.get(run.name)
+        value = math.nan if frame is None else _at(frame, column, _COLUMNS[runs.headline], at)
+        # A run at rest stays where it is.
+        if math.isnan(value) and run.stop_reason == "stationary":
+            value = run.loss(runs.headline)
+        if math.isfinite(value):
+            found.setdefault(run.key.lift, []).append(value)
+    return {lift: np.array(values) for lift, values in sorted(found.items())}
+
+
+def _at(frame: pd.DataFrame, column: str, loss: str, at: float) -> float:
+    if not {column, loss} <= set(frame.columns):
+        return math.nan
+    clock, values = (frame[name].to_numpy(dtype=np.float64) for name in (column, loss))
+    kept = (clock > 0) & np.isfinite(clock) & (values > 0) & np.isfinite(values)
+    if not kept.any() or clock[kept][-1] < at * (1 - 1e-6) or clock[kept][0] > at * (1 + 1e-6):
+        return math.nan
+    return float(np.exp(np.interp(math.log(at), np.log(clock[kept]), np.log(values[kept]))))
+
+
+def joint_law(runs: StudyRuns) -> JointLaw | None:
+    """The law of lift and clock that the headline losses of a flow follow over their last six decades, if any."""
+    ends = [run.flow_time for run in runs.done if run.flow_time > 0]
+    if not ends or max(ends) < 1e3:
+        return None
+    last = math.log10(max(ends))
+    times = 10.0 ** np.arange(max(1.0, last - 6), last + 0.01, 0.5)
+    x, curves = [], []
+    for lift in runs.lifts:
+        if lift in runs.overparametrised_lifts:
+            continue
+        frames = [runs.trajectories[run.name] for run in runs.at(lift) if run.name in runs.trajectories]
+        seeds = [[_at(frame, "time", _COLUMNS[runs.headline], at) for at in times] for frame in frames]
+        if seeds:
+            x.append(math.log(params_of(runs, lift)))
+            curves.append(np.log(np.array(seeds)))
+    return fit_joint_law(np.array(x), times, curves)
+
+
+def params_of(runs: StudyRuns, lift: int) -> float:
+    """Median number of parameters of a lift's finished runs; NaN if there is none."""
+    return float(np.median([run.params for run in runs.at(lift) if run.status == "done"] or [math.nan]))

@@ -1,0 +1,161 @@
+"""Worker processes end with their parent, and one that dies or hangs costs what it held and nothing else."""
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from pathlib import Path
+
+import pytest
+
+from rsl_cli.cli import compose
+from rsl_cli.errors import StoreError
+from rsl_cli.study import executors
+from rsl_cli.study.machine import memory_limit
+from rsl_cli.study.runner import Item, make_plan
+from rsl_cli.study.session import run_study
+from rsl_cli.study.spec import StudySpec
+from rsl_cli.study.verify import verify
+
+pytestmark = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks processes up in /proc")
+
+WORDS = ("base=mlp", "dataset.samples=64", "trainer=adam", "theory=none", "lift=2,4,8", "seeds=2", "executor.workers=2")
+
+
+def config_in(folder, *words):
+    return compose([*WORDS, "trainer.steps=200", "study=s", f"results_dir={folder}", *words])
+
+
+def marked(mark):
+    """Processes that carry a mark in their environment."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if f"MARK={mark}".encode() in (process / "environ").read_bytes():
+                found.append(int(process.name))
+        except OSError:
+            continue
+    return found
+
+
+def wait_until(condition, seconds):
+    end = time.monotonic() + seconds
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.05)
+    assert condition()
+
+
+@pytest.mark.parametrize(
+    ("delay", "signal_sent"), [(0.0, signal.SIGKILL), (0.5, signal.SIGTERM), (8.0, signal.SIGKILL)]
+)
+def test_no_worker_outlives_its_parent(tmp_path, delay, signal_sent):
+    mark = uuid.uuid4().hex
+    words = [*WORDS, "trainer.steps=10000000", f"results_dir={tmp_path}"]
+    parent = subprocess.Popen(
+        [sys.executable, "-m", "rsl_cli.cli", "run", *words],
+        env=os.environ | {"MARK": mark},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        # The resource tracker of multiprocessing is one of them.
+        wait_until(lambda: len(marked(mark)) >= 3, 120)
+        time.sleep(delay)
+        parent.send_signal(signal_sent)
+        parent.wait(30)
+        wait_until(lambda: not marked(mark), 60)
+    finally:
+        for process in marked(mark):
+            os.kill(process, signal.SIGKILL)
+
+
+def test_a_worker_that_dies_costs_no_run(tmp_path, capfd):
+    killed = []
+
+    def progress(item, *_):
+        if not killed:
+            killed.append(multiprocessing.active_children()[0].pid)
+            os.kill(killed[0], signal.SIGKILL)
+
+    outcome = run_study(config_in(tmp_path), progress=progress)
+    assert (outcome.done, outcome.failed) == (6, []) and verify(outcome.store).clean
+    assert "died by signal 9 (out of memory?), training lift" in capfd.readouterr().err
+    assert not multiprocessing.active_children()
+
+
+def test_a_run_that_is_deadly_fails_by_name_and_the_others_finish(tmp_path):
+    def progress(item, *_):
+        if item.lift == 8:
+            for child in multiprocessing.active_children():
+                os.kill(child.pid, signal.SIGKILL)
+
+    outcome = run_study(config_in(tmp_path), progress=progress)
+    assert outcome.done == 4 and {name[:6] for name in outcome.failed} == {"n00008"} and len(outcome.failed) == 2
+    text = (outcome.store.root / "runs" / outcome.failed[0] / "error.txt").read_text()
+    assert "worker process died by signal 9 (out of memory?), with no other beside it" in text
+
+
+def test_a_stopped_worker_is_named_and_ended_and_its_runs_are_done_again(tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr(executors, "_SILENT", 4.0)
+    monkeypatch.setattr(executors, "_GIVEN_UP", 8.0)
+    monkeypatch.setattr(executors, "_TURN", 0.5)
+    stopped = []
+
+    def progress(item, *_):
+        if not stopped:
+            stopped.append(multiprocessing.active_children()[0].pid)
+            os.kill(stopped[0], signal.SIGSTOP)
+
+    outcome = run_study(config_in(tmp_path), progress=progress)
+    assert (outcome.done, outcome.failed) == (6, [])
+    assert f"kill -CONT {stopped[0]}` lets it go on" in capfd.readouterr().err
+
+
+def test_leaving_waits_for_no_stopped_worker(tmp_path, monkeypatch):
+    monkeypatch.setattr(executors, "_FAREWELL", 1.0)
+
+    def progress(*_):
+        for child in multiprocessing.active_children():
+            os.kill(child.pid, signal.SIGSTOP)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_study(config_in(tmp_path), progress=progress)
+    assert not multiprocessing.active_children()
+
+
+def test_an_error_in_a_worker_comes_out_of_the_study(tmp_path):
+    def planned(spec, plan):
+        (spec.store.root / "runs").parent.mkdir(parents=True)
+        (spec.store.root / "runs").write_text("in the way")
+
+    with pytest.raises(StoreError, match=r"cannot write .*runs"):
+        run_study(config_in(tmp_path), planned=planned)
+    assert not multiprocessing.active_children()
+
+
+def test_items_that_do_not_fit_beside_others_go_alone_and_last(tmp_path, monkeypatch):
+    spec = StudySpec.from_config(config_in(tmp_path))
+    sizes = {2: 1.0, 4: 5.0, 8: 50.0}
+    monkeypatch.setattr(executors, "memory", lambda _, lift: sizes[lift])
+    pool = executors._Pool(spec, 2, lambda *_: None, lambda *_: None)
+    pool.room = 6.0
+    keys = make_plan(spec).keys
+    waiting = [Item((key,)) for key in reversed(keys) if key.seed == 0]
+    assert [item.lift for item in waiting] == [8, 4, 2]
+    assert pool._fitting(waiting) is waiting[1]
+
+    class Running:
+        item = waiting[1]
+
+    pool.busy = [Running()]  # pyright: ignore[reportAttributeAccessIssue]
+    assert pool._fitting(waiting) is waiting[2] and pool._fitting(waiting[:1]) is None
+    pool.busy = []
+    assert pool._fitting(waiting[:1]) is waiting[0]
+
+
+def test_the_memory_there_is():
+    assert 1 << 28 < memory_limit() <= os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -1,0 +1,118 @@
+"""What was trained, asked in the units of its data: from Python, and from an exported folder alone."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from rsl_cli.cli import main
+from rsl_cli.data import load_dataset
+from rsl_cli.errors import DataError
+from rsl_cli.study.session import load_study
+
+DRAWS = np.random.default_rng(3)
+ROWS = 60
+HOUSES = pd.DataFrame(
+    {
+        "id": range(ROWS),
+        "age": DRAWS.normal(40, 10, ROWS).round(3),
+        "city": ["Rome", "Bonn", "Oslo"] * (ROWS // 3),
+        "garden": [True, False] * (ROWS // 2),
+        "flat": 7.0,
+        "price": DRAWS.normal(3e5, 4e4, ROWS).round(2),
+    }
+)
+LINE = ["dataset=csv", "dataset.path=a.csv", "lift=2", "seeds=1", "trainer=adam", "trainer.steps=5", "executor=local"]
+LINE += ["trainer.dtype=float64"]
+KEYS = ["dataset.drop=[id]", "dataset.categorical=onehot", "dataset.missing=median"]
+
+
+@pytest.fixture
+def houses(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    frame = HOUSES.copy()
+    frame.loc[[4, 30], "age"] = np.nan
+    frame.to_csv("a.csv", index=False)
+    return frame
+
+
+def test_prices_come_in_the_units_of_prices(houses, tmp_path):
+    assert main(["run", *LINE, *KEYS, "dataset.target=price", "study=s"]) == 0
+    network = load_study("results/s").network(2, 0)
+    got = network.predict(houses.sample(frac=1, axis=1, random_state=1))
+    assert got.shape == (ROWS, 1) and got.dtype == torch.float64
+    # By hand: the network's outputs on the dataset's own arrays, scaled back by the raw training part.
+    keys = {"name": "csv", "path": "a.csv", "target": "price", "drop": ["id"], "categorical": "onehot"}
+    data, raw = (load_dataset({**keys, "missing": "median", "standardize": flag}) for flag in (True, False))
+    back = network(torch.as_tensor(data.x_test)).detach().double() * raw.y_train.std() + raw.y_train.mean()
+    places = [int(np.flatnonzero(houses["price"] == price)[0]) for price in raw.y_test[:, 0]]
+    torch.testing.assert_close(got[places], back, rtol=1e-12, atol=0)
+    assert main(["export", "s", "--to", "out"]) == 0
+    script = (
+        "import csv, json, sys\nfrom model import LiftedModel\n"
+        "rows = list(csv.DictReader(open('../a.csv')))\n"
+        "cells = {name: [row[name] for row in rows] for name in rows[0]}\n"
+        "cells['age'] = [None if cell == '' else cell for cell in cells['age']]\n"
+        "cells['garden'] = [cell == 'True' for cell in cells['garden']]\n"
+        "print(json.dumps(LiftedModel.load('.').predict(cells).tolist()))\n"
+        "assert not [name for name in sys.modules if name.startswith(('rsl_cli', 'pandas'))]\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd="out", capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    torch.testing.assert_close(torch.tensor(json.loads(done.stdout), dtype=torch.float64), got, rtol=1e-12, atol=0)
+
+
+def test_classes_come_by_name(houses):
+    assert main(["run", *LINE, "dataset.target=city", "dataset.drop=[id,age]", "study=s"]) == 0
+    network = load_study("results/s").network(2, 0)
+    labels = network.predict(houses)
+    assert len(labels) == ROWS and set(labels) <= {"Bonn", "Oslo", "Rome"}
+    data = load_dataset({"name": "csv", "path": "a.csv", "target": "city", "drop": ["id", "age"]})
+    scale = np.array([data.reading.shift, data.reading.scale])
+    x = (houses[["garden", "flat", "price"]].to_numpy(float) - scale[0]) / np.where(scale[1] == 0, np.inf, scale[1])
+    expected = network(torch.as_tensor(x)).argmax(1).tolist()
+    assert labels == [["Bonn", "Oslo", "Rome"][index] for index in expected]
+
+
+def test_what_cannot_be_asked_is_refused_by_name(houses):
+    assert main(["run", *LINE, *KEYS[:2], "dataset.missing=drop", "dataset.target=price", "study=s"]) == 0
+    network = load_study("results/s").network(2, 0)
+    for table, text in (
+        (houses.drop(columns="age"), "the table lacks column 'age'; needed: "),
+        (houses.assign(city="Paris"), "column 'city', row 1: 'Paris' is none of"),
+        (houses, r"row 5, input \[1\] is missing or infinite"),
+        (houses[["age", "flat"]].to_numpy(), "some columns are text"),
+    ):
+        with pytest.raises(DataError, match=text):
+            network.predict(table)
+
+
+@pytest.mark.parametrize("name", ["digits", "sine2d"])
+def test_arrays_can_be_asked_too(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    line = ["run", f"dataset={name}", "study=s", "trainer=adam", "trainer.steps=3", "lift=2", "seeds=1"]
+    assert main([*line, "executor=local"]) == 0
+    network = load_study("results/s").network(2, 0)
+    data, raw = load_dataset({"name": name}, flat=True), None
+    if name == "digits":
+        raw = load_dataset({"name": name, "standardize": False})
+        assert network.predict(raw.x_test) == network(torch.as_tensor(data.x_test)).argmax(1).tolist()
+    else:
+        assert torch.equal(network.predict(data.x_test), network(torch.as_tensor(data.x_test)).detach().double())
+
+
+def test_a_study_that_kept_nothing_about_its_data_is_mended_by_its_line(houses):
+    line = ["run", *LINE, *KEYS, "dataset.target=price", "study=s"]
+    assert main(line) == 0
+    file = Path("results/s/study.json")
+    content = json.loads(file.read_text())
+    file.write_text(json.dumps({key: value for key, value in content.items() if key != "data"}))
+    with pytest.raises(DataError, match="nothing is known about the data"):
+        load_study("results/s").network(2, 0).predict(houses)
+    assert main(line) == 0
+    assert json.loads(file.read_text())["data"] == content["data"]
