@@ -7,20 +7,28 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rsl_cli import report
+    from rsl_cli import report, testing
+    from rsl_cli.data import Dataset
+    from rsl_cli.data.target import DATASETS
     from rsl_cli.errors import RslError
     from rsl_cli.graph import BaseGraph
     from rsl_cli.kernels.autograd import Implementation, sparse_product
+    from rsl_cli.kernels.stencil import Stencil
     from rsl_cli.lift import Lift, LiftUnion, disjoint_union, sample_lift
+    from rsl_cli.maps import EDGE_MAPS, EdgeMap
     from rsl_cli.module import base_from_module, load_module
     from rsl_cli.network import LiftedNetwork
     from rsl_cli.portable import export
     from rsl_cli.report import Verdict, judge
     from rsl_cli.study.session import load_study, run_study
     from rsl_cli.theory.bound import loss_bound
+    from rsl_cli.theory.probes import PROBES, FinishedRun
     from rsl_cli.theory.tangent import tangent_kappa
     from rsl_cli.train.flow import gradient_flow
+    from rsl_cli.train.losses import LOSSES, Loss
+    from rsl_cli.train.optimizers import OPTIMIZERS, Optimizer
     from rsl_cli.train.trajectory import Trajectory
+    from rsl_cli.vertex_maps import ACTIVATIONS, COMBINES, NORMS, POOLS, Combine, Stage
 
 _HOMES = {
     # graphs and lifts
@@ -47,17 +55,52 @@ _HOMES = {
     "load_study": "study.session",
     "judge": "report",
     "Verdict": "report",
+    # parts of a user's own: what they are made of, and where they get a name
+    "Stencil": "kernels.stencil",
+    "EdgeMap": "maps",
+    "Combine": "vertex_maps",
+    "Stage": "vertex_maps",
+    "Loss": "train.losses",
+    "Optimizer": "train.optimizers",
+    "Dataset": "data.dataset",
+    "FinishedRun": "theory.probes",
+    "EDGE_MAPS": "maps",
+    "ACTIVATIONS": "vertex_maps",
+    "COMBINES": "vertex_maps",
+    "NORMS": "vertex_maps",
+    "POOLS": "vertex_maps",
+    "LOSSES": "train.losses",
+    "OPTIMIZERS": "train.optimizers",
+    "DATASETS": "data.target",
+    "PROBES": "theory.probes",
     # errors
     "RslError": "errors",
 }
 
 __all__ = [
+    "ACTIVATIONS",
+    "COMBINES",
+    "DATASETS",
+    "EDGE_MAPS",
+    "LOSSES",
+    "NORMS",
+    "OPTIMIZERS",
+    "POOLS",
+    "PROBES",
     "BaseGraph",
+    "Combine",
+    "Dataset",
+    "EdgeMap",
+    "FinishedRun",
     "Implementation",
     "Lift",
     "LiftUnion",
     "LiftedNetwork",
+    "Loss",
+    "Optimizer",
     "RslError",
+    "Stage",
+    "Stencil",
     "Trajectory",
     "Verdict",
     "base_from_module",
@@ -73,13 +116,14 @@ __all__ = [
     "sample_lift",
     "sparse_product",
     "tangent_kappa",
+    "testing",
 ]
 
 
 def __getattr__(name: str) -> Any:
     """Import a public name on first use."""
-    if name == "report":
-        return importlib.import_module("rsl_cli.report")
+    if name in ("report", "testing"):
+        return importlib.import_module(f"rsl_cli.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module 'rsl_cli' has no attribute {name!r}")
     module = importlib.import_module(f"rsl_cli.{_HOMES[name]}")

@@ -14,7 +14,6 @@ from rsl_cli.kernels.circuit import FUNCTIONS, Circuit
 from rsl_cli.kernels.stencil import Stencil
 from rsl_cli.lift import Lift
 from rsl_cli.network import weight_multiplier
-from rsl_cli.vertex_maps import Product, Sum
 
 _MOST_SHARING = 4
 """Uses of each weight by one kept edge, above which a stencil's long runs are faster than one entry for each use."""
@@ -32,8 +31,8 @@ def has_circuits(base: BaseGraph) -> bool:
 
 
 def _is_pointwise(vertex: Vertex) -> bool:
-    plain = isinstance(vertex.combine, Sum | Product) and vertex.norm is None and vertex.pool is None
-    return vertex.kind == "input" or (plain and vertex.activation in FUNCTIONS)
+    plain = vertex.combine.circuit is not None and vertex.norm is None and vertex.pool is None
+    return vertex.kind == "input" or (plain and vertex.activation in FUNCTIONS and not vertex.origins)
 
 
 def _uses(stencil: Stencil) -> float:
@@ -112,7 +111,7 @@ class _Draft:
         size = fibre * math.prod(space)
         edges = [index for index, edge in enumerate(base.edges) if edge.target == vertex.name]
         constant = len(self.factor)
-        if isinstance(vertex.combine, Product):
+        if vertex.combine.circuit == "product":
             slots: dict[str, list[int]] = {}
             for index in edges:
                 slots.setdefault(slot_key(base.edges[index]), []).append(index)

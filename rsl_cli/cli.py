@@ -8,6 +8,7 @@ import tempfile
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -213,6 +214,12 @@ class _Version(argparse.Action):
 
 
 def _run(arguments: list[str]) -> int:
+    if {"--help", "-h"} & {*arguments}:
+        from rsl_cli.help import run_help
+
+        own = [Path(b) for a, b in pairwise(arguments) if a in ("--config-dir", "-cd")]
+        print(run_help(arguments, [*own, config_directory()]))
+        return 0
     from rsl_cli.study.session import check_studies
 
     status, stores = 0, []

@@ -54,3 +54,8 @@ def one_of(what: str, got: object, accepted: Iterable[object]) -> str:
     """Compose the usual line for a name outside a closed set, with the nearest accepted name."""
     names = [str(name) for name in accepted]
     return f"{what} {got!r} is not known; accepted: {', '.join(names)}{nearest(str(got), names)}"
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text, for use inside one-line messages."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

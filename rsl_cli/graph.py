@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from rsl_cli.contracts import check_combine, check_edge_map, check_stage
 from rsl_cli.errors import GraphError, one_of
 from rsl_cli.graph_config import Edge, EdgeLifting, Init, Vertex, edge_lifting, read_graph
 from rsl_cli.kernels.stencil import Stencil
-from rsl_cli.maps import Space
+from rsl_cli.parts import Space
 from rsl_cli.vertex_maps import BIASES
 
 __all__ = ["BaseGraph", "Edge", "EdgeLifting", "Init", "Vertex", "edge_lifting"]
@@ -60,6 +61,7 @@ class BaseGraph:
         _check_slots(graph)
         for vertex in graph.vertices:
             graph.space(vertex.name)
+        _check_parts(graph)
         return graph
 
     @cached_property
@@ -250,6 +252,25 @@ def _check_slots(graph: BaseGraph) -> None:
                 f"vertex {vertex.name}: missing slot; combine '{combine.name}' needs at least {combine.least} "
                 f"in-edges, got {len(edges)}"
             )
+
+
+def _check_parts(graph: BaseGraph) -> None:
+    """Hold a user's parts to their contracts, on the spaces they are used on."""
+    for edge in graph.edges:
+        if edge.origin is not None:
+            with _naming(f"edge {edge.name}"):
+                check_edge_map(edge.map, graph.space(edge.source))
+    for vertex in graph.vertices:
+        with _naming(f"vertex {vertex.name}"):
+            if "combine" in vertex.origins:
+                slots = {slot_key(e): e.map.output_space(graph.space(e.source)) for e in graph.in_edges(vertex.name)}
+                check_combine(vertex.combine, slots)
+            space = graph.sum_space(vertex.name)
+            for key, stage in (("norm", vertex.norm), ("pool", vertex.pool)):
+                if stage is not None:
+                    if key in vertex.origins:
+                        check_stage(stage, space)
+                    space = stage.space(space)
 
 
 def slot_key(edge: Edge) -> str:

@@ -16,21 +16,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from rsl_cli.contracts import check_activation
 from rsl_cli.errors import GraphError, nearest, one_of
 from rsl_cli.maps import EdgeMap, edge_map
-from rsl_cli.vertex_maps import (
-    ACTIVATIONS,
-    BIASES,
-    COMBINES,
-    NORMS,
-    POOLS,
-    Combine,
-    Mean,
-    Norm,
-    Pool,
-    Sum,
-    vertex_part,
-)
+from rsl_cli.registry import Origin, Registry
+from rsl_cli.vertex_maps import ACTIVATIONS, BIASES, COMBINES, NORMS, POOLS, Combine, Stage, Sum, vertex_part
 
 _MOST = 10_000
 """Vertices or edges one ``for`` may stand for: far beyond any base graph, small enough to stop a slip."""
@@ -90,6 +80,7 @@ class Vertex:
         bias_init: law of the biases.
         norm: applied before the activation, if any.
         pool: applied after it, if any.
+        origins: of those parts that are a user's, by key.
     """
 
     name: str
@@ -100,13 +91,25 @@ class Vertex:
     width: float = 1.0
     growth: float = 1.0
     bias_init: Init = field(default_factory=Init)
-    norm: Norm | None = None
-    pool: Pool | Mean | None = None
+    norm: Stage | None = None
+    pool: Stage | None = None
+    origins: Mapping[str, Origin] = field(default_factory=dict, compare=False)
 
 
 @dataclass(frozen=True)
 class Edge:
-    """One edge e = (source, target) of a base graph, feeding one slot of its target."""
+    """One edge e = (source, target) of a base graph, feeding one slot of its target.
+
+    Args:
+        source: a vertex.
+        target: another.
+        map_name: what the configuration calls the map.
+        map: M_e.
+        slot: of the target, if it has names.
+        lifting: its own, if any.
+        init: law of its weights.
+        origin: where the map comes from, if it is a user's.
+    """
 
     source: str
     target: str
@@ -115,6 +118,7 @@ class Edge:
     slot: str | None = None
     lifting: EdgeLifting | None = None
     init: Init = field(default_factory=Init)
+    origin: Origin | None = field(default=None, compare=False)
 
     @property
     def name(self) -> str:
@@ -185,13 +189,23 @@ def _vertex(name: str, config: Any) -> Vertex:
     kind = config.get("kind", "hidden")
     _member(where, "kind", kind, KINDS)
     activation = config.get("activation", "identity")
-    _member(where, "activation", activation, ACTIVATIONS)
-    parts = {}
-    for key, known in (("combine", COMBINES), ("norm", NORMS), ("pool", POOLS)):
-        try:
-            parts[key] = vertex_part(key, config[key], known) if key in config else None
-        except GraphError as error:
-            raise GraphError(f"{where}: {error}") from error
+    parts: dict[str, Any] = {}
+    origins: dict[str, Origin] = {}
+
+    def read(key: str, known: Registry[Any], kind: type) -> None:
+        parts[key], origin = vertex_part(key, config[key], known, kind) if key in config else (None, None)
+        origins.update({key: origin} if origin is not None else {})
+
+    try:
+        function, origin = ACTIVATIONS.find(activation), ACTIVATIONS.origin(activation)
+        if origin is not None:
+            check_activation(function, activation)
+            origins["activation"] = origin
+        read("combine", COMBINES, Combine)
+        read("norm", NORMS, Stage)
+        read("pool", POOLS, Stage)
+    except GraphError as error:
+        raise GraphError(f"{where}: {error}") from error
     bias = config.get("bias", False)
     if not isinstance(bias, bool | str) or (bias and bias not in BIASES):
         raise GraphError(f"{where}: bias={bias!r}; accepted: true, false, copy or feature")
@@ -220,6 +234,7 @@ def _vertex(name: str, config: Any) -> Vertex:
         _init(where, "bias_init", config.get("bias_init")),
         parts["norm"],
         parts["pool"],
+        origins,
     )
 
 
@@ -240,7 +255,7 @@ def _edge(config: Any, vertices: Mapping[str, Vertex]) -> Edge:
         raise GraphError(f"{where}: no map; add one, e.g. map: scale")
     options = {key: value for key, value in config.items() if key not in _EDGE_KEYS}
     try:
-        made = edge_map(config["map"], options)
+        made, origin = edge_map(config["map"], options)
     except GraphError as error:
         raise GraphError(f"{where}: {error}") from error
     lifting = config.get("lifting")
@@ -252,6 +267,7 @@ def _edge(config: Any, vertices: Mapping[str, Vertex]) -> Edge:
         slot,
         None if lifting is None else edge_lifting(lifting, where),
         _init(where, "init", config.get("init")),
+        origin,
     )
 
 

@@ -1,79 +1,83 @@
 """Edge maps M_e: how one copy of a vertex acts on another.
 
 An edge map knows its spaces and how one kept edge acts, as a stencil; it holds no weights and no graph. To add one,
-write a frozen dataclass with the four members of `EdgeMap` and name it in `EDGE_MAPS`.
+write a class with the two members that `EdgeMap` leaves open, and add it to `EDGE_MAPS` under a name.
 
 Spaces carry no names: (d,) is flat, (T, d) are tokens, (H, W) is a map of one channel and (C, H, W), an input's, of C.
 """
 
-import inspect
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any, ClassVar
 
 import numpy as np
 
 from rsl_cli.errors import GraphError, one_of
 from rsl_cli.kernels.stencil import Stencil
+from rsl_cli.parts import Part, Space, make, whole
+from rsl_cli.registry import Origin, Registry
 
-Space = tuple[int, ...]
-"""Shape of the activations of one copy of a vertex; ``()`` is a scalar."""
 
+class EdgeMap(Part, ABC):
+    """One map M_e: W_e x Y_u -> Z_e, linear in both arguments, with all that the rest of rsl asks of it."""
 
-class EdgeMap(Protocol):
-    """One map M_e: W_e x Y_u -> Z_e, linear in both arguments."""
+    name: ClassVar[str] = ""
+    """What the exported code calls it."""
 
+    @abstractmethod
     def output_space(self, space: Space) -> Space:
         """Z_e for a given Y_u; raises GraphError if the map cannot act on it."""
-        ...
+
+    @abstractmethod
+    def stencil(self, space: Space) -> Stencil:
+        """How one kept edge acts; its taps are the weight's numbers in row-major order (one, equal to 1, if none)."""
 
     def weight_shape(self, space: Space) -> Space | None:
         """W_e for a given Y_u; None if the map has no weight."""
-        ...
-
-    def stencil(self, space: Space) -> Stencil:
-        """How one kept edge acts; its taps are the weight's numbers in row-major order (one, equal to 1, if none)."""
-        ...
+        return (self.stencil(space).taps,)
 
     def fan_in(self, space: Space) -> int:
-        """How many numbers of Y_u each number of Z_e reads, the factor in a weight's variance."""
-        ...
+        """How many numbers of Y_u a number of Z_e reads, at most: the factor in a weight's variance."""
+        return int(np.bincount(self.stencil(space).row).max())
 
+    def reference(self, weight: np.ndarray | None, y: np.ndarray) -> np.ndarray | None:
+        """What the stencil is tested against: Z_e of one kept edge, from its weight and one activation; None: nothing.
 
-@dataclass(frozen=True)
-class Scale:
-    """W_e = R: a scalar times an activation of any space."""
-
-    def output_space(self, space: Space) -> Space:
-        """The same space."""
-        return space
-
-    def weight_shape(self, space: Space) -> Space | None:
-        """A scalar."""
-        return ()
-
-    def stencil(self, space: Space) -> Stencil:
-        """One entry along the whole activation."""
-        return _matrix(1, 1, math.prod(space))
-
-    def fan_in(self, space: Space) -> int:
-        """One."""
-        return 1
-
-
-@dataclass(frozen=True)
-class Identity(Scale):
-    """No weight: an activation is passed on as it is (skip edges)."""
-
-    def weight_shape(self, space: Space) -> Space | None:
-        """None: there is nothing to train."""
+        Args:
+            weight: float64 (*W_e); None if the map has none.
+            y: float64 (*Y_u).
+        """
         return None
 
+    @property
+    def needs_flat(self) -> bool:
+        """Whether it reads flat spaces only, so that images and sequences come as vectors."""
+        return False
 
+    def identity(self) -> dict[str, Any]:
+        """What determines the map, in a run's identity; defaults are left unsaid, so that new keys change none."""
+        return self.options()
+
+    def flops(self, space: Space) -> float:
+        """Floating-point operations of one kept edge for one sample: two for each multiply-add."""
+        stencil = self.stencil(space)
+        return 2.0 * len(stencil.tap) * stencil.width if self.weight_shape(space) is not None else 0.0
+
+    def portable(self) -> dict[str, Any]:
+        """The exported code's name for it, and its keys there."""
+        return {"name": self.name, **self.keys()}
+
+
+EDGE_MAPS: Registry[Callable[..., EdgeMap]] = Registry("map", GraphError)
+"""Every edge map by the name it has in a configuration; keyword arguments are the map's keys there."""
+
+
+@EDGE_MAPS.add("linear")
 @dataclass(frozen=True)
-class Linear:
+class Linear(EdgeMap):
     """W_e a matrix between flat spaces, ``out x d_in``; ``out=None`` is a scalar output, W_e = R^d_in.
 
     Args:
@@ -85,6 +89,7 @@ class Linear:
     out: int | None = None
     flatten: bool = False
     token: int | None = None
+    name = "linear"
 
     def __post_init__(self) -> None:
         whole("map 'linear'", "out", self.out, optional="or nothing for a scalar")
@@ -101,6 +106,15 @@ class Linear:
         if len(space) > 1 and not self.flatten and self.token is None:
             raise GraphError(f"map 'linear' needs a flat space, got {space}; set flatten: true or use another map")
         return () if self.out is None else (self.out,)
+
+    @property
+    def needs_flat(self) -> bool:
+        """Unless it flattens, or picks a token."""
+        return not (self.flatten or self.token)
+
+    def identity(self) -> dict[str, Any]:
+        """``out`` is always said."""
+        return {"out": self.out} | self.options()
 
     def _read(self, space: Space) -> Space:
         return space[1:] if self.token is not None else space
@@ -120,8 +134,33 @@ class Linear:
         return math.prod(self._read(space))
 
 
+@EDGE_MAPS.add("scale")
 @dataclass(frozen=True)
-class Conv:
+class Scale(EdgeMap):
+    """W_e = R: a scalar times an activation of any space."""
+
+    name = "scale"
+
+    def output_space(self, space: Space) -> Space:
+        """The same space."""
+        return space
+
+    def weight_shape(self, space: Space) -> Space | None:
+        """A scalar."""
+        return ()
+
+    def stencil(self, space: Space) -> Stencil:
+        """One entry along the whole activation."""
+        return _matrix(1, 1, math.prod(space))
+
+    def fan_in(self, space: Space) -> int:
+        """One."""
+        return 1
+
+
+@EDGE_MAPS.add("conv")
+@dataclass(frozen=True)
+class Conv(EdgeMap):
     """A convolution (in the sense of deep learning: no flip), W_e = kernel x kernel, or C x kernel x kernel.
 
     Between maps of one channel (H, W); from an input (C, H, W) too. Padded with zeros by ``kernel // 2`` on every side,
@@ -136,6 +175,7 @@ class Conv:
     kernel: int = 3
     stride: int = 1
     upsample: int = 1
+    name = "conv"
 
     def __post_init__(self) -> None:
         for key in ("kernel", "stride", "upsample"):
@@ -167,8 +207,9 @@ class Conv:
         return math.prod(space[:-2]) * self.kernel**2
 
 
+@EDGE_MAPS.add("token_linear")
 @dataclass(frozen=True)
-class TokenLinear:
+class TokenLinear(EdgeMap):
     """The same matrix at each token: (T, d_in) -> (T, out).
 
     Args:
@@ -181,6 +222,7 @@ class TokenLinear:
     out: int
     over: str = "features"
     patch: int | None = None
+    name = "token_linear"
 
     def __post_init__(self) -> None:
         whole("map 'token_linear'", "out", self.out)
@@ -222,13 +264,16 @@ class TokenLinear:
         return features if self.over == "features" else tokens
 
 
-def whole(what: str, key: str, value: object, optional: str = "") -> None:
-    """Refuse a value that is not a whole number from 1, nor None where ``optional`` says what nothing means."""
-    if value is None and optional:
-        return
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        accepted = "a whole number from 1" + (f", {optional}" if optional else "")
-        raise GraphError(f"{what}: {key}={value!r}; accepted: {accepted}")
+@EDGE_MAPS.add("identity")
+@dataclass(frozen=True)
+class Identity(Scale):
+    """No weight: an activation is passed on as it is (skip edges)."""
+
+    name = "identity"
+
+    def weight_shape(self, space: Space) -> Space | None:
+        """None: there is nothing to train."""
+        return None
 
 
 @lru_cache
@@ -275,34 +320,13 @@ def _token_linear(layer: TokenLinear, space: Space) -> Stencil:
     )
 
 
-EDGE_MAPS: Mapping[str, Callable[..., EdgeMap]] = {
-    "linear": Linear,
-    "scale": Scale,
-    "conv": Conv,
-    "token_linear": TokenLinear,
-    "identity": Identity,
-}
-"""Every edge map by the name it has in a configuration; keyword arguments are the map's keys there."""
-
-
-def edge_map(name: object, options: Mapping[str, Any]) -> EdgeMap:
+def edge_map(name: object, options: Mapping[str, Any]) -> tuple[EdgeMap, Origin | None]:
     """Make an edge map from its name and keys.
+
+    Returns:
+        The map, and where it comes from if it is a user's.
 
     Raises:
         GraphError: the name or a key is not known, or a key the map cannot do without is missing.
     """
-    if not isinstance(name, str) or name not in EDGE_MAPS:
-        raise GraphError(one_of("map", name, EDGE_MAPS))
-    return make(f"map {name!r}", EDGE_MAPS[name], options)
-
-
-def make(what: str, factory: Callable[..., Any], options: Mapping[str, Any]) -> Any:
-    """Call a factory with the keys of a configuration, refusing unknown and missing ones under the name ``what``."""
-    accepted = inspect.signature(factory).parameters
-    for key in options:
-        if key not in accepted:
-            raise GraphError(one_of(f"key of {what}", key, accepted) if accepted else f"{what} has no key {key!r}")
-    for key, parameter in accepted.items():
-        if parameter.default is inspect.Parameter.empty and key not in options:
-            raise GraphError(f"{what}: {key} is missing; add it, e.g. {key}: 8")
-    return factory(**options)
+    return make("map", EDGE_MAPS, EdgeMap, name, options)

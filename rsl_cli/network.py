@@ -154,7 +154,7 @@ class LiftedNetwork(nn.Module):
                 if tape is not None:
                     tape[self._names[f"bias {vertex.name}"]] = z
             z = vertex.norm(z) if vertex.norm else z
-            y = ACTIVATIONS[vertex.activation](z)
+            y = ACTIVATIONS.find(vertex.activation)(z)
             y = vertex.pool(y) if vertex.pool else y
             values[vertex.name] = y.flatten(0, -2)
         # Losses see samples first; what comes back from them must be laid out alike, whoever is beside a replica.

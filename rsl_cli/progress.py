@@ -63,10 +63,11 @@ class Display:
             for lift in spec.lifts
         }
         degree = f", in-degree {spec.lifting.in_degree:g}" if spec.lifting.in_degree is not None else ""
+        sizes = f"{data.samples} training samples, {len(data.x_test)} held out"
         lines = [
             f"study {spec.name} in {spec.store.root}",
             f"  base {base.name} ({', '.join(edge.name for edge in base.edges)}), lifting {spec.lifting.kind}{degree}",
-            f"  data {data.name}: {data.samples} training samples, {len(data.x_test)} held out; loss {spec.loss}",
+            f"  data {data.name}: {sizes}; loss {spec.loss.name}",
             f"  trainer {spec.trainer.name}, parametrization {spec.config['parametrization']}, device {spec.device}",
             *(f"  {note}" for note in (*spec.notes, *data.notes)),
             f"  {'lift':>8} {'P':>10} {'P/(N outputs)':>14} {'seeds':>6} {'done':>6}",

@@ -6,9 +6,10 @@ table of small classes; tensors are (copies, *space, samples), and every copy an
 
 import functools
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, TypeVar, cast
 
 import numpy as np
 import torch
@@ -16,25 +17,32 @@ from torch import Tensor
 from torch.nn import functional
 
 from rsl_cli.errors import GraphError, one_of
-from rsl_cli.maps import Space, make, whole
+from rsl_cli.parts import TOLD, Part, Space, make, whole
+from rsl_cli.registry import Origin, Registry
+
+P = TypeVar("P")
+
+Activation = Callable[[Tensor], Tensor]
+"""A function of every number by itself."""
 
 
-def vertex_part(key: str, config: object, parts: Mapping[str, Callable[..., Any]]) -> Any:
+def vertex_part(key: str, config: object, parts: Registry[Callable[..., P]], kind: type[P]) -> tuple[P, Origin | None]:
     """Make a part of a vertex map from its name, or a mapping of ``kind`` and the part's own keys.
 
     Args:
         key: what to call it in an error: combine, norm or pool.
         config: a name, or ``{"kind": name, ...}``.
         parts: one of `COMBINES`, `NORMS` and `POOLS`.
+        kind: what its members make.
+
+    Returns:
+        The part, and where it comes from if it is a user's.
 
     Raises:
         GraphError: the name or a key is not known, or a value not accepted.
     """
     options = dict(config) if isinstance(config, Mapping) else {"kind": config}
-    kind = options.pop("kind", None)
-    if not isinstance(kind, str) or kind not in parts:
-        raise GraphError(one_of(key, kind, parts))
-    return make(f"{key} {kind!r}", parts[kind], options)
+    return make(key, parts, kind, options.pop("kind", None), options)
 
 
 class _Tanh(torch.autograd.Function):
@@ -83,7 +91,14 @@ def _softplus(z: Tensor) -> Tensor:
     return torch.log1p(torch.exp(small)) + (z - small)
 
 
-ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
+ACTIVATIONS: Registry[Activation] = Registry("activation", GraphError)
+"""Every activation by name; leaky_relu has slope 0.01 below zero, gelu is the exact one (erf).
+
+Each rounds a number alike wherever it stands. torch's own gelu, silu, softplus and softmax do not: the last numbers of
+a thread's share go through other code.
+"""
+
+for _name, _function in {
     "tanh": _tanh,
     "relu": torch.relu,
     "leaky_relu": functional.leaky_relu,
@@ -92,52 +107,83 @@ ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "softplus": _softplus,
     "sin": torch.sin,
     "identity": lambda z: z,
-}
-"""Every activation by name; leaky_relu has slope 0.01 below zero, gelu is the exact one (erf).
-
-Each rounds a number alike wherever it stands. torch's own gelu, silu, softplus and softmax do not: the last numbers of
-a thread's share go through other code.
-"""
+}.items():
+    ACTIVATIONS.add(_name)(_function)
 
 
-class Combine(Protocol):
+class Combine(Part, ABC):
     """How a vertex makes one sum z of what its slots hold."""
 
-    @property
-    def name(self) -> str:
-        """What it is called in a configuration."""
-        ...
+    name: ClassVar[str] = "of your own"
+    """What it is called in a configuration and in the exported code."""
+    slots: ClassVar[tuple[str, ...] | None] = None
+    """The names it needs; None: any, all of one space."""
+    least: ClassVar[int] = 1
+    """How many slots there must be."""
+    circuit: ClassVar[str | None] = None
+    """How circuits write it out: ``sum``, ``product`` or not at all."""
 
-    @property
-    def slots(self) -> tuple[str, ...] | None:
-        """The names it needs; None: any, all of one space."""
-        ...
-
-    @property
-    def least(self) -> int:
-        """How many slots there must be."""
-        ...
+    @abstractmethod
+    def __call__(self, slots: Mapping[str, Tensor]) -> Tensor:
+        """Combine tensors (n_v, *space, N), one for each slot."""
 
     def space(self, spaces: Mapping[str, Space]) -> Space:
         """Z_v, given what each slot holds; raises GraphError if they do not meet."""
-        ...
+        return next(iter(spaces.values()))
 
-    def __call__(self, slots: Mapping[str, Tensor]) -> Tensor:
-        """Combine tensors (n_v, *space, N), one for each slot."""
-        ...
+    def flops(self, spaces: Mapping[str, Space]) -> float:
+        """Floating-point operations of one copy for one sample that are worth counting."""
+        return 0.0
+
+    def identity(self) -> Any:
+        """What determines it, in a run's identity; defaults are left unsaid."""
+        return {"name": self.name, **options} if (options := self.options()) else self.name
+
+    def portable(self) -> dict[str, Any]:
+        """The exported code's name for it, and its keys there."""
+        return {"name": self.name, **self.keys()}
 
 
+class Stage(Part, ABC):
+    """A norm or a pool: from one tensor to another, copy by copy and sample by sample."""
+
+    @property
+    def name(self) -> str:
+        """What it is called in a configuration and in the exported code."""
+        return type(self).__name__
+
+    @abstractmethod
+    def __call__(self, z: Tensor) -> Tensor:
+        """From (n_v, *space, N) to the space that `space` names."""
+
+    def space(self, space: Space) -> Space:
+        """The space it makes of another; raises GraphError if it cannot act on it."""
+        return space
+
+    def identity(self) -> Any:
+        """What determines it, in a run's identity."""
+        return {"name": type(self).__name__, **self.keys()}
+
+    def portable(self) -> dict[str, Any]:
+        """The exported code's name for it, and its keys there."""
+        return {"name": self.name, **self.keys()}
+
+
+COMBINES: Registry[Callable[..., Combine]] = Registry("combine", GraphError)
+"""Every way to combine slots, by name."""
+NORMS: Registry[Callable[..., Stage]] = Registry("norm", GraphError)
+"""Every normalisation by name; both take ``over`` and ``eps``."""
+POOLS: Registry[Callable[..., Stage]] = Registry("pool", GraphError)
+"""Every pooling by name; max and avg take ``size``."""
+
+
+@COMBINES.add("sum")
 @dataclass(frozen=True)
-class Sum:
+class Sum(Combine):
     """The pre-activations of all slots are added."""
 
     name = "sum"
-    slots = None
-    least = 1
-
-    def space(self, spaces: Mapping[str, Space]) -> Space:
-        """The one space of all slots."""
-        return next(iter(spaces.values()))
+    circuit = "sum"
 
     def __call__(self, slots: Mapping[str, Tensor]) -> Tensor:
         """Combine pre-activations of equal shape."""
@@ -147,17 +193,14 @@ class Sum:
         return first
 
 
+@COMBINES.add("product")
 @dataclass(frozen=True)
-class Product:
+class Product(Combine):
     """The pre-activations of two or more named slots are multiplied (gating)."""
 
     name = "product"
-    slots = None
     least = 2
-
-    def space(self, spaces: Mapping[str, Space]) -> Space:
-        """The one space of all slots."""
-        return next(iter(spaces.values()))
+    circuit = "product"
 
     def __call__(self, slots: Mapping[str, Tensor]) -> Tensor:
         """Combine pre-activations of equal shape."""
@@ -167,8 +210,9 @@ class Product:
         return first
 
 
+@COMBINES.add("attention")
 @dataclass(frozen=True)
-class Attention:
+class Attention(Combine):
     """softmax(q k^T / sqrt(d)) v: each copy is one head (Vaswani et al., 2017, section 3.2.1).
 
     Args:
@@ -186,7 +230,7 @@ class Attention:
 
     def space(self, spaces: Mapping[str, Space]) -> Space:
         """(T, d_v), from q (T, d), k (S, d) and v (S, d_v)."""
-        q, k, v = (spaces[slot] for slot in self.slots)
+        q, k, v = (spaces[slot] for slot in "qkv")
         if not (
             len(q) == len(k) == len(v) == 2 and q[1] == k[1] and k[0] == v[0] and (q[0] == k[0] or not self.causal)
         ):
@@ -196,9 +240,14 @@ class Attention:
             )
         return q[0], v[1]
 
+    def flops(self, spaces: Mapping[str, Space]) -> float:
+        """Two for each multiply-add of its products."""
+        q, k, v = (spaces[slot] for slot in "qkv")
+        return 2.0 * q[0] * k[0] * (q[1] + v[1])
+
     def __call__(self, slots: Mapping[str, Tensor]) -> Tensor:
         """Combine (n_v, T, d, N), (n_v, S, d, N) and (n_v, S, d_v, N)."""
-        q, k, v = (slots[slot] for slot in self.slots)
+        q, k, v = (slots[slot] for slot in "qkv")
         scores = _pairs(q / q.shape[2] ** 0.5, k)
         if self.causal:
             later = torch.ones(scores.shape[1:3], dtype=torch.bool, device=scores.device).triu(1)
@@ -231,12 +280,8 @@ def _mixed(shares: Tensor, v: Tensor) -> Tensor:
     return torch.stack([(shares * v[:, None, :, i]).sum(2) for i in range(v.shape[2])], 2)
 
 
-COMBINES: Mapping[str, Callable[..., Combine]] = {"sum": Sum, "product": Product, "attention": Attention}
-"""Every way to combine slots, by name."""
-
-
 @dataclass(frozen=True)
-class Norm:
+class Norm(Stage):
     """Divide by a size, so that the mean square is one; without trained gains (a vertex's edges have weights).
 
     Args:
@@ -245,7 +290,7 @@ class Norm:
         eps: added to the mean square.
     """
 
-    centred: bool
+    centred: bool = field(metadata=TOLD)
     over: str = "last"
     eps: float = 1e-5
 
@@ -274,15 +319,12 @@ class Norm:
         return z * (z.square().mean(axes, keepdim=True) + self.eps).rsqrt()
 
 
-NORMS: Mapping[str, Callable[..., Norm]] = {
-    "rms": functools.partial(Norm, False),
-    "layer": functools.partial(Norm, True),
-}
-"""Every normalisation by name; both take ``over`` and ``eps``."""
+NORMS.add("rms")(functools.partial(Norm, False))
+NORMS.add("layer")(functools.partial(Norm, True))
 
 
 @dataclass(frozen=True)
-class Pool:
+class Pool(Stage):
     """Replace squares of a map (H, W) by their largest number or their mean.
 
     Args:
@@ -290,7 +332,7 @@ class Pool:
         size: side of a square; must divide H and W.
     """
 
-    largest: bool
+    largest: bool = field(metadata=TOLD)
     size: int = 2
 
     def __post_init__(self) -> None:
@@ -315,14 +357,14 @@ class Pool:
 
 
 @dataclass(frozen=True)
-class Mean:
+class Mean(Stage):
     """The mean over all of a map (H, W), or over the tokens of a space (T, d).
 
     Args:
         tokens: only over T.
     """
 
-    tokens: bool
+    tokens: bool = field(metadata=TOLD)
 
     @property
     def name(self) -> str:
@@ -340,13 +382,10 @@ class Mean:
         return y.mean(1) if self.tokens else y.mean((1, 2))
 
 
-POOLS: Mapping[str, Callable[..., Pool | Mean]] = {
-    "max": functools.partial(Pool, True),
-    "avg": functools.partial(Pool, False),
-    "global_avg": functools.partial(Mean, False),
-    "token_avg": functools.partial(Mean, True),
-}
-"""Every pooling by name; max and avg take ``size``."""
+POOLS.add("max")(functools.partial(Pool, True))
+POOLS.add("avg")(functools.partial(Pool, False))
+POOLS.add("global_avg")(functools.partial(Mean, False))
+POOLS.add("token_avg")(functools.partial(Mean, True))
 
 BIASES: Mapping[bool | str, Callable[[Space], Space]] = {
     True: lambda space: space,

@@ -25,6 +25,7 @@ from rsl_cli.data import Dataset
 from rsl_cli.train.compiled import Compiled
 from rsl_cli.train.engines import Batches, CircuitEngine
 from rsl_cli.train.objective import Objective
+from rsl_cli.train.optimizers import Adam
 
 _SAMPLES = 1024
 
@@ -95,7 +96,7 @@ def steps_of(n: int, in_degree: int, rival: str):
         return module_steps(Masked(net), objective, batches)[0]
     compiled = Compiled.of(net, objective)
     assert compiled is not None
-    return engine_steps(CircuitEngine(net, compiled, batches, True, 0.0), 1)[0]
+    return engine_steps(CircuitEngine(net, compiled, batches, Adam()), 1)[0]
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from rsl_cli.data import Dataset
 from rsl_cli.train.compiled import Compiled
 from rsl_cli.train.engines import AutogradEngine, Batches, CircuitEngine
 from rsl_cli.train.objective import Objective
+from rsl_cli.train.optimizers import Adam
 
 _RATE = 1e-3
 _COMPARED = 5
@@ -71,8 +72,8 @@ def case(
     compiled = Compiled.of(mine, objective)
     assert compiled is not None
     rivals: dict[str, Rival] = {
-        "rsl": engine_steps(CircuitEngine(mine, compiled, batches(), True, 0.0), seeds),
-        "rsl under autograd": engine_steps(AutogradEngine(by_autograd, objective, batches(), True, 0.0), seeds),
+        "rsl": engine_steps(CircuitEngine(mine, compiled, batches(), Adam()), seeds),
+        "rsl under autograd": engine_steps(AutogradEngine(by_autograd, objective, batches(), Adam()), seeds),
     }
     if seeds == 1:
         for name, kind in (("embedding_bag", Bags), ("masked dense", Masked)):

@@ -23,6 +23,7 @@ from rsl_cli.train.compiled import Compiled
 from rsl_cli.train.engines import Batches, CircuitEngine
 from rsl_cli.train.first_order import FirstOrder
 from rsl_cli.train.objective import Objective
+from rsl_cli.train.optimizers import Adam
 from rsl_cli.train.trajectory import log_spaced_steps
 
 
@@ -104,7 +105,7 @@ def alone(spec: StudySpec, objective: Objective, degree: int, seed: int, *, circ
     if circuits:
         compiled = Compiled.of(net, objective)
         assert compiled is not None
-        engine = CircuitEngine(net, compiled, batches, True, 0.0)
+        engine = CircuitEngine(net, compiled, batches, Adam())
     else:
         engine = TorchEngine(net, objective, batches)
     engine.evaluate()

@@ -24,6 +24,7 @@ from rsl_cli.train.engines import AutogradEngine, Batches, CircuitEngine
 from rsl_cli.train.first_order import FirstOrder, train_first_order
 from rsl_cli.train.gauss_newton import gauss_newton
 from rsl_cli.train.objective import Objective
+from rsl_cli.train.optimizers import Adam, AdamW, Gd, Lion, Sgd
 from rsl_cli.vertex_maps import ACTIVATIONS
 
 PERCEPTRONS = ["shallow", "mlp", "deep", "skip", "gated"]
@@ -60,7 +61,7 @@ def against_the_loop(network: LiftedNetwork, task: str, loss: str) -> None:
     compiled = Compiled.of(network, objective)
     assert compiled is not None
     out = oracles.forward(network, objective.x)
-    losses = objective.losses(out if out.dim() == 3 else out[None], objective.y).mean(1)
+    losses = objective.loss.losses(out if out.dim() == 3 else out[None], objective.y).mean(1)
     losses.sum().backward()
     gradients = {name: parameter.grad for name, parameter in network.named_parameters()}
     parameters = dict(network.named_parameters())
@@ -233,13 +234,20 @@ def test_threads_change_no_bit(dtype):
         np.testing.assert_array_equal(a, b)
 
 
-METHODS = {"adam": (True, 0.0), "sgd": (False, 0.9), "gd": (False, 0.0)}
+METHODS = {
+    "adam": Adam(),
+    "sgd": Sgd(0.9),
+    "gd": Gd(),
+    "nesterov": Sgd(0.9, nesterov=True),
+    "adamw": AdamW(weight_decay=0.3),
+    "lion": Lion(weight_decay=0.3),
+}
 
 
 @pytest.mark.parametrize("batch", [20, None])
 @pytest.mark.parametrize("method", METHODS)
 def test_steps_are_those_under_autograd(method, batch):
-    adaptive, momentum = METHODS[method]
+    optimizer = METHODS[method]
     base = BaseGraph.from_config(group("base", "mlp"), input_shape=(2,), output_size=1)
     objective = Objective(dataset(base, "regression"), "mse", dtype=torch.float64)
 
@@ -250,8 +258,8 @@ def test_steps_are_those_under_autograd(method, batch):
     rates, steps = np.linspace(0.03, 0.01, 25), range(25)
     first, second = network(), network()
     compiled = Compiled.of(first, objective)
-    circuits = CircuitEngine(first, compiled, Batches(objective, [0, 1], batch), adaptive, momentum)
-    autograd = AutogradEngine(second, objective, Batches(objective, [0, 1], batch), adaptive, momentum)
+    circuits = CircuitEngine(first, compiled, Batches(objective, [0, 1], batch), optimizer)
+    autograd = AutogradEngine(second, objective, Batches(objective, [0, 1], batch), optimizer)
     for engine in (circuits, autograd):
         assert engine.advance([0, 1], steps, rates) == {}
     for replica in (0, 1):
@@ -281,8 +289,8 @@ def test_a_checkpoint_before_the_first_step_can_be_resumed():
     base = BaseGraph.from_config(group("base", "mlp"), input_shape=(2,), output_size=1)
     objective = Objective(dataset(base, "regression"), "mse", dtype=torch.float32)
     network = network_of(base, (4,), dtype=torch.float32)
-    other = AutogradEngine(network, objective, Batches(objective, [0], 10), True, 0.0)
-    engine = CircuitEngine(network, Compiled.of(network, objective), Batches(objective, [0], 10), True, 0.0)
+    other = AutogradEngine(network, objective, Batches(objective, [0], 10), Adam())
+    engine = CircuitEngine(network, Compiled.of(network, objective), Batches(objective, [0], 10), Adam())
     engine.resume(other.state())
     assert not engine.descents[0].states.any()
 
@@ -306,6 +314,7 @@ from test_circuits import dataset, flat
 from rsl_cli import BaseGraph, LiftedNetwork, sample_lift
 from rsl_cli.train.first_order import FirstOrder, train_first_order
 from rsl_cli.train.objective import Objective
+from rsl_cli.train.optimizers import Adam, AdamW, Gd, Lion, Sgd
 base = BaseGraph.from_config(group("base", "mlp"), input_shape=(3,), output_size=1)
 for name in ("float32", "float64"):
     network = LiftedNetwork(sample_lift(base, 8, 0), dtype=getattr(torch, name))

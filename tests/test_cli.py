@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -138,9 +139,21 @@ def test_hydra_is_all_there(capsys):
     ):
         assert main(["run", *line]) == 0
         assert yaml.safe_load(capsys.readouterr().out)["lift"] == ["16", "48"]
-    with pytest.raises(SystemExit) as caught:
-        main(["run", "--help"])
-    assert caught.value.code in (0, None) and f"base: {BASES}" in capsys.readouterr().out
+
+
+def test_help_says_what_every_key_means(capsys, tmp_path):
+    own = tmp_path / "trainer" / "own.yaml"
+    own.parent.mkdir()
+    own.write_text("# Mine.\nname: own\nrate: 0.5   # of mine\n")
+    assert main(["run", "trainer=adam", "--help"]) == 0
+    out = capsys.readouterr().out
+    assert f"base: {BASES}" in out
+    assert "trainer=adam: Adam on minibatches" in out and "trainer.numbers" not in out
+    keys = [line for line in out.splitlines() if re.match(r"  [\w.]+=", line)]
+    assert len(keys) > 25
+    assert [line for line in keys if not re.search(r"\S +\S+ \S", line)] == ["  lifting.kind=random"]
+    assert main(["run", "--config-dir", str(tmp_path), "trainer=own", "-h"]) == 0
+    assert re.search(r"trainer=own: Mine\.\n +trainer.rate=0.5 +of mine\n", capsys.readouterr().out)
 
 
 @pytest.mark.parametrize(

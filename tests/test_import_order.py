@@ -11,10 +11,13 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "rsl_cli"
 ORDER = [
     "errors",
+    "registry",
     "rng",
     "kernels",
+    "parts",
     "maps",
     "vertex_maps",
+    "contracts",
     "graph_config",
     "graph",
     "lift",
@@ -26,6 +29,7 @@ ORDER = [
     "data",
     "train",
     "theory",
+    "testing",
     "study",
     "stats",
     "report",
@@ -33,6 +37,7 @@ ORDER = [
     "progress",
     "adaptive",
     "configuration",
+    "help",
     "cli",
 ]
 MODULES = sorted(PACKAGE.rglob("*.py"))

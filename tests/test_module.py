@@ -253,8 +253,8 @@ def test_run_and_show_take_modules(here, capsys):
 @pytest.mark.parametrize(
     ("line", "text"),
     [
-        (["base.target=null"], "base.target=None; accepted: package.Class"),
-        (["base.target=Net"], "base.target=Net; accepted: package.Class"),
+        (["base.target=null"], "base.target=None; accepted: package.attribute"),
+        (["base.target=Net"], "base.target=Net; accepted: package.attribute"),
         (["base.target=nowhere.Net"], "base.target=nowhere.Net: cannot import nowhere: ModuleNotFoundError"),
         (["base.target=my_nets_of_a_test.Nat"], "my_nets_of_a_test has no Nat"),
         (["base.target=my_nets_of_a_test.function"], "is not a torch.nn.Module"),

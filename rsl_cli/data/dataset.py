@@ -125,6 +125,16 @@ class Dataset:
             self, x_train=self.x_train.reshape(self.samples, -1), x_test=self.x_test.reshape(len(self.x_test), -1)
         )
 
+    def first(self, samples: int) -> "Dataset":
+        """At most so many samples of each part."""
+        return replace(
+            self,
+            x_train=self.x_train[:samples],
+            y_train=self.y_train[:samples],
+            x_test=self.x_test[:samples],
+            y_test=self.y_test[:samples],
+        )
+
     @property
     def samples(self) -> int:
         """Number N of training samples."""

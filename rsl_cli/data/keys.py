@@ -55,6 +55,8 @@ class Leaf:
     check: Callable[[Settings], None] = lambda settings: None
     content: Callable[[Settings], Settings] = lambda settings: settings
     """From settings to those that name what is read by its content, whatever its place."""
+    by_arrays: bool = False
+    """Whether the numbers themselves belong to the identity, what makes them being unknown."""
     own_shape: str | None = None
     """What ``shape`` is called where inputs are not flattened, e.g. ``image``; None for a dataset without that key."""
 

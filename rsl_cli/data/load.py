@@ -3,19 +3,15 @@
 from collections.abc import Mapping
 from typing import Any
 
-from rsl_cli.data import files, images, sequences, synthetic, tables, tabular
+from rsl_cli.data import files, images, sequences, synthetic, tables, tabular, target
 from rsl_cli.data.dataset import Dataset
 from rsl_cli.data.keys import Leaf, Settings, Teacher, resolve, shorten
-from rsl_cli.errors import ConfigError, DataError, one_of
+from rsl_cli.data.target import DATASETS, arrays_digest
+from rsl_cli.errors import ConfigError, DataError
 
-_LEAVES: dict[str, Leaf] = {
-    **synthetic.LEAVES,
-    **sequences.LEAVES,
-    **tabular.LEAVES,
-    **images.LEAVES,
-    **tables.LEAVES,
-    **files.LEAVES,
-}
+for _part in (synthetic, sequences, tabular, images, tables, files, target):
+    for _name, _leaf in _part.LEAVES.items():
+        DATASETS.add(_name)(_leaf)
 
 
 def load_dataset(config: Mapping[str, Any], *, teacher: Teacher | None = None, flat: bool = False) -> Dataset:
@@ -45,12 +41,13 @@ def load_dataset(config: Mapping[str, Any], *, teacher: Teacher | None = None, f
     return dataset.flat() if settings.get("shape") == "flat" else dataset
 
 
-def content_identity(config: Mapping[str, Any], *, flat: bool = False) -> Settings:
+def content_identity(config: Mapping[str, Any], *, flat: bool = False, data: Dataset | None = None) -> Settings:
     """Return the part of a dataset's configuration that determines its numbers.
 
     Args:
         config: as for :func:`load_dataset`.
         flat: as for :func:`load_dataset`.
+        data: what was loaded, if it was; only asked for where it is part of the identity.
 
     Returns:
         ``name`` and every key, but for later ones at their defaults, filled in and of one canonical type, hence the
@@ -63,17 +60,20 @@ def content_identity(config: Mapping[str, Any], *, flat: bool = False) -> Settin
     """
     leaf, settings = _resolved(config, flat)
     unsaid = [key for key, spec in leaf.keys.items() if not spec.said and settings[key] == spec.default]
-    return {key: value for key, value in leaf.content(settings).items() if key not in unsaid}
+    content = {key: value for key, value in leaf.content(settings).items() if key not in unsaid}
+    if leaf.by_arrays:
+        content |= {"arrays": arrays_digest(load_dataset(config, flat=flat) if data is None else data)}
+    return content
 
 
 def text_keys() -> dict[str, str]:
     """Keys of any dataset that take text to the letter: ``text``, or ``list`` for several, by key."""
-    return {key: spec.text for leaf in _LEAVES.values() for key, spec in leaf.keys.items() if spec.text}
+    return {key: spec.text for leaf in DATASETS.values() for key, spec in leaf.keys.items() if spec.text}
 
 
 def accepted_datasets() -> tuple[str, ...]:
     """Return the names that ``dataset.name`` accepts: sampled functions, packaged sets, then files."""
-    return tuple(_LEAVES)
+    return tuple(DATASETS)
 
 
 def _resolved(config: Mapping[str, Any], flat: bool) -> tuple[Leaf, Settings]:
@@ -82,9 +82,8 @@ def _resolved(config: Mapping[str, Any], flat: bool) -> tuple[Leaf, Settings]:
             f"dataset is {shorten(config)} ({type(config).__name__}); accepted: a mapping with a name, e.g. sine2d"
         )
     name = config.get("name")
-    if not isinstance(name, str) or name not in _LEAVES:
-        raise ConfigError(one_of("dataset.name", name, _LEAVES))
-    return _LEAVES[name], resolve(name, _LEAVES[name], config, flat=flat)
+    leaf = DATASETS.find(name)
+    return leaf, resolve(str(name), leaf, config, flat=flat)
 
 
 def _check_learnable(dataset: Dataset) -> None:

@@ -1,24 +1,22 @@
 """Base graphs from torch modules: any `nn.Module` whose layers have a map can be lifted, and loads into its lift."""
 
-import importlib
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rsl_cli.errors import ConfigError, GraphError, one_of
+from rsl_cli.errors import ConfigError, GraphError, first_line, one_of
 from rsl_cli.graph import BaseGraph
 from rsl_cli.graph_config import Init
 from rsl_cli.lift import Lift
-from rsl_cli.maps import Space
 from rsl_cli.module.draft import Draft, in_order, named_terms, to_config
 from rsl_cli.module.trace import read_module, shape_taken
 from rsl_cli.network import LiftedNetwork
+from rsl_cli.parts import Space
+from rsl_cli.registry import load
 from rsl_cli.rng import generator
 
 __all__ = ["base_from_module", "load_module", "module_config"]
@@ -184,25 +182,9 @@ def _computed(base: BaseGraph) -> tuple[object, ...]:
 def _made(target: object, arguments: object) -> nn.Module:
     """The module that a configuration names."""
     where = f"base.target={target}"
-    home, _, name = str(target).rpartition(".")
-    if not isinstance(target, str) or not home:
-        raise ConfigError(f"{where}; accepted: package.Class, a torch module of your own")
     if not isinstance(arguments, Mapping):
         raise ConfigError(f"base.arguments={arguments!r}; accepted: a mapping, e.g. base.arguments={{width: 32}}")
-    here = str(Path.cwd())
-    sys.path.append(here)
-    try:
-        importlib.invalidate_caches()
-        found = getattr(importlib.import_module(home), name, None)
-    except (Exception, SystemExit) as error:
-        raise ConfigError(
-            f"{where}: cannot import {home}: {type(error).__name__}: {_line(error)}; it is looked for in the current "
-            "folder and where Python looks"
-        ) from error
-    finally:
-        sys.path.remove(here)
-    if found is None:
-        raise ConfigError(f"{where}: {home} has no {name}; name a class in it")
+    found = load(target, "base.target")
     if not (isinstance(found, type) and issubclass(found, nn.Module)):
         raise ConfigError(f"{where}: is not a torch.nn.Module; name a class that is one")
     try:
@@ -210,9 +192,6 @@ def _made(target: object, arguments: object) -> nn.Module:
     except (Exception, SystemExit) as error:
         given = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
         raise ConfigError(
-            f"{where}: {name}({given}) fails: {type(error).__name__}: {_line(error)}; mend base.arguments"
+            f"{where}: {found.__name__}({given}) fails: {type(error).__name__}: {first_line(error)}; "
+            "mend base.arguments"
         ) from error
-
-
-def _line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from rsl_cli.errors import GraphError
-from rsl_cli.maps import Space
+from rsl_cli.parts import Space
 
 Read = Callable[[Mapping[str, Tensor]], Tensor]
 """From a module's parameters by name to the numbers of an edge or a bias."""

@@ -13,10 +13,10 @@ from torch.fx.node import map_arg
 from torch.nn.utils import parametrize
 
 from rsl_cli.errors import GraphError
-from rsl_cli.maps import Space
 from rsl_cli.module.call import Call
 from rsl_cli.module.draft import FLAT, Draft, Part, Value
 from rsl_cli.module.layers import FUNCTIONS, MODULES
+from rsl_cli.parts import Space
 
 _SAMPLES = 2
 _TORCH = str(Path(torch.__file__).parent)

@@ -16,10 +16,10 @@ import torch
 from safetensors.torch import save
 
 from rsl_cli.errors import StoreError
-from rsl_cli.graph import Vertex, slot_key
+from rsl_cli.graph import BaseGraph, Edge, slot_key
 from rsl_cli.lift import Lift
 from rsl_cli.network import PARAMETRIZATIONS, LiftedNetwork
-from rsl_cli.vertex_maps import Mean
+from rsl_cli.parts import Space
 
 __all__ = ["export", "to_graphml"]
 
@@ -100,6 +100,7 @@ def to_graphml(lift: Lift) -> bytes:
 
 def _content(network: LiftedNetwork, lift: Lift) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     """What ``graph.json`` and ``model.safetensors`` hold."""
+    _check_portable(lift.base)
     base, tensors = lift.base, {name: value.detach().cpu() for name, value in network.named_parameters()}
     known = {id(parameter): name for name, parameter in network.named_parameters()}
     edges, power = [], PARAMETRIZATIONS[network.parametrization]
@@ -113,7 +114,7 @@ def _content(network: LiftedNetwork, lift: Lift) -> tuple[dict[str, Any], dict[s
                 "source": edge.source,
                 "target": edge.target,
                 "slot": slot_key(edge),
-                "map": {"name": edge.map_name, **dataclasses.asdict(edge.map)},  # pyright: ignore[reportArgumentType]
+                "map": _map(edge, base.space(edge.source), f"edge{index}", tensors),
                 "weight": known[id(network.weight(edge.source, edge.target, edge.slot))] if has_weight else None,
                 "multiplier": float(lift.degree) ** -power if edge.target == base.output.name and inner else 1.0,
                 **lists,
@@ -125,11 +126,11 @@ def _content(network: LiftedNetwork, lift: Lift) -> tuple[dict[str, Any], dict[s
             "kind": vertex.kind,
             "copies": lift.fibre(vertex.name),
             "space": list(base.space(vertex.name)),
-            "combine": {"name": vertex.combine.name, **dataclasses.asdict(vertex.combine)},  # pyright: ignore[reportArgumentType]
+            "combine": vertex.combine.portable(),
             "bias": known[id(network.bias(vertex.name))] if vertex.bias else None,
-            "norm": dataclasses.asdict(vertex.norm) if vertex.norm else None,
+            "norm": vertex.norm.portable() if vertex.norm else None,
             "activation": vertex.activation,
-            "pool": _pool(vertex),
+            "pool": vertex.pool.portable() if vertex.pool else None,
         }
         for vertex in base.vertices
     ]
@@ -147,12 +148,25 @@ def _content(network: LiftedNetwork, lift: Lift) -> tuple[dict[str, Any], dict[s
     return graph, tensors
 
 
-def _pool(vertex: Vertex) -> dict[str, Any] | None:
-    if vertex.pool is None:
-        return None
-    if isinstance(vertex.pool, Mean):
-        return {"name": "token_avg" if vertex.pool.tokens else "global_avg"}
-    return {"name": "max" if vertex.pool.largest else "avg", "size": vertex.pool.size}
+def _map(edge: Edge, space: Space, prefix: str, tensors: dict[str, torch.Tensor]) -> dict[str, Any]:
+    """What the exported code is to do for an edge; a user's map goes as its stencil, which is all it does."""
+    if edge.origin is None:
+        return edge.map.portable()
+    stencil, names = edge.map.stencil(space), {}
+    for key in ("row", "column", "tap"):
+        names[key] = f"{prefix}_{key}"
+        tensors[names[key]] = torch.tensor(getattr(stencil, key))
+    sizes = {"rows": stencil.rows, "columns": stencil.columns, "out": list(edge.map.output_space(space))}
+    return {"name": "stencil", **sizes, "tensors": names}
+
+
+def _check_portable(base: BaseGraph) -> None:
+    for vertex in base.vertices:
+        for key, origin in vertex.origins.items():
+            raise StoreError(
+                f"export: vertex {vertex.name}: {key} {origin.target} has no code that runs without its package; use a "
+                "shipped one, or keep rsl where the model is used"
+            )
 
 
 def _write_folder(folder: Path, files: Mapping[str, bytes]) -> None:

@@ -84,7 +84,8 @@ class LiftedModel(nn.Module):
         """What all copies of an edge's target read through it: (N, copies, *space)."""
         sources, targets = getattr(self, edge["sources"]), getattr(self, edge["targets"])
         weight = None if edge["weight"] is None else getattr(self, edge["weight"])
-        products = multiply(edge["map"], weight, y[:, sources])
+        kind = edge["map"] | {key: getattr(self, name) for key, name in edge["map"].get("tensors", {}).items()}
+        products = MAPS[kind["name"]](kind, weight, y[:, sources])
         total = products.new_zeros(len(y), copies, *products.shape[2:])
         return total.index_add(1, targets, products) * edge["multiplier"]
 
@@ -166,24 +167,39 @@ def _column(column: dict[str, Any], cells: list[Any]) -> Tensor:
     return functional.one_hot(codes, len(known)).double() if column["onehot"] else codes.double().unsqueeze(1)
 
 
-def multiply(kind: dict[str, Any], weight: Tensor | None, y: Tensor) -> Tensor:
-    """Each edge's weight (E, ...) times what it reads (N, E, *space)."""
-    name = kind["name"]
-    if name == "identity" or weight is None:
-        return y
-    if name == "scale":
-        return y * weight.reshape(len(weight), *[1] * (y.dim() - 2))
-    if name == "linear":
-        y = y[:, :, kind["token"] - 1] if kind["token"] else y
-        flat, matrix = y.flatten(2) if y.dim() > 2 else y.unsqueeze(2), weight
-        if kind["out"] is None:
-            return torch.einsum("ei,nei->ne", matrix.reshape(len(weight), -1), flat)
-        return torch.einsum("eoi,nei->neo", matrix.reshape(len(weight), kind["out"], -1), flat)
-    if name == "conv":
-        return convolve(kind, weight, y)
-    if kind["patch"]:
-        y = patches(y, kind["patch"])
+def pass_on(kind: dict[str, Any], weight: Tensor | None, y: Tensor) -> Tensor:
+    """What is read, (N, E, *space), as it is."""
+    return y
+
+
+def scale(kind: dict[str, Any], weight: Tensor, y: Tensor) -> Tensor:
+    """A number for each edge, (E,), times (N, E, *space)."""
+    return y * weight.reshape(len(weight), *[1] * (y.dim() - 2))
+
+
+def linear(kind: dict[str, Any], weight: Tensor, y: Tensor) -> Tensor:
+    """A matrix for each edge, (E, [out,] d), times (N, E, *space), flat, or times one token of it."""
+    y = y[:, :, kind["token"] - 1] if kind["token"] else y
+    flat = y.flatten(2) if y.dim() > 2 else y.unsqueeze(2)
+    if kind["out"] is None:
+        return torch.einsum("ei,nei->ne", weight.reshape(len(weight), -1), flat)
+    return torch.einsum("eoi,nei->neo", weight.reshape(len(weight), kind["out"], -1), flat)
+
+
+def token_linear(kind: dict[str, Any], weight: Tensor, y: Tensor) -> Tensor:
+    """A matrix for each edge at every token, or at every feature, of (N, E, T, d)."""
+    y = patches(y, kind["patch"]) if kind["patch"] else y
     return torch.einsum("eoi,neti->neto" if kind["over"] == "features" else "eot,neti->neoi", weight, y)
+
+
+def stencil(kind: dict[str, Any], weight: Tensor | None, y: Tensor) -> Tensor:
+    """A small sparse matrix for each edge, whose entries (row, column) are the weight's numbers ``tap``."""
+    columns = y.flatten(2) if y.dim() > 2 else y.unsqueeze(2)
+    columns = columns.unflatten(2, (kind["columns"], -1))
+    taps = y.new_ones(y.shape[1], 1) if weight is None else weight.flatten(1)
+    read = columns[:, :, kind["column"]] * taps[:, kind["tap"], None]
+    made = y.new_zeros(*y.shape[:2], kind["rows"], columns.shape[3]).index_add(2, kind["row"], read)
+    return made.reshape(*y.shape[:2], *kind["out"])
 
 
 def convolve(kind: dict[str, Any], weight: Tensor, y: Tensor) -> Tensor:
@@ -194,6 +210,16 @@ def convolve(kind: dict[str, Any], weight: Tensor, y: Tensor) -> Tensor:
         maps = maps.repeat_interleave(kind["upsample"], 2).repeat_interleave(kind["upsample"], 3)
     kernels = weight.reshape(edges, -1, kind["kernel"], kind["kernel"])
     return functional.conv2d(maps, kernels, None, kind["stride"], kind["kernel"] // 2, groups=edges)
+
+
+MAPS = {
+    "identity": pass_on,
+    "scale": scale,
+    "linear": linear,
+    "conv": convolve,
+    "token_linear": token_linear,
+    "stencil": stencil,
+}
 
 
 def patches(y: Tensor, side: int) -> Tensor:

@@ -1,10 +1,8 @@
 """A base graph and its lifts on a terminal or a drawing, before anything is trained."""
 
-from dataclasses import fields
-from typing import Any
-
 from rsl_cli.graph import BaseGraph, Edge, Vertex
 from rsl_cli.lift import expected_parameters, fibre_sizes, lifting_of, mean_in_degree, sample_lift
+from rsl_cli.parts import Part
 from rsl_cli.show.drawing import draw
 from rsl_cli.study.costs import flops, memory
 from rsl_cli.study.spec import StudySpec
@@ -21,7 +19,7 @@ def describe(spec: StudySpec) -> str:
     lines += [
         "",
         f"data {data.name}: {data.samples} training samples, {len(data.x_test)} held out, "
-        f"input {_space(data.input_shape)}, {data.outputs} outputs; loss {spec.loss}",
+        f"input {_space(data.input_shape)}, {data.outputs} outputs; loss {spec.loss.name}",
         *(f"  {note}" for note in data.notes),
         "",
         f"{'lift':>8} {'copies':>10} {'edges':>11} {'P (mean)':>11} {'P/(N outputs)':>14} {'memory/seed':>12} "
@@ -105,8 +103,6 @@ def _edge(spec: StudySpec, edge: Edge) -> str:
     return ", ".join(parts)
 
 
-def _with_keys(name: str, part: Any) -> str:
+def _with_keys(name: str, part: Part) -> str:
     """A part of a base graph with the keys that are not at their defaults, nor told by its name."""
-    told = ("centred", "largest", "tokens")
-    chosen = [one.name for one in fields(part) if getattr(part, one.name) != one.default and one.name not in told]
-    return " ".join([name, *(f"{key} {getattr(part, key)}" for key in chosen)])
+    return " ".join([name, *(f"{key} {value}" for key, value in part.options().items())])

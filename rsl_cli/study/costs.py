@@ -6,14 +6,13 @@ from collections.abc import Sequence
 import torch
 
 from rsl_cli.circuits import has_circuits
-from rsl_cli.graph import BaseGraph, EdgeLifting
+from rsl_cli.graph import BaseGraph, EdgeLifting, slot_key
 from rsl_cli.kernels.strip import BYTES
 from rsl_cli.lift import expected_parameters, fibre_sizes, lifting_of, mean_in_degree
 from rsl_cli.study.machine import memory_limit
 from rsl_cli.study.spec import StudySpec
 from rsl_cli.train.first_order import FirstOrder
 from rsl_cli.train.objective import samples_at_once
-from rsl_cli.vertex_maps import Attention
 
 _KEPT = 5
 """Copies of a vertex's numbers alive at the peak, backward: sums, activations and gradients. Measured: 4 to 6."""
@@ -35,17 +34,10 @@ def flops(base: BaseGraph, degree: int, lifting: EdgeLifting) -> float:
     fibres, total = fibre_sizes(base, degree), 0.0
     for edge in base.edges:
         kept = fibres[edge.target] * mean_in_degree(edge, base, lifting_of(edge, base, lifting), fibres[edge.source])
-        stencil = base.stencil(edge)
-        total += 2 * kept * len(stencil.tap) * stencil.width if base.weight_shape(edge) is not None else 0
+        total += kept * edge.map.flops(base.space(edge.source))
     for vertex in base.vertices:
-        if isinstance(vertex.combine, Attention):
-            q, k, v = (
-                edge.map.output_space(base.space(edge.source))
-                for slot in vertex.combine.slots
-                for edge in base.in_edges(vertex.name)
-                if edge.slot == slot
-            )
-            total += 2 * fibres[vertex.name] * q[0] * k[0] * (q[1] + v[1])
+        slots = {slot_key(e): e.map.output_space(base.space(e.source)) for e in base.in_edges(vertex.name)}
+        total += fibres[vertex.name] * vertex.combine.flops(slots)
     return total
 
 
@@ -65,7 +57,7 @@ def memory(spec: StudySpec, degree: int) -> float:
     parameters = expected_parameters(base, degree, spec.lifting)
     numbers = sum(n * math.prod(base.sum_space(v)) for v, n in fibres.items())
     implicit = 0 if isinstance(spec.trainer, FirstOrder) else (2 * parameters + _KEPT * numbers) * _SUBSET * item
-    if spec.device == "cpu" and has_circuits(base):
+    if _by_circuits(spec):
         return implicit + _CIRCUIT_PARAMETER * parameters + 2 * numbers * BYTES
     samples = samples_at_once(base, fibres)
     if isinstance(spec.trainer, FirstOrder):
@@ -82,8 +74,10 @@ def union_size(spec: StudySpec, degree: int, seeds: int) -> int:
     Circuits gain nothing from company; one process takes all of them, so that threads share them. Products by autograd
     share their calls: as many seeds as make those calls cheap, have room in memory, and leave work for every process.
     """
-    if spec.device == "cpu" and has_circuits(spec.base):
+    if _by_circuits(spec):
         return seeds if spec.workers == 1 else 1
+    if _is_alone(spec):
+        return 1
     useful = math.ceil(_LAUNCH / _work(spec, degree))
     shared = math.ceil(seeds / spec.workers)
     return max(1, min(useful, shared, int(_ROOM * _memory_there(spec) / memory(spec, degree))))
@@ -100,7 +94,7 @@ def may_share(spec: StudySpec, degrees: Sequence[int], runs: int) -> bool:
         degrees: of each run of the union.
         runs: how many there are to share out among processes.
     """
-    if not isinstance(spec.trainer, FirstOrder) or (spec.device == "cpu" and has_circuits(spec.base)):
+    if not isinstance(spec.trainer, FirstOrder) or _by_circuits(spec) or _is_alone(spec):
         return False
     return (
         len(degrees) <= math.ceil(runs / spec.workers)
@@ -108,6 +102,16 @@ def may_share(spec: StudySpec, degrees: Sequence[int], runs: int) -> bool:
         and sum(_work(spec, degree) for degree in degrees) <= _LAUNCH
         and sum(memory(spec, degree) for degree in degrees) <= _ROOM * _memory_there(spec)
     )
+
+
+def _by_circuits(spec: StudySpec) -> bool:
+    known = spec.loss.circuit is not None and has_circuits(spec.base)
+    return spec.device == "cpu" and known and not _is_alone(spec)
+
+
+def _is_alone(spec: StudySpec) -> bool:
+    """Whether the trainer takes one run at a time."""
+    return isinstance(spec.trainer, FirstOrder) and spec.trainer.optimizer.over is not None
 
 
 def _work(spec: StudySpec, degree: int) -> float:

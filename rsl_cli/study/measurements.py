@@ -1,28 +1,36 @@
-"""What of the theory is measured on each run, and the tables it leaves."""
+"""What is measured on each run of a study, and the tables it leaves."""
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
-
-import torch
-from torch.nn.utils import parameters_to_vector
 
 from rsl_cli.data import Dataset
 from rsl_cli.errors import ConfigError, one_of
 from rsl_cli.lift import Lift
 from rsl_cli.network import LiftedNetwork
-from rsl_cli.theory.coverage import coverage_table
-from rsl_cli.theory.drift import weight_drift
-from rsl_cli.theory.tangent import TangentProbe, tangent_table
+from rsl_cli.registry import Origin, plain_arguments
+from rsl_cli.theory.probes import PROBES, FinishedRun, check_probe, measure
+from rsl_cli.theory.tangent import TangentProbe
+from rsl_cli.train.losses import Loss
 from rsl_cli.train.objective import Objective
 from rsl_cli.train.trainers import Flow, Settings
-from rsl_cli.train.trajectory import PathPoint, TrainingResult
+from rsl_cli.train.trajectory import TrainingResult
 
 if TYPE_CHECKING:
     import pandas as pd
 
-_KEYS = ("name", "tangent", "coverage")
+_KEYS = ("name", "tangent", "coverage", "probes")
+_TABLES = ("trajectory", "drift", "tangent", "coverage")
+
+
+@dataclass(frozen=True)
+class UserProbe:
+    """A probe of the user's own: its table's name, what names it in a configuration, and where it comes from."""
+
+    table: str
+    target: str
+    origin: Origin = field(compare=False)
 
 
 @dataclass(frozen=True)
@@ -32,13 +40,15 @@ class Theory:
     Args:
         tangent: kappa at the start, along the path and on a sphere around the start; None: not.
         coverage: the etas at which copies are held against the planted witness; empty: not.
+        probes: of the user's own.
     """
 
     tangent: TangentProbe | None = None
     coverage: tuple[float, ...] = ()
+    probes: tuple[UserProbe, ...] = ()
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any], trainer: Settings, loss: str, data: Dataset) -> "Theory":
+    def from_config(cls, config: Mapping[str, Any], trainer: Settings, loss: Loss, data: Dataset) -> "Theory":
         """Read and validate; what has no meaning for this trainer, loss or dataset is refused if asked for by name.
 
         Raises:
@@ -48,20 +58,21 @@ class Theory:
             if key not in _KEYS:
                 raise ConfigError(one_of("theory key", key, _KEYS))
         tangent = None if config.get("tangent") is None else TangentProbe.from_config(config["tangent"])
-        if tangent is not None and tangent.probes == 0 and (loss != "mse" or not isinstance(trainer, Flow)):
+        if tangent is not None and tangent.probes == 0 and (loss.name != "mse" or not isinstance(trainer, Flow)):
             tangent = None  # Only along a flow, and there is none here.
-        if tangent is not None and loss != "mse":
-            raise ConfigError(f"theory.tangent is defined for loss=mse, not {loss}; use theory=none or loss=mse")
+        if tangent is not None and loss.name != "mse":
+            raise ConfigError(f"theory.tangent is defined for loss=mse, not {loss.name}; use theory=none or loss=mse")
         etas = _etas(config.get("coverage"))
         if etas and data.witness_degree is None:
             raise ConfigError(
                 f"theory.coverage needs a planted witness, dataset '{data.name}' has none; use dataset=teacher"
             )
-        return cls(tangent, etas)
+        return cls(tangent, etas, _probes(config.get("probes")))
 
     def identity(self) -> dict[str, Any]:
         """Everything that determines the tables."""
-        return {"tangent": None if self.tangent is None else self.tangent.identity(), "coverage": list(self.coverage)}
+        plain = {"tangent": None if self.tangent is None else self.tangent.identity(), "coverage": list(self.coverage)}
+        return plain | ({"probes": [probe.origin.identity() for probe in self.probes]} if self.probes else {})
 
     def tables(
         self,
@@ -81,26 +92,44 @@ class Theory:
             result: how its training ended.
 
         Returns:
-            Tables by name: ``drift`` always, ``tangent`` and ``coverage`` where asked for.
+            Tables by name: ``drift`` always, others where asked for.
         """
-        dtype = objective.x.dtype
-        start = LiftedNetwork(lift, None, dtype, parametrization)
-        tables = {"drift": weight_drift(start, result.state)}
-        if self.coverage and witness is not None:
-            tables["coverage"] = coverage_table(start, witness, self.coverage)
-        if self.tangent is not None and result.stop_reason != "diverged" and self._is_small(lift):
-            start = start.to(objective.x.device)
-            last = result.trajectory.last
-            end = torch.cat([part.reshape(-1) for part in result.state.values()])
-            path = [point for point in result.path if point.step > 0]
-            path = path or [PathPoint(int(last["step"]), math.nan, end)]
-            origin = parameters_to_vector(start.parameters()).detach()
-            tables["tangent"] = tangent_table(start, objective, origin, path, self.tangent, lift.seed)
-        return tables
+        run = FinishedRun(lift, parametrization, objective, result, witness)
+        asked: list[tuple[str, str, Mapping[str, Any]]] = [("drift", "drift", {})]
+        asked += [("coverage", "coverage", {"etas": self.coverage})] if self.coverage else []
+        asked += [("tangent", "tangent", {"settings": self.tangent})] if self.tangent is not None else []
+        asked += [(probe.table, probe.target, probe.origin.arguments) for probe in self.probes]
+        made = {table: measure(name, PROBES.find(name), run, arguments) for table, name, arguments in asked}
+        return {table: frame for table, frame in made.items() if frame is not None}
 
-    def _is_small(self, lift: Lift) -> bool:
-        assert self.tangent is not None
-        return self.tangent.largest is None or lift.parameter_count <= self.tangent.largest
+    def check(self, run: FinishedRun) -> None:
+        """Hold the user's probes to their contract on a run.
+
+        Raises:
+            ConfigError: what one breaks, in one line.
+        """
+        for probe in self.probes:
+            check_probe(probe.target, PROBES.find(probe.target), run, probe.origin.arguments)
+
+
+def _probes(value: Any) -> tuple[UserProbe, ...]:
+    listed = [] if value is None else value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
+    found: dict[str, UserProbe] = {}
+    for config in listed:
+        given = dict(config) if isinstance(config, Mapping) else {"target": config}
+        target, arguments = str(given.pop("target", None)), given.pop("arguments", None) or {}
+        if given:
+            raise ConfigError(f"theory.probes has no key {next(iter(given))!r}; accepted: target, arguments")
+        table = target.rpartition(".")[2]
+        if table in _TABLES or table in found:
+            taken = "shipped" if table in _TABLES else "listed twice"
+            raise ConfigError(f"theory.probes: table '{table}' of {target} is {taken}; name the function otherwise")
+        if not callable(PROBES.find(target, "theory.probes")):
+            raise ConfigError(f"theory.probes: {target} is no function; accepted: one from a finished run to a table")
+        origin = PROBES.origin(target, plain_arguments(f"probe {target}", arguments))
+        assert origin is not None
+        found[table] = UserProbe(table, target, origin)
+    return tuple(found.values())
 
 
 def with_path_before(before: "pd.DataFrame | None", table: "pd.DataFrame", until: float) -> "pd.DataFrame":

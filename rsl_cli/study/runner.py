@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from rsl_cli.data.dataset import Reading
-from rsl_cli.errors import CheckpointError, RslError, StoreError
+from rsl_cli.errors import CheckpointError, RslError, StoreError, first_line
 from rsl_cli.lift import disjoint_union, expected_parameters, sample_lift
 from rsl_cli.network import LiftedNetwork
 from rsl_cli.study.measurements import with_path_before
 from rsl_cli.study.spec import StudySpec, refuse_other
-from rsl_cli.study.store import SCHEMA, RunKey, StudyStore, first_line
+from rsl_cli.study.store import SCHEMA, RunKey, StudyStore
 from rsl_cli.train.checkpoint import Saved
 from rsl_cli.train.first_order import FirstOrder
 from rsl_cli.train.objective import Objective
@@ -372,7 +372,7 @@ def _record(
         result.stop_reason,
         seconds,
         "done",
-        spec.loss,
+        spec.loss.name,
         spec.config["parametrization"],
         result.trajectory.rows[0][2],
         result.trajectory.log_slope(),

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
@@ -13,21 +14,25 @@ import numpy as np
 import torch
 
 from rsl_cli.data import Dataset, content_identity, load_dataset
+from rsl_cli.data.keys import Key
 from rsl_cli.errors import ConfigError, StoreError, one_of
 from rsl_cli.graph import BaseGraph, EdgeLifting, edge_lifting
 from rsl_cli.graph_config import read_graph
 from rsl_cli.lift import sample_lift
-from rsl_cli.maps import EdgeMap, Linear
 from rsl_cli.module import module_config
 from rsl_cli.network import PARAMETRIZATIONS, LiftedNetwork
+from rsl_cli.registry import Origin, load_plugins
 from rsl_cli.study.machine import cores
 from rsl_cli.study.measurements import Theory
 from rsl_cli.study.store import SCHEMA, RunKey, StudyStore
 from rsl_cli.study.sweep import lift_degrees, seed_list
+from rsl_cli.theory.probes import FinishedRun
 from rsl_cli.train.first_order import FirstOrder
-from rsl_cli.train.objective import LOSSES
-from rsl_cli.train.settings import declared
+from rsl_cli.train.losses import Loss, Squared, check_fit, read_loss
+from rsl_cli.train.objective import Objective
+from rsl_cli.train.settings import nullable, read_declared, real, whole
 from rsl_cli.train.trainers import Flow, Settings, chosen_trainer, horizon_keys, trainer_settings
+from rsl_cli.train.trajectory import TrainingResult, Trajectory
 
 DEFAULTS: Mapping[str, Any] = {
     "lift": "16..256",
@@ -40,11 +45,13 @@ DEFAULTS: Mapping[str, Any] = {
     "executor": {"name": "process"},
     "theory": {},
     "horizons": None,
+    "plugins": None,
 }
 KEYS = ("base", "lifting", "dataset", "trainer", *DEFAULTS)
-EXECUTORS: Mapping[str, Mapping[str, Any]] = {
-    "local": {"checkpoint_seconds": 30.0},
-    "process": {"checkpoint_seconds": 30.0, "workers": None},
+_SECONDS = real(30.0, 0, above=True)
+EXECUTORS: Mapping[str, Mapping[str, Key]] = {
+    "local": {"checkpoint_seconds": _SECONDS},
+    "process": {"checkpoint_seconds": _SECONDS, "workers": nullable(whole(None, 1), "one per core")},
 }
 
 
@@ -58,7 +65,8 @@ class StudySpec:
         seeds: ascending.
         lifting: for edges that name none.
         trainer: its settings.
-        loss: ``mse`` or ``cross_entropy``.
+        loss: of a sample.
+        loss_origin: where it comes from, if it is a user's.
         device: ``cpu`` or ``cuda``.
         name: the study's folder below ``results_dir``.
         theory: what is measured on each run's networks.
@@ -70,7 +78,8 @@ class StudySpec:
     seeds: tuple[int, ...]
     lifting: EdgeLifting
     trainer: Settings
-    loss: str
+    loss: Loss
+    loss_origin: Origin | None
     device: str
     name: str
     theory: Theory
@@ -94,13 +103,14 @@ class StudySpec:
             if not isinstance(config.get(key, DEFAULTS.get(key)), Mapping):
                 raise ConfigError(f"{key}={config.get(key)!r}; a group is needed: {key}=NAME")
         full = {**DEFAULTS, **config}
+        load_plugins(full["plugins"])
         full["executor"] = _executor(full["executor"])
         if "target" in full["base"]:
             full["base"] = module_config(full["base"], *_shapes(full["dataset"]))
         lifts, seeds = lift_degrees(full["lift"]), seed_list(full["seeds"])
         device = _device(full["device"])
         # What data there is decides the rest.
-        draft = cls(full, lifts, seeds, edge_lifting(full["lifting"]), Flow(), "", device, "", Theory())
+        draft = cls(full, lifts, seeds, edge_lifting(full["lifting"]), Flow(), Squared(), None, device, "", Theory())
         if data is not None:
             draft.__dict__["data"] = data
         full["trainer"] = chosen_trainer(full["trainer"], draft.data.task)
@@ -111,20 +121,18 @@ class StudySpec:
             full["parametrization"] = "mup" if isinstance(trainer, FirstOrder) else "standard"
         if not isinstance(full["parametrization"], str) or full["parametrization"] not in PARAMETRIZATIONS:
             raise ConfigError(one_of("parametrization", full["parametrization"], PARAMETRIZATIONS))
-        if full["loss"] is not None and full["loss"] not in LOSSES:
-            raise ConfigError(one_of("loss", full["loss"], LOSSES))
         name = _name(full)
-        loss = full["loss"] or ("cross_entropy" if draft.data.task == "classification" else "mse")
-        if loss == "cross_entropy" and draft.data.task != "classification":
-            raise ConfigError(
-                f"loss=cross_entropy needs classes, dataset '{draft.data.name}' has numbers; use loss=mse"
-            )
+        default = "cross_entropy" if draft.data.task == "classification" else "mse"
+        loss, origin = read_loss(default if full["loss"] is None else full["loss"])
+        check_fit(loss, draft.data)
         theory = Theory.from_config(full["theory"], trainer, loss, draft.data)
-        spec = cls(full, lifts, seeds, draft.lifting, trainer, loss, device, name, theory)
+        spec = cls(full, lifts, seeds, draft.lifting, trainer, loss, origin, device, name, theory)
         # What was read to choose the loss need not be read again.
         spec.__dict__["data"], spec.__dict__["base"] = draft.data, draft.base
         for degree in (lifts[0], lifts[-1]):
             _check_matchings(spec, degree)
+        if theory.probes:
+            theory.check(_untrained(spec))
         return spec
 
     @cached_property
@@ -136,7 +144,7 @@ class StudySpec:
     def _reads_flat(self) -> bool:
         """Whether the base graph can take images and sequences as vectors only."""
         _, vertices, edges = read_graph(self.config["base"])
-        return any(vertices[edge.source].kind == "input" and _needs_flat(edge.map) for edge in edges)
+        return any(vertices[edge.source].kind == "input" and edge.map.needs_flat for edge in edges)
 
     @cached_property
     def base(self) -> BaseGraph:
@@ -179,8 +187,8 @@ class StudySpec:
             "schema": SCHEMA,
             "base": _computed(self.base),
             "lifting": asdict(self.lifting),
-            "dataset": content_identity(self.config["dataset"], flat=self._reads_flat),
-            "loss": self.loss,
+            "dataset": content_identity(self.config["dataset"], flat=self._reads_flat, data=self.data),
+            "loss": self.loss.name if self.loss_origin is None else self.loss_origin.identity(),
             "parametrization": self.config["parametrization"],
             "trainer": self.trainer.identity(),
             # Nothing measured, nothing named: such runs are what they were before anything could be.
@@ -228,29 +236,24 @@ def _shapes(dataset: Mapping[str, Any]) -> tuple[list[tuple[int, ...]], int]:
 
 def _computed(base: BaseGraph) -> dict[str, Any]:
     """A base graph without its name. Defaults are left unsaid, so that a new key changes no identity there was."""
-    plain = asdict(base)
-    del plain["name"]
-    for vertex, facts in zip(base.vertices, plain["vertices"], strict=True):
-        options = _chosen(vertex.combine)
-        facts["combine"] = {"name": vertex.combine.name, **options} if options else vertex.combine.name
+    vertices, edges = [], []
+    for vertex in base.vertices:
+        facts = {one.name: getattr(vertex, one.name) for one in fields(vertex)}
+        origins = {key: origin.identity() for key, origin in facts.pop("origins").items()}
+        facts |= {"bias_init": asdict(vertex.bias_init), "combine": vertex.combine.identity()}
         for key in ("norm", "pool"):
             part = facts.pop(key)
-            if part is not None:
-                own = {one.name: declared(part[one.name], one.type) for one in fields(getattr(vertex, key))}
-                facts[key] = {"name": type(getattr(vertex, key)).__name__, **own}
-    for edge, facts in zip(base.edges, plain["edges"], strict=True):
-        facts["map"] = ({"out": edge.map.out} if isinstance(edge.map, Linear) else {}) | _chosen(edge.map)
-    return plain
-
-
-def _chosen(part: Any) -> dict[str, Any]:
-    """The fields of a part of a base graph that are not at their defaults."""
-    chosen = {one.name: declared(getattr(part, one.name), one.type) for one in fields(part)}
-    return {one.name: chosen[one.name] for one in fields(part) if chosen[one.name] != one.default}
-
-
-def _needs_flat(edge_map: EdgeMap) -> bool:
-    return isinstance(edge_map, Linear) and not (edge_map.flatten or edge_map.token)
+            facts |= {key: part.identity()} if part is not None and key not in origins else {}
+        vertices.append(facts | origins)
+    for edge in base.edges:
+        facts = {one.name: getattr(edge, one.name) for one in fields(edge)}
+        origin = facts.pop("origin")
+        facts["map"] = edge.map.identity() if origin is None else origin.identity()
+        facts["map_name"] = edge.map_name if origin is None else origin.target
+        facts["lifting"] = None if edge.lifting is None else asdict(edge.lifting)
+        edges.append(facts | {"init": asdict(edge.init)})
+    sizes = {"input_shape": base.input_shape, "output_size": base.output_size}
+    return {"vertices": tuple(vertices), "edges": tuple(edges), **sizes}
 
 
 def run_id(identity: Mapping[str, Any], lift: int, seed: int) -> str:
@@ -352,17 +355,7 @@ def _executor(config: Mapping[str, Any]) -> dict[str, Any]:
     name = str(config.get("name"))
     if name not in EXECUTORS:
         raise ConfigError(one_of("executor", name, EXECUTORS))
-    accepted = EXECUTORS[name]
-    for key in config:
-        if key != "name" and key not in accepted:
-            raise ConfigError(one_of("executor key", key, accepted))
-    full = {**accepted, **config}
-    seconds, workers = full["checkpoint_seconds"], full.get("workers")
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not seconds > 0:
-        raise ConfigError(f"executor.checkpoint_seconds={seconds!r}; accepted: a number above 0")
-    if workers is not None and (isinstance(workers, bool) or not isinstance(workers, int) or workers < 1):
-        raise ConfigError(f"executor.workers={workers!r}; accepted: null (one per core) or a whole number from 1")
-    return full
+    return {"name": name, **read_declared("executor", EXECUTORS[name], config)}
 
 
 def _device(value: Any) -> str:
@@ -372,6 +365,19 @@ def _device(value: Any) -> str:
     if value == "cuda" and not found:
         raise ConfigError("device=cuda, but torch finds no CUDA device here; use device=cpu or device=auto")
     return "cuda" if found and value != "cpu" else "cpu"
+
+
+def _untrained(spec: StudySpec) -> FinishedRun:
+    """A run of the smallest lift on a few samples that ended before its first step."""
+    data = spec.data.first(32)
+    objective = Objective(data, spec.loss, dtype=spec.dtype)
+    lift = sample_lift(spec.base, spec.lifts[0], spec.seeds[0], spec.lifting)
+    network = LiftedNetwork(lift, None, spec.dtype, str(spec.config["parametrization"]))
+    figures = objective.evaluate(network)
+    row = (0, math.nan, float(figures.loss), float(figures.test_loss), float(figures.grad_norm), 0.0)
+    state = {name: parameter.detach() for name, parameter in network.named_parameters()}
+    result = TrainingResult(Trajectory((row,)), "budget", float(figures.accuracy), state)
+    return FinishedRun(lift, network.parametrization, objective, result, spec.witness)
 
 
 def _check_matchings(spec: StudySpec, degree: int) -> None:

@@ -35,7 +35,7 @@ from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 from safetensors import numpy as safetensors_numpy
 
-from rsl_cli.errors import StoreError
+from rsl_cli.errors import StoreError, first_line
 from rsl_cli.study.integrity import SCHEMA as SCHEMA
 from rsl_cli.study.integrity import DamageError, check_record, check_study, digest, digest_of_arrays, seal, unseal
 
@@ -484,12 +484,6 @@ def read_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
         return arrays, text
     except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
         raise StoreError(f"cannot read {path}: {first_line(error)}; {_MENDED}") from error
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's text, for use inside one-line messages."""
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0]
 
 
 _MENDED = "`rsl verify STUDY` sets a damaged run aside, then the same `rsl run` line trains it anew"

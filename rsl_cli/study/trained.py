@@ -5,12 +5,13 @@ from typing import Any
 
 import torch
 
-from rsl_cli.errors import DataError, StoreError
+from rsl_cli.errors import DataError, StoreError, first_line
 from rsl_cli.graph import BaseGraph, edge_lifting
 from rsl_cli.lift import sample_lift
 from rsl_cli.network import LiftedNetwork
 from rsl_cli.portable.model import predict
-from rsl_cli.study.store import RunKey, StudyStore, first_line
+from rsl_cli.registry import load_plugins
+from rsl_cli.study.store import RunKey, StudyStore
 
 
 class TrainedNetwork(LiftedNetwork):
@@ -76,6 +77,7 @@ def run_network(store: StudyStore, key: RunKey) -> TrainedNetwork:
         StoreError: the study is damaged, or another version of rsl draws its lifts otherwise.
     """
     study = store.read_study()
+    load_plugins(study["config"].get("plugins"))
     identity = study["identity"]
     base = BaseGraph.from_config(
         study["config"]["base"],

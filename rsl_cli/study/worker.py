@@ -40,7 +40,7 @@ def serve(connection: Connection, config: str, data: Any, threads: int) -> None:
     from rsl_cli.errors import RslError, TrainingError
     from rsl_cli.study.machine import prepare
     from rsl_cli.study.runner import Item, work
-    from rsl_cli.study.spec import StudySpec
+    from rsl_cli.study.spec import StudySpec, refuse_other
     from rsl_cli.study.store import RunKey
 
     prepare(threads)
@@ -51,7 +51,10 @@ def serve(connection: Connection, config: str, data: Any, threads: int) -> None:
         except EOFError:
             return
         try:
-            spec = spec or StudySpec.from_config(json.loads(config), data)
+            if spec is None:
+                spec = StudySpec.from_config(json.loads(config), data)
+                # A user's part may have been edited since the study was registered.
+                refuse_other(spec.store, spec.identity)
             item = Item(tuple(RunKey(*key) for key in keys))
             outcome = work(spec, item, lambda _, step, steps, loss: send("progress", step, steps, loss))
             send("done", outcome)

@@ -8,7 +8,7 @@ network was trained is not known here.
 import copy
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,8 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 from torch.nn.utils import vector_to_parameters
 
-from rsl_cli.errors import ConfigError, one_of
+from rsl_cli.data.keys import Key
+from rsl_cli.errors import ConfigError
 from rsl_cli.kernels.serial import norm
 from rsl_cli.network import LiftedNetwork
 from rsl_cli.rng import generator
@@ -26,7 +27,7 @@ from rsl_cli.theory.factor import LinearProblem
 from rsl_cli.theory.krylov import Bidiagonalisation
 from rsl_cli.theory.secular import Spectrum
 from rsl_cli.train.objective import Objective
-from rsl_cli.train.settings import real, whole
+from rsl_cli.train.settings import nullable, read_declared, real, whole
 from rsl_cli.train.trajectory import PathPoint
 
 if TYPE_CHECKING:
@@ -156,25 +157,7 @@ class TangentProbe:
         """
         if not isinstance(config, Mapping):
             raise ConfigError(f"theory.tangent={config!r}; accepted: null or the keys {', '.join(_KEYS)}")
-        for key in config:
-            if key not in _KEYS:
-                raise ConfigError(one_of("theory.tangent key", key, _KEYS))
-        settings = cls(**config)
-        epsilons = settings.epsilons
-        listed = isinstance(epsilons, Sequence) and not isinstance(epsilons, str) and len(epsilons) > 0
-        checks = {
-            "epsilons": (
-                listed and all(real(value) and value > 0 for value in epsilons),
-                "a list of numbers above 0, e.g. [1e-2,1e-4]",
-            ),
-            "probes": (whole(settings.probes, 0, 10_000), "a whole number from 0 to 10000"),
-            "radius": (real(settings.radius) and settings.radius > 0, "a number above 0"),
-            "largest": (settings.largest is None or whole(settings.largest, 1), "null or a whole number from 1"),
-        }
-        for key, (accepted, what) in checks.items():
-            if not accepted:
-                raise ConfigError(f"theory.tangent.{key}={getattr(settings, key)!r}; accepted: {what}")
-        return replace(settings, epsilons=tuple(float(value) for value in epsilons), radius=float(settings.radius))
+        return cls(**read_declared("theory.tangent", _KEYS, config, also=()))
 
     def identity(self) -> dict[str, Any]:
         """The settings that determine the numbers."""
@@ -184,7 +167,20 @@ class TangentProbe:
         return settings
 
 
-_KEYS = tuple(TangentProbe.__dataclass_fields__)
+def _read_epsilons(value: Any) -> tuple[float, ...]:
+    if not isinstance(value, Sequence) or isinstance(value, str) or not value:
+        raise ValueError
+    return tuple(real(1.0, 0, above=True).read(epsilon) for epsilon in value)
+
+
+_KEYS: Mapping[str, Key] = {
+    "epsilons": Key(
+        TangentProbe.epsilons, "a list of numbers above 0, e.g. [1e-2,1e-4]", "[1e-2,1e-4]", _read_epsilons
+    ),
+    "probes": whole(TangentProbe.probes, 0, 10_000),
+    "radius": real(TangentProbe.radius, 0, above=True),
+    "largest": nullable(whole(None, 1)),
+}
 _COLUMNS = ("place", "probe", "time", "step", "distance", "loss", "grad_norm", "epsilon", "kappa")
 
 
@@ -221,8 +217,8 @@ def tangent_table(
     """
     import pandas
 
-    if objective.kind != "mse":
-        raise ConfigError(f"kappa is defined for loss=mse, not {objective.kind}; use loss=mse")
+    if objective.loss.name != "mse":
+        raise ConfigError(f"kappa is defined for loss=mse, not {objective.loss.name}; use loss=mse")
     place_at = copy.deepcopy(network).double()
     origin = start.detach().double().cpu()
     rows = []

@@ -69,7 +69,11 @@ class Compiled:
     @classmethod
     def of(cls, network: LiftedNetwork, objective: Objective) -> "Compiled | None":
         """The circuits of a network on the CPU, if all its replicas have one."""
-        if objective.x.device.type != "cpu" or network.dtype not in (torch.float32, torch.float64):
+        if (
+            objective.x.device.type != "cpu"
+            or objective.loss.circuit is None
+            or network.dtype not in (torch.float32, torch.float64)
+        ):
             return None
         circuits, factors = [], []
         for lift in network.lift.replicas:
@@ -195,7 +199,7 @@ class Compiled:
 
 def _samples(objective: Objective, x: torch.Tensor, y: torch.Tensor) -> Samples:
     inputs = x.flatten(1).contiguous().numpy()
-    if objective.kind == "mse":
+    if objective.loss.circuit == "squared":
         return Samples(inputs, y.contiguous().numpy(), np.empty(0, np.int64))
     return Samples(inputs, np.empty((0, 0), inputs.dtype), y.numpy())
 

@@ -1,6 +1,5 @@
 """What takes the steps of a first-order trainer: passes by autograd, or by circuits."""
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
@@ -8,11 +7,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rsl_cli.kernels.circuit import BETA1, BETA2, EPSILON
 from rsl_cli.network import LiftedNetwork
 from rsl_cli.rng import generator
 from rsl_cli.train.compiled import Compiled, Descent
 from rsl_cli.train.objective import Evaluation, Objective, distances
+from rsl_cli.train.optimizers import Optimizer, Steps
 
 
 class Engine(Protocol):
@@ -46,13 +45,11 @@ class Engine(Protocol):
 class AutogradEngine:
     """Backward passes by autograd through the union of all replicas, then one step for all their parameters."""
 
-    def __init__(
-        self, network: LiftedNetwork, objective: Objective, batches: "Batches", adaptive: bool, momentum: float
-    ) -> None:
+    def __init__(self, network: LiftedNetwork, objective: Objective, batches: "Batches", optimizer: Optimizer) -> None:
         self.network, self.objective, self.batches = network, objective, batches
         self.start = {name: p.detach().clone() for name, p in network.named_parameters()}
-        self.optimizer = FlatOptimizer(network, adaptive, momentum)
-        captured = objective.x.device.type == "cuda" and batches.size is not None
+        self.optimizer: Steps = FlatOptimizer(network, optimizer) if optimizer.over is None else optimizer.over(network)
+        captured = objective.x.device.type == "cuda" and batches.size is not None and optimizer.over is None
         self.captured = CapturedStep(network, objective, self.optimizer) if captured else None
 
     def advance(self, active: Sequence[int], steps: range, rates: np.ndarray) -> Mapping[int, int]:
@@ -94,21 +91,19 @@ class AutogradEngine:
 
 
 class FlatOptimizer:
-    """Adam, or gradient descent with momentum, for all parameters of a network in one buffer.
+    """An optimiser for all parameters of a network in one buffer.
 
     A small lift has many small parameters, and torch's optimisers take some calls for each of them. Every number has a
     learning rate of its own, so that replicas of different degrees can be trained as one union.
 
     Args:
         network: whose parameters are views of the buffer from now on; it stays on its device.
-        adaptive: Adam (Kingma and Ba, 2015), with torch's defaults; else gradient descent.
-        momentum: of gradient descent.
+        optimizer: whose steps are taken.
     """
 
-    def __init__(self, network: LiftedNetwork, adaptive: bool, momentum: float) -> None:
+    def __init__(self, network: LiftedNetwork, optimizer: Optimizer) -> None:
         self._parameters = dict(network.named_parameters())
-        self._keys = optimizer_keys(adaptive, momentum)
-        self._momentum, self._taken = momentum, 0
+        self._optimizer, self._keys, self._taken = optimizer, optimizer.states, 0
         like = next(iter(self._parameters.values())).detach()
         # Every parameter starts where torch's memory would: elsewhere dense products round differently.
         counts = [-(-p.numel() // _ALIGNED) * _ALIGNED for p in self._parameters.values()]
@@ -116,9 +111,9 @@ class FlatOptimizer:
         self._starts = dict(zip(self._parameters, starts, strict=False))
         self._theta, self._scale, self._gradient = (like.new_zeros(starts[-1]) for _ in range(3))
         self._states = [like.new_zeros(starts[-1]) for _ in self._keys]
-        self._rate, self._root = like.new_zeros(()), like.new_ones(())
+        self._rate, self._numbers = like.new_zeros(()), [like.new_ones(()) for _ in optimizer.numbers(1)]
         replicas = range(network.replica_count)
-        scales = [network.learning_rate_scales(adaptive=adaptive, replica=r) for r in replicas]
+        scales = [network.learning_rate_scales(adaptive=optimizer.adaptive, replica=r) for r in replicas]
         of_scale = self._views(self._scale)
         for replica in replicas:
             for name, part in network.replica_tensors(of_scale, replica).items():
@@ -131,11 +126,9 @@ class FlatOptimizer:
     def prepare(self, rate: float) -> None:
         """Say the learning rate of the next step, before its factors."""
         self._taken += 1
-        if len(self._states) == 2:
-            self._rate.fill_(rate / (1 - BETA1**self._taken))
-            self._root.fill_(math.sqrt(1 - BETA2**self._taken))
-        else:
-            self._rate.fill_(rate)
+        self._rate.fill_(self._optimizer.rate(rate, self._taken))
+        for tensor, number in zip(self._numbers, self._optimizer.numbers(self._taken), strict=True):
+            tensor.fill_(number)
 
     def step(self) -> None:
         """Take the step; nothing in it depends on numbers that the host knows."""
@@ -144,14 +137,7 @@ class FlatOptimizer:
                 self._gradients[name].zero_()
             else:
                 self._gradients[name].copy_(parameter.grad)
-        change = self._gradient
-        if len(self._states) == 2:
-            first, second = self._states
-            first.lerp_(change, 1 - BETA1)
-            second.mul_(BETA2).addcmul_(change, change, value=1 - BETA2)
-            change = first / second.sqrt().div_(self._root).add_(EPSILON)
-        elif self._states:
-            change = self._states[0].mul_(self._momentum).add_(change)
+        change = self._optimizer.direction(self._gradient, self._theta, self._states, self._numbers)
         self._theta.sub_(self._scale * change * self._rate)
 
     def tensors(self) -> dict[str, Tensor]:
@@ -163,7 +149,7 @@ class FlatOptimizer:
 
     def counts(self) -> dict[str, Tensor]:
         """Steps taken, as torch's Adam notes them, once for each parameter."""
-        return step_counts(self._keys, self._taken, len(self._parameters))
+        return step_counts(self._optimizer, self._taken, len(self._parameters))
 
     def resume(self, arrays: Mapping[str, Tensor]) -> None:
         """Go on from what `tensors` and `counts` once were."""
@@ -185,18 +171,15 @@ _ALIGNED = 64
 """Numbers, a multiple of every alignment that matters."""
 
 
-def optimizer_keys(adaptive: bool, momentum: float) -> tuple[str, ...]:
-    """What torch's optimisers call what they keep for each parameter."""
-    return ("exp_avg", "exp_avg_sq") if adaptive else ("momentum_buffer",) if momentum else ()
-
-
-def step_counts(keys: Sequence[str], steps: int, parameters: int) -> dict[str, Tensor]:
-    """Steps taken, as torch's Adam notes them."""
-    return {f"optimizer/{i}/step": torch.tensor(float(steps)) for i in range(parameters)} if len(keys) == 2 else {}
+def step_counts(optimizer: Optimizer, steps: int, parameters: int) -> dict[str, Tensor]:
+    """Steps taken, as torch's Adam notes them, where they matter."""
+    return {f"optimizer/{i}/step": torch.tensor(float(steps)) for i in range(parameters)} if optimizer.counted else {}
 
 
 def replica_state(network: LiftedNetwork, arrays: Mapping[str, Tensor], replica: int) -> dict[str, Tensor]:
     """One replica's part of what `Engine.state` gives, as if it had trained alone."""
+    if network.replica_count == 1:
+        return dict(arrays)  # Those of torch's optimisers may have shapes of their own.
     names, part = [name for name, _ in network.named_parameters()], {}
     for key, tensor in arrays.items():
         kind, place, *rest = key.split("/")
@@ -211,13 +194,15 @@ def joined_state(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     Raises:
         KeyError, RuntimeError: the parts are not of one trainer and one base graph.
     """
+    if len(parts) == 1:
+        return dict(parts[0])
     return {
         key: tensor if key.endswith("/step") else torch.cat([part[key] for part in parts])
         for key, tensor in parts[0].items()
     }
 
 
-def _launch(network: LiftedNetwork, objective: Objective, optimizer: FlatOptimizer, batch: Tensor | None) -> Tensor:
+def _launch(network: LiftedNetwork, objective: Objective, optimizer: Steps, batch: Tensor | None) -> Tensor:
     """A step on some samples, (R, B), or on all; the losses before it, (R,)."""
     network.zero_grad(set_to_none=True)
     losses = objective.backward(network, batch)
@@ -240,7 +225,7 @@ class CapturedStep:
     _EAGER = 3
     """Steps launched one by one first, in which what is made once is made, kernels among it."""
 
-    def __init__(self, network: LiftedNetwork, objective: Objective, optimizer: FlatOptimizer) -> None:
+    def __init__(self, network: LiftedNetwork, objective: Objective, optimizer: Steps) -> None:
         self._arguments = (network, objective, optimizer)
         self._graph: torch.cuda.CUDAGraph | None = None
         self._taken = 0
@@ -277,21 +262,20 @@ class CapturedStep:
 class CircuitEngine:
     """Each replica by its circuit: many steps in one call, all its parameters in one buffer."""
 
-    def __init__(
-        self, network: LiftedNetwork, compiled: Compiled, batches: "Batches", adaptive: bool, momentum: float
-    ) -> None:
-        self.network, self.compiled, self.batches = network, compiled, batches
-        self.keys = optimizer_keys(adaptive, momentum)
+    def __init__(self, network: LiftedNetwork, compiled: Compiled, batches: "Batches", optimizer: Optimizer) -> None:
+        self.network, self.compiled, self.batches, self.optimizer = network, compiled, batches, optimizer
+        self.keys = optimizer.states
         self.steps = 0
         tensors = {name: p.detach() for name, p in network.named_parameters()}
         self.descents: list[Descent] = []
         for replica in range(compiled.count):
-            scales = network.learning_rate_scales(adaptive=adaptive, replica=replica)
+            scales = network.learning_rate_scales(adaptive=optimizer.adaptive, replica=replica)
             theta = self._flat(tensors, replica)
             parts = network.replica_tensors(tensors, replica).items()
             scale = np.concatenate([np.full(part.numel(), scales[name], theta.dtype) for name, part in parts])
-            states = np.zeros((2 if adaptive else 1, len(theta)), theta.dtype)
-            self.descents.append(Descent(theta, scale, states, momentum))
+            # Loops of circuits' own know gradient descent by its one state, with momentum or without.
+            states = np.zeros((max(1, len(self.keys)), len(theta)), theta.dtype)
+            self.descents.append(Descent(theta, scale, states, getattr(optimizer, "momentum", 0.0)))
         self.starts = [descent.theta.copy() for descent in self.descents]
 
     def advance(self, active: Sequence[int], steps: range, rates: np.ndarray) -> Mapping[int, int]:
@@ -300,9 +284,26 @@ class CircuitEngine:
         # All samples are the same ones every time.
         stacked = np.stack([one for one in chosen if one is not None] or [self.batches.all])
         parts = [(r, self.descents[r], np.ascontiguousarray(stacked[:, r % stacked.shape[1]])) for r in active]
-        diverged = self.compiled.advance(parts, rates, steps.start)
+        if self.optimizer.compiled:
+            diverged = self.compiled.advance(parts, rates, steps.start)
+        else:
+            taken = {r: self._steps(r, own, chosen, rates, steps.start) for r, own, chosen in parts}
+            diverged = {r: steps.start + count for r, count in taken.items() if count < len(steps)}
         self.steps = steps.stop
         return diverged
+
+    def _steps(self, replica: int, own: Descent, batches: np.ndarray, rates: np.ndarray, taken: int) -> int:
+        """Steps of an optimiser that circuits have no loops for; how many were taken before a loss was not finite."""
+        theta, scale = torch.from_numpy(own.theta), torch.from_numpy(own.scale)
+        states = [torch.from_numpy(state) for state in own.states[: len(self.keys)]]
+        for k, rate in enumerate(rates.tolist()):
+            loss, gradient = self.compiled.gradient(replica, own.theta, batches[min(k, len(batches) - 1)])
+            if not np.isfinite(loss):
+                return k
+            numbers = [torch.tensor(number, dtype=theta.dtype) for number in self.optimizer.numbers(taken + k + 1)]
+            change = self.optimizer.direction(torch.from_numpy(gradient), theta, states, numbers)
+            theta.sub_(scale * change * self.optimizer.rate(rate, taken + k + 1))
+        return len(rates)
 
     def evaluate(self) -> tuple[Evaluation, Tensor]:
         """See `Engine`."""
@@ -325,7 +326,7 @@ class CircuitEngine:
         for i, key in enumerate(self.keys):
             joined = self._joined([self.descents[r].states[i] for r in every])
             arrays |= {f"optimizer/{index}/{key}": value for index, value in enumerate(joined.values())}
-        return arrays | step_counts(self.keys, self.steps, len(self._names))
+        return arrays | step_counts(self.optimizer, self.steps, len(self._names))
 
     def resume(self, arrays: Mapping[str, Tensor]) -> None:
         """See `Engine`."""

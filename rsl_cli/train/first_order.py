@@ -8,30 +8,23 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from rsl_cli.data.keys import MOST_SAMPLES
-from rsl_cli.errors import CheckpointError, ConfigError
+from rsl_cli.errors import CheckpointError
 from rsl_cli.network import LiftedNetwork
 from rsl_cli.train.checkpoint import OF_ANOTHER, Keeper, Saved
 from rsl_cli.train.compiled import Compiled
 from rsl_cli.train.engines import AutogradEngine, Batches, CircuitEngine, Engine, joined_state, replica_state
 from rsl_cli.train.objective import Objective
-from rsl_cli.train.settings import (
-    check_values,
-    identity_without,
-    known_keys,
-    real,
-    samples_rule,
-    stationary_rule,
-    steps_rule,
-    whole,
-)
+from rsl_cli.train.optimizers import OPTIMIZERS, Optimizer, make_optimizer
+from rsl_cli.train.settings import TRAINERS, identity_without, read_declared
+from rsl_cli.train.torch_optimizers import TorchOptimizer, own_optimizer
 from rsl_cli.train.trajectory import (
     FINAL,
     Row,
@@ -41,6 +34,9 @@ from rsl_cli.train.trajectory import (
     log_grid_steps,
     log_spaced_steps,
 )
+
+OPTIMIZERS.add("torch")(TorchOptimizer)
+OPTIMIZERS.add("target")(own_optimizer)
 
 _SETTLING_STEPS = 100
 """Steps before which a small relative gradient says only that the start is near."""
@@ -53,7 +49,7 @@ class FirstOrder:
     """Settings of a first-order trainer.
 
     Args:
-        name: ``adam``, ``sgd`` or ``gd``.
+        name: an optimiser's; ``torch`` or ``target`` for one that `options` names.
         steps: how many steps to take.
         learning_rate: before the factors of the parametrization.
         batch_size: samples a step; None (or at least N) for all of them.
@@ -63,6 +59,7 @@ class FirstOrder:
         stationary: stop a replica whose |grad L| * distance / L falls below this.
         log_per_decade: samples of the trajectory per decade of steps.
         dtype: ``float32`` or ``float64``.
+        options: the optimiser's own settings, but for momentum.
     """
 
     name: str
@@ -74,6 +71,7 @@ class FirstOrder:
     stationary: float = 1e-4
     log_per_decade: int = 8
     dtype: str = "float32"
+    options: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "FirstOrder":
@@ -82,31 +80,14 @@ class FirstOrder:
         Raises:
             ConfigError: an unknown key or a value out of range, with the key as ``trainer.KEY``.
         """
-        settings = cls(**known_keys(config, cls))
-        checks = {
-            "name": (settings.name in TRAINERS, " or ".join(TRAINERS)),
-            "steps": steps_rule(settings.steps),
-            "learning_rate": (
-                real(settings.learning_rate, 1e38) and settings.learning_rate > 0,
-                "a number above 0, to 1e+38",
-            ),
-            "batch_size": (
-                settings.batch_size is None or whole(settings.batch_size, 1, MOST_SAMPLES),
-                f"null or a whole number from 1 to {MOST_SAMPLES}",
-            ),
-            "momentum": (real(settings.momentum) and 0 <= settings.momentum < 1, "a number from 0 to below 1"),
-            "schedule": (settings.schedule in SCHEDULES, " or ".join(SCHEDULES)),
-            "stationary": stationary_rule(settings.stationary),
-            "log_per_decade": samples_rule(settings.log_per_decade),
-            "dtype": (settings.dtype in ("float32", "float64"), "float32 or float64"),
-        }
-        check_values(settings, checks)
-        if settings.name == "gd" and settings.batch_size is not None:
-            raise ConfigError(
-                f"trainer.batch_size={settings.batch_size}: gd takes all samples; use trainer=sgd for batches"
-            )
-        if settings.name != "sgd" and settings.momentum:
-            raise ConfigError(f"trainer.momentum={settings.momentum}: only sgd has momentum; leave it out")
+        name = str(config.get("name"))
+        keys = TRAINERS.get(name, _OWN)
+        own = {} if name in TRAINERS else {key: value for key, value in config.items() if key not in (*keys, "name")}
+        read = read_declared("trainer", keys, config, also=("name", *own))
+        options = own | {key: value for key, value in read.items() if key not in cls.__dataclass_fields__}
+        common = {key: value for key, value in read.items() if key in cls.__dataclass_fields__}
+        settings = cls(name, **common, options=options)
+        settings.optimizer  # noqa: B018 - what it cannot be is said here
         return settings
 
     @property
@@ -114,9 +95,23 @@ class FirstOrder:
         """The keys that say how far a run is carried, and are no part of what it is."""
         return ("steps",) if self.schedule == "constant" else ()
 
+    @cached_property
+    def optimizer(self) -> Optimizer:
+        """What takes the steps."""
+        momentum = {"momentum": self.momentum} if self.momentum or self.name in ("sgd", "gd") else {}
+        return make_optimizer(self.name, {**momentum, **self.options})
+
     def identity(self) -> dict[str, Any]:
         """The settings that determine the numbers."""
-        return identity_without(self, self.horizon)
+        common = identity_without(self, (*self.horizon, "options"))
+        target = self.options.get("target", self.name)
+        arguments = self.options.get("arguments") if "target" in self.options else self.options
+        origin = OPTIMIZERS.origin(target, arguments or {})
+        if origin is None:
+            return {**self.optimizer.identity(), **common}
+        # However it is named, by target, by a plug-in's name or by its own, it is one.
+        own = self.optimizer.identity() if self.name == "torch" else {}
+        return {**own, **common, "name": "torch" if self.name == "torch" else "target", **origin.identity()}
 
     def reaches(self, stand: Stand) -> bool:
         """Whether a run that stands there is as far as asked for."""
@@ -132,7 +127,8 @@ class FirstOrder:
         return SCHEDULES[self.schedule](np.array(steps), self.steps)
 
 
-TRAINERS = ("adam", "sgd", "gd")
+_OWN = {key: value for key, value in TRAINERS["target"].items() if key not in ("target", "arguments")}
+"""Keys of an optimiser that a plug-in has given a name, beside its own."""
 _WARM, _DECAY = 0.05, 0.2
 SCHEDULES: Mapping[str, Callable[[np.ndarray, int], np.ndarray]] = {
     "constant": lambda step, _: np.ones(len(step)),
@@ -184,12 +180,12 @@ class _Run:
     ) -> None:
         self.network, self.settings, self.keeper, self.progress = network, settings, keeper, progress
         self.count = network.replica_count
-        compiled = Compiled.of(network, objective)
+        compiled = Compiled.of(network, objective) if settings.optimizer.over is None else None
         batches = Batches(objective, [replica.seed for replica in network.lift.replicas], settings.batch_size)
         self.engine: Engine = (
-            AutogradEngine(network, objective, batches, settings.name == "adam", settings.momentum)
+            AutogradEngine(network, objective, batches, settings.optimizer)
             if compiled is None
-            else CircuitEngine(network, compiled, batches, settings.name == "adam", settings.momentum)
+            else CircuitEngine(network, compiled, batches, settings.optimizer)
         )
         self.euler_steps = [_euler_step(network, replica, settings) for replica in range(self.count)]
         self.rows: list[list[Row]] = [[] for _ in range(self.count)]

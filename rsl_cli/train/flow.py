@@ -24,16 +24,7 @@ from rsl_cli.train.ndf import Differences
 from rsl_cli.train.newton import FEW_STEPS, Newton
 from rsl_cli.train.objective import Objective
 from rsl_cli.train.replicas import Answer, Ask, Method
-from rsl_cli.train.settings import (
-    check_values,
-    epsilon_rule,
-    identity_without,
-    known_keys,
-    real,
-    samples_rule,
-    stationary_rule,
-    steps_rule,
-)
+from rsl_cli.train.settings import TRAINERS, identity_without, read_declared
 from rsl_cli.train.trajectory import Stand, TrainingResult, Trajectory
 
 FIRST_TIME = 1e-2
@@ -87,22 +78,7 @@ class Flow:
         Raises:
             ConfigError: an unknown key or a value out of range, with the key as ``trainer.KEY``.
         """
-        settings = cls(**known_keys(config, cls))
-        return settings.validated()
-
-    def validated(self) -> "Flow":
-        """These settings, if they can be used."""
-        rules = {
-            "t_end": (real(self.t_end, 1e100) and self.t_end >= 0, "a number from 0 to 1e+100"),
-            "rtol": (real(self.rtol) and 1e-12 <= self.rtol <= 0.1, "a number from 1e-12 to 0.1"),
-            "atol": (real(self.atol, 1e6) and self.atol > 0, "a number above 0, to 1e+06"),
-            "epsilon": epsilon_rule(self.epsilon),
-            "stationary": stationary_rule(self.stationary),
-            "max_steps": steps_rule(self.max_steps),
-            "log_per_decade": samples_rule(self.log_per_decade),
-        }
-        check_values(self, rules)
-        return self
+        return cls(**read_declared("trainer", TRAINERS["flow"], config))
 
     horizon = ("t_end", "max_steps", "epsilon")
     """The keys that say how far a run is carried, and are no part of what it is."""
@@ -165,7 +141,8 @@ def gradient_flow(
     Raises:
         ConfigError, DataError, TrainingError: what cannot be integrated, in one line.
     """
-    settings = Flow("flow", t_end, rtol, atol, epsilon, max_steps=max_steps).validated()
+    chosen = {"t_end": t_end, "rtol": rtol, "atol": atol, "epsilon": epsilon, "max_steps": max_steps}
+    settings = Flow.from_config(chosen)
     if (x_test is None) != (y_test is None):
         raise DataError("held-out inputs or targets are missing; give x_test and y_test, or neither")
     classify = loss == "cross_entropy"

@@ -1,10 +1,12 @@
 """The Gauss-Newton matrix of a loss, and solves with it: the linear algebra below the flow and Levenberg-Marquardt.
 
-For half the mean squared error it is H = E[J_i^T J_i], J_i the Jacobian of the outputs at sample i; for cross-entropy
-the generalised H = E[J_i^T (diag(p_i) - p_i p_i^T) J_i] (Schraudolph, 2002, *Fast curvature matrix-vector products*).
+For half the mean squared error it is H = E[J_i^T J_i], J_i the Jacobian of the outputs at sample i; for other losses
+the generalised H = E[J_i^T S_i S_i^T J_i], S_i S_i^T the loss's Hessian by the outputs, diag(p_i) - p_i p_i^T for
+cross-entropy (Schraudolph, 2002, *Fast curvature matrix-vector products*).
 Either is the Hessian less the part that goes to zero with the residuals, and positive semi-definite everywhere.
 """
 
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -13,7 +15,7 @@ from scipy.linalg import get_blas_funcs, get_lapack_funcs
 from torch import Tensor
 
 from rsl_cli.kernels.serial import one_thread
-from rsl_cli.linearization import Probe, each_output, sample_jacobians
+from rsl_cli.linearization import Probe, sample_jacobians
 from rsl_cli.network import LiftedNetwork
 from rsl_cli.rng import generator
 from rsl_cli.train.objective import Objective
@@ -61,29 +63,24 @@ def gauss_newton(network: LiftedNetwork, objective: Objective, samples: int | No
         H in parameter space (P x P) or, where samples times outputs are fewer, through their Jacobian.
     """
     parameters = sum(parameter.numel() for parameter in network.parameters())
-    probe = each_output if objective.kind == "mse" else _softmax_root
-    x = objective.x
+    x, y = objective.x, objective.y
     if samples is not None and samples < len(x):
         chosen = generator(0, "train/gauss_newton").permutation(len(x))[:samples]
-        x = x[torch.as_tensor(np.sort(chosen), device=x.device)]
+        places = torch.as_tensor(np.sort(chosen), device=x.device)
+        x, y = x[places], y[places]
     size = max(256, _CHUNK_BYTES // (8 * parameters))
-    chunks = [x[i : i + size] for i in range(0, len(x), size)]
+    chunks: list[tuple[Tensor, Probe]] = [
+        (x[i : i + size], partial(objective.loss.root, y=y[i : i + size])) for i in range(0, len(x), size)
+    ]
     if len(x) * objective.outputs < parameters:
-        return _SampleSpace(_stacked(network, chunks, probe) / len(x) ** 0.5)
-    return _ParameterSpace(_summed(network, chunks, probe, len(x)))
+        return _SampleSpace(_stacked(network, chunks) / len(x) ** 0.5)
+    return _ParameterSpace(_summed(network, chunks, len(x)))
 
 
-def _softmax_root(out: Tensor) -> Tensor:
-    """Columns (k, N, k) of a square root S of diag(p) - p p^T: S = diag(sqrt p) - p sqrt(p)^T."""
-    p = out.softmax(-1)
-    root = p.sqrt()
-    return torch.diag_embed(root).permute(1, 0, 2) - root.T[:, :, None] * p
-
-
-def _summed(network: LiftedNetwork, chunks: list[Tensor], probe: Probe, samples: int) -> np.ndarray | Tensor:
+def _summed(network: LiftedNetwork, chunks: list[tuple[Tensor, Probe]], samples: int) -> np.ndarray | Tensor:
     """H, lower triangle."""
     total: np.ndarray | Tensor | None = None
-    for x in chunks:
+    for x, probe in chunks:
         for jacobian in sample_jacobians(network, x, probe)[1]:
             if jacobian.device.type != "cpu":
                 product = jacobian @ jacobian.T / samples
@@ -98,9 +95,9 @@ def _summed(network: LiftedNetwork, chunks: list[Tensor], probe: Probe, samples:
     return total
 
 
-def _stacked(network: LiftedNetwork, chunks: list[Tensor], probe: Probe) -> Tensor:
+def _stacked(network: LiftedNetwork, chunks: list[tuple[Tensor, Probe]]) -> Tensor:
     """(P, samples * outputs)."""
-    return torch.cat([matrix.clone() for x in chunks for matrix in sample_jacobians(network, x, probe)[1]], 1)
+    return torch.cat([matrix.clone() for x, probe in chunks for matrix in sample_jacobians(network, x, probe)[1]], 1)
 
 
 class _ParameterSpace:

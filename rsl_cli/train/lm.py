@@ -17,15 +17,7 @@ from rsl_cli.train.gauss_newton import SingularError
 from rsl_cli.train.implicit import Course, is_stationary, reach, train_implicit
 from rsl_cli.train.objective import Objective
 from rsl_cli.train.replicas import Ask, Method
-from rsl_cli.train.settings import (
-    check_values,
-    epsilon_rule,
-    identity_without,
-    known_keys,
-    samples_rule,
-    stationary_rule,
-    steps_rule,
-)
+from rsl_cli.train.settings import TRAINERS, identity_without, read_declared
 from rsl_cli.train.trajectory import Stand, TrainingResult, log_grid_steps
 
 _FIRST_DAMPING = 1e-2
@@ -65,15 +57,7 @@ class LevenbergMarquardt:
         Raises:
             ConfigError: an unknown key or a value out of range, with the key as ``trainer.KEY``.
         """
-        settings = cls(**known_keys(config, cls))
-        rules = {
-            "max_steps": steps_rule(settings.max_steps),
-            "epsilon": epsilon_rule(settings.epsilon),
-            "stationary": stationary_rule(settings.stationary),
-            "log_per_decade": samples_rule(settings.log_per_decade),
-        }
-        check_values(settings, rules)
-        return settings
+        return cls(**read_declared("trainer", TRAINERS["lm"], config))
 
     horizon = ("max_steps", "epsilon")
     """The keys that say how far a run is carried, and are no part of what it is."""

@@ -9,12 +9,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from rsl_cli.data import Dataset
-from rsl_cli.errors import ConfigError, one_of
 from rsl_cli.graph import BaseGraph
 from rsl_cli.kernels.serial import one_thread
 from rsl_cli.network import LiftedNetwork
+from rsl_cli.train.losses import Loss, check_fit, read_loss
 
-LOSSES = ("mse", "cross_entropy")
 _CHUNK_NUMBERS = 1 << 22
 """Activations of one vertex that one chunk of samples may hold, for one replica."""
 
@@ -39,19 +38,21 @@ class Evaluation:
 class Objective:
     """A dataset and a loss, on a device, ready to be evaluated.
 
-    ``mse`` is half the mean over samples of the squared norm of the residual; class labels become one-hot targets.
-    ``cross_entropy`` is the mean negative log-likelihood under a softmax, in nats.
+    Args:
+        data: the samples; class labels become one-hot targets where the loss takes numbers.
+        loss: the loss, or its name.
+        dtype: of inputs and targets.
+        device: where they are kept.
 
     Raises:
-        ConfigError: unknown loss, or cross-entropy on regression targets.
+        ConfigError: unknown loss, or one of classes on regression targets.
     """
 
-    def __init__(self, data: Dataset, loss: str, *, dtype: torch.dtype, device: str | torch.device = "cpu") -> None:
-        if loss not in LOSSES:
-            raise ConfigError(one_of("loss", loss, LOSSES))
-        if loss == "cross_entropy" and data.task != "classification":
-            raise ConfigError(f"loss=cross_entropy needs classes, dataset '{data.name}' has numbers; use loss=mse")
-        self.kind = loss
+    def __init__(
+        self, data: Dataset, loss: Loss | str, *, dtype: torch.dtype, device: str | torch.device = "cpu"
+    ) -> None:
+        self.loss = loss if isinstance(loss, Loss) else read_loss(loss)[0]
+        check_fit(self.loss, data)
         self.classify = data.task == "classification"
         self.outputs = data.outputs
         self.x = torch.as_tensor(data.x_train, dtype=dtype, device=device)
@@ -63,13 +64,6 @@ class Objective:
     def samples(self) -> int:
         """N, the number of training samples."""
         return len(self.x)
-
-    def losses(self, out: Tensor, y: Tensor) -> Tensor:
-        """Loss of each sample: (R, N) from outputs (R, N, k) and targets (N, ...) or (R, N, ...)."""
-        if self.kind == "mse":
-            return 0.5 * (out - y).square().sum(-1)
-        labels = y.expand(out.shape[:2])
-        return functional.cross_entropy(out.flatten(0, 1), labels.flatten(), reduction="none").view(out.shape[:2])
 
     def backward(self, network: LiftedNetwork, batch: Tensor | None) -> Tensor:
         """Accumulate gradients of the sum over replicas of their mean losses.
@@ -83,7 +77,7 @@ class Objective:
         """
         if batch is None:
             return self._backward_all(network)
-        losses = self.losses(_outputs(network, self.x[batch]), self.y[batch]).sum(1) / batch.shape[1]
+        losses = self.loss.losses(_outputs(network, self.x[batch]), self.y[batch]).sum(1) / batch.shape[1]
         losses.sum().backward()
         return losses.detach()
 
@@ -105,24 +99,21 @@ class Objective:
         with torch.no_grad():
             for part in self._chunks(network, total):
                 out, y = _outputs(network, self.x_test[part]), self.y_test[part]
-                test_loss += _sums(self.losses(out, y)) / total
+                test_loss += _sums(self.loss.losses(out, y)) / total
                 if self.classify:
-                    labels = y.argmax(-1) if self.kind == "mse" else y
+                    labels = y if self.loss.labels else y.argmax(-1)
                     right += (out.argmax(-1) == labels).double().sum(1).cpu() / total
         return test_loss, right if self.classify else torch.full_like(right, math.nan)
 
     def resolution(self) -> float:
         """The smallest loss that rounding of the outputs lets one tell from zero."""
-        epsilon = torch.finfo(self.x.dtype).eps
-        if self.kind == "cross_entropy":
-            return epsilon
         with one_thread():
-            return 0.5 * epsilon**2 * max(float(self.y.double().square().sum(-1).mean()), 1e-300)
+            return self.loss.resolution(self.y, self.x.dtype)
 
     def _backward_all(self, network: LiftedNetwork) -> Tensor:
         loss = torch.zeros(network.replica_count, dtype=torch.float64)
         for part in self._chunks(network, self.samples):
-            losses = self.losses(_outputs(network, self.x[part]), self.y[part])
+            losses = self.loss.losses(_outputs(network, self.x[part]), self.y[part])
             (losses.sum() / self.samples).backward()
             loss += _sums(losses.detach()) / self.samples
         return loss
@@ -136,7 +127,7 @@ class Objective:
         if not self.classify:
             return torch.as_tensor(y, dtype=dtype, device=device)
         labels = torch.as_tensor(y, dtype=torch.int64, device=device)
-        return labels if self.kind == "cross_entropy" else functional.one_hot(labels, data.outputs).to(dtype)
+        return labels if self.loss.labels else functional.one_hot(labels, data.outputs).to(dtype)
 
 
 def samples_at_once(base: BaseGraph, fibres: Mapping[str, int]) -> int:

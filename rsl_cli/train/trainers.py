@@ -8,12 +8,12 @@ import numpy as np
 from rsl_cli.errors import ConfigError, one_of
 from rsl_cli.network import LiftedNetwork
 from rsl_cli.train.checkpoint import Keeper, Saved
-from rsl_cli.train.first_order import TRAINERS as FIRST_ORDER
 from rsl_cli.train.first_order import FirstOrder, train_first_order
 from rsl_cli.train.flow import Flow, train_flow
 from rsl_cli.train.implicit import parameters_alone
 from rsl_cli.train.lm import LevenbergMarquardt, train_lm
 from rsl_cli.train.objective import Objective
+from rsl_cli.train.optimizers import OPTIMIZERS
 from rsl_cli.train.trajectory import COLUMNS, TrainingResult
 
 if TYPE_CHECKING:
@@ -21,11 +21,7 @@ if TYPE_CHECKING:
 
 Settings = FirstOrder | Flow | LevenbergMarquardt
 
-TRAINERS: Mapping[str, type[FirstOrder] | type[Flow] | type[LevenbergMarquardt]] = {
-    "flow": Flow,
-    "lm": LevenbergMarquardt,
-    **dict.fromkeys(FIRST_ORDER, FirstOrder),
-}
+_IMPLICIT: Mapping[str, type[Flow] | type[LevenbergMarquardt]] = {"flow": Flow, "lm": LevenbergMarquardt}
 
 
 def chosen_trainer(config: Mapping[str, Any], task: str) -> Mapping[str, Any]:
@@ -56,9 +52,11 @@ def trainer_settings(config: Mapping[str, Any]) -> Settings:
         ConfigError: an unknown trainer or key, or a value out of range.
     """
     name = config.get("name")
-    if not isinstance(name, str) or name not in TRAINERS:
-        raise ConfigError(one_of("trainer.name", name, TRAINERS))
-    return TRAINERS[name].from_config(config)
+    if isinstance(name, str) and name in _IMPLICIT:
+        return _IMPLICIT[name].from_config(config)
+    if not isinstance(name, str) or (name not in OPTIMIZERS and "." not in name):
+        raise ConfigError(one_of("trainer.name", name, [*_IMPLICIT, *OPTIMIZERS]))
+    return FirstOrder.from_config(config)
 
 
 def horizon_keys(identity: Mapping[str, Any]) -> tuple[str, ...]:

@@ -9,12 +9,12 @@ import pytest
 import yaml
 
 from rsl_cli.data import Dataset, accepted_datasets, content_identity, load_dataset
-from rsl_cli.data.load import _LEAVES
+from rsl_cli.data.target import DATASETS
 from rsl_cli.errors import ConfigError, DataError
 
 CONF = Path(__file__).parents[2] / "conf" / "dataset"
 CSV = {"name": "csv", "path": "a.csv", "target": "y"}
-ELSEWHERE = ("csv", "parquet", "npz", "text", "mnist", "fashion_mnist", "cifar10")
+ELSEWHERE = ("csv", "parquet", "npz", "text", "mnist", "fashion_mnist", "cifar10", "target")
 """Sets that lie in files or beyond a network."""
 
 
@@ -27,7 +27,7 @@ def test_every_dataset_has_its_file_and_every_file_its_dataset():
 def test_files_spell_out_the_defaults_in_order_under_a_header(name: str):
     text = (CONF / f"{name}.yaml").read_text(encoding="utf-8")
     written = yaml.safe_load(text)
-    declared = {"name": name, **{key: spec.default for key, spec in _LEAVES[name].keys.items()}}
+    declared = {"name": name, **{key: spec.default for key, spec in DATASETS[name].keys.items()}}
     assert written == declared
     assert {key: type(value) for key, value in written.items()} == {key: type(value) for key, value in declared.items()}
     assert sorted(written) == sorted(declared)
@@ -46,7 +46,7 @@ def test_files_load_as_they_stand(name: str):
 
 @pytest.mark.parametrize("name", accepted_datasets())
 def test_examples_in_messages_are_accepted(name: str):
-    for spec in _LEAVES[name].keys.values():
+    for spec in DATASETS[name].keys.values():
         spec.read(yaml.safe_load(spec.example))
 
 

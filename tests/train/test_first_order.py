@@ -1,6 +1,7 @@
 import math
 import re
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -16,6 +17,7 @@ from rsl_cli.network import LiftedNetwork
 from rsl_cli.train.engines import AutogradEngine, Batches
 from rsl_cli.train.first_order import FirstOrder, train_first_order
 from rsl_cli.train.objective import Objective
+from rsl_cli.train.optimizers import Adam, AdamW, Sgd
 from rsl_cli.train.trajectory import COLUMNS, Trajectory, log_grid_steps, log_spaced_steps
 
 DATA = load_dataset(problems.group("dataset", "sine2d", samples=300, test_samples=50))
@@ -313,9 +315,9 @@ def test_log_spaced_steps():
         ({"learning_rate": 0}, "trainer.learning_rate=0.0; accepted: a number above 0"),
         ({"learning_rate": math.nan}, "trainer.learning_rate=nan; accepted: a number above 0"),
         ({"momentum": 1.0, "name": "sgd"}, "trainer.momentum=1.0; accepted: a number from 0 to below 1"),
-        ({"momentum": 0.5}, "only sgd has momentum"),
+        ({"momentum": 0.5}, "trainer key 'momentum' is not known"),
         ({"name": "gd", "batch_size": 5}, "gd takes all samples"),
-        ({"name": "adm"}, "trainer.name='adm'; accepted: adam or sgd or gd"),
+        ({"name": "adm"}, "trainer.name 'adm' is not known; accepted: adam, sgd, gd"),
         ({"stepz": 5}, "trainer key 'stepz' is not known; accepted: .*did you mean 'steps'?"),
     ],
 )
@@ -341,7 +343,7 @@ def test_captured_steps_are_those_launched_one_by_one():
         network = LiftedNetwork(disjoint_union(lifts), dtype=torch.float64).to(device)
         objective = Objective(data, "mse", dtype=torch.float64, device=device)
         batches = Batches(objective, [0, 1], 8)
-        engine = AutogradEngine(network, objective, batches, True, 0.0)
+        engine = AutogradEngine(network, objective, batches, Adam())
         assert (engine.captured is not None) == (device == "cuda")
         assert engine.advance([0, 1], range(0, 20), np.linspace(0.1, 0.01, 20)) == {}
         # A checkpoint on the way, into which a captured graph must not go on writing.
@@ -351,8 +353,17 @@ def test_captured_steps_are_those_launched_one_by_one():
     torch.testing.assert_close(*results, rtol=1e-5, atol=1e-7)
 
 
-@pytest.mark.parametrize(("adaptive", "momentum"), [(True, 0.0), (False, 0.0), (False, 0.9)])
-def test_a_union_of_degrees_steps_as_torchs_optimisers_do_each_alone(adaptive, momentum):
+@pytest.mark.parametrize(
+    ("optimizer", "torchs"),
+    [
+        (Adam(), torch.optim.Adam),
+        (Sgd(), torch.optim.SGD),
+        (Sgd(0.9), partial(torch.optim.SGD, momentum=0.9)),
+        (Sgd(0.9, nesterov=True), partial(torch.optim.SGD, momentum=0.9, nesterov=True)),
+        (AdamW(0.3, 0.8, 0.95), partial(torch.optim.AdamW, weight_decay=0.3, betas=(0.8, 0.95))),
+    ],
+)
+def test_a_union_of_degrees_steps_as_torchs_optimisers_do_each_alone(optimizer, torchs):
     base = BaseGraph.from_config(problems.group("base", "cnn"), input_shape=(4, 4), output_size=1)
     draw = np.random.default_rng(0)
     x, y = draw.standard_normal((30, 4, 4)), draw.standard_normal((30, 1))
@@ -360,26 +371,26 @@ def test_a_union_of_degrees_steps_as_torchs_optimisers_do_each_alone(adaptive, m
     lifts = [sample_lift(base, degree, seed) for seed, degree in enumerate((3, 5, 3))]
     union = LiftedNetwork(disjoint_union(lifts), None, torch.float64, "mup")
     rates, batches = np.linspace(0.03, 0.01, 20), Batches(objective, [0, 1, 2], 8)
-    engine = AutogradEngine(union, objective, batches, adaptive, momentum)
+    engine = AutogradEngine(union, objective, batches, optimizer)
     engine.advance(range(3), range(10), rates[:10])
     # What it goes on from need not be its own.
     other = AutogradEngine(
-        LiftedNetwork(disjoint_union(lifts), [7, 7, 7], torch.float64, "mup"), objective, batches, adaptive, momentum
+        LiftedNetwork(disjoint_union(lifts), [7, 7, 7], torch.float64, "mup"), objective, batches, optimizer
     )
     other.resume(engine.state())
     other.advance(range(3), range(10, 20), rates[10:])
     for replica, lift in enumerate(lifts):
         alone = LiftedNetwork(lift, None, torch.float64, "mup")
-        scales = alone.learning_rate_scales(adaptive=adaptive)
+        scales = alone.learning_rate_scales(adaptive=optimizer.adaptive)
         groups = [{"params": [p], "scale": scales[name]} for name, p in alone.named_parameters()]
-        optimizer = torch.optim.Adam(groups) if adaptive else torch.optim.SGD(groups, momentum=momentum)
+        theirs = torchs(groups, lr=1.0)
         for step, rate in enumerate(rates):
-            for group in optimizer.param_groups:
+            for group in theirs.param_groups:
                 group["lr"] = rate * group["scale"]
             chosen = batches.at(step)[replica]
-            optimizer.zero_grad()
+            theirs.zero_grad()
             (0.5 * (alone(objective.x[chosen]) - objective.y[chosen]).square().mean()).backward()
-            optimizer.step()
+            theirs.step()
         for name, part in other.parameters(replica).items():
             torch.testing.assert_close(part, alone.get_parameter(name).detach(), rtol=1e-9, atol=1e-12)
 
@@ -388,7 +399,7 @@ def test_the_step_of_each_divergence_is_told():
     data, _ = problems.least_squares()
     network = LiftedNetwork(disjoint_union([sample_lift(problems.linear_base(3), 1, seed) for seed in range(2)]))
     objective = Objective(data, "mse", dtype=torch.float32)
-    engine = AutogradEngine(network, objective, Batches(objective, [0, 1], 8), False, 0.0)
+    engine = AutogradEngine(network, objective, Batches(objective, [0, 1], 8), Sgd())
     with torch.no_grad():
         next(network.parameters())[1] = 1e18
     diverged = engine.advance([0, 1], range(5, 25), np.full(20, 1e3))

@@ -1,0 +1,195 @@
+"""What a part of a base graph must keep to, whosever it is: checked on a user's parts before anything is trained."""
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.autograd.gradcheck import GradcheckError
+
+from rsl_cli.errors import GraphError, RslError, first_line
+from rsl_cli.kernels.stencil import Stencil
+from rsl_cli.maps import EdgeMap
+from rsl_cli.parts import Space
+from rsl_cli.vertex_maps import Activation, Combine, Stage
+
+_COPIES, _SAMPLES = 3, 4
+
+
+def check_edge_map(one: EdgeMap, space: Space) -> None:
+    """The contract of an edge map on a space: shapes that agree, entries inside them, one answer, the reference's.
+
+    Args:
+        one: the map.
+        space: Y_u.
+
+    Raises:
+        GraphError: what it breaks, in one line.
+    """
+    what = f"map {type(one).__name__} on space {space}"
+    with failing(what):
+        out, stencil, weight = one.output_space(space), one.stencil(space), one.weight_shape(space)
+        again = one.stencil(space)
+    if not isinstance(out, tuple) or not all(isinstance(size, int) and size > 0 for size in out):
+        raise GraphError(f"{what}: output_space is {out!r}; accepted: a tuple of whole numbers from 1")
+    if not isinstance(stencil, Stencil):
+        raise GraphError(f"{what}: stencil is a {type(stencil).__name__}; accepted: a rsl_cli.Stencil")
+    for key, sizes, wanted in (
+        ("columns x width", stencil.columns * stencil.width, math.prod(space)),
+        ("rows x width", stencil.rows * stencil.width, math.prod(out)),
+        ("taps", stencil.taps, math.prod(weight or ())),
+    ):
+        if sizes != wanted:
+            raise GraphError(f"{what}: its stencil has {key} {sizes}, its spaces and weight {weight} want {wanted}")
+    for key, bound in (("row", stencil.rows), ("column", stencil.columns), ("tap", stencil.taps)):
+        entries, same = getattr(stencil, key), getattr(again, key)
+        if entries.dtype != np.int64 or entries.shape != stencil.row.shape or not len(entries):
+            raise GraphError(f"{what}: {key} is {entries.dtype} {entries.shape}; accepted: int64 (L,), L from 1")
+        if entries.min() < 0 or entries.max() >= bound:
+            raise GraphError(f"{what}: {key} holds {entries.min()}..{entries.max()}; accepted: 0..{bound - 1}")
+        if not np.array_equal(entries, same):
+            raise GraphError(f"{what}: stencil gives other entries when asked again; it must not depend on chance")
+    with failing(what):
+        fan_in = one.fan_in(space)
+    if not (isinstance(fan_in, int) and fan_in > 0):
+        raise GraphError(f"{what}: fan_in is {fan_in!r}; accepted: a whole number from 1")
+    _check_reference(what, one, space, stencil, weight)
+
+
+def _check_reference(what: str, one: EdgeMap, space: Space, stencil: Stencil, weight: Space | None) -> None:
+    draw = np.random.default_rng(0)
+    y = draw.standard_normal(space)
+    values = None if weight is None else draw.standard_normal(weight)
+    with failing(what):
+        expected = one.reference(values, y.copy())
+    if expected is None:
+        return
+    taps = np.ones(1) if values is None else values.reshape(-1)
+    made = np.zeros((stencil.rows, stencil.width))
+    np.add.at(made, stencil.row, taps[stencil.tap, None] * y.reshape(stencil.columns, -1)[stencil.column])
+    made = made.reshape(one.output_space(space))
+    if np.shape(expected) != made.shape or not np.allclose(expected, made, rtol=1e-9, atol=1e-12):
+        raise GraphError(f"{what}: its stencil does not compute what its reference computes")
+
+
+def check_activation(function: Activation, name: str = "") -> None:
+    """The contract of an activation: number by number, finite, one answer, true derivatives both ways.
+
+    Args:
+        function: from a tensor to one of its shape and type.
+        name: what to call it in an error; its own, if left out.
+
+    Raises:
+        GraphError: what it breaks, in one line.
+    """
+    what = f"activation {name or getattr(function, '__name__', type(function).__name__)}"
+    z = _drawn((5,))
+    _check_tensors(what, function, [z], tuple(z.shape))
+    with failing(what):
+        alone = torch.cat([function(one.view(1, 1, 1)) for one in z.flatten()]).view(z.shape)
+    if not torch.allclose(alone, function(z), rtol=1e-9, atol=1e-12):
+        raise GraphError(f"{what}: gives a number another value beside other numbers; each must be for itself")
+
+
+def check_combine(combine: Combine, spaces: Mapping[str, Space]) -> None:
+    """The contract of a combine: the space it says, copies and samples by themselves, true derivatives both ways.
+
+    Args:
+        combine: the part.
+        spaces: of each slot.
+
+    Raises:
+        GraphError: what it breaks, in one line.
+    """
+    what = f"combine {type(combine).__name__} of spaces {', '.join(map(str, spaces.values()))}"
+    with failing(what):
+        space = combine.space(spaces)
+
+    def compute(*slots: Tensor) -> Tensor:
+        return combine(dict(zip(spaces, slots, strict=True)))
+
+    _check_tensors(what, compute, [_drawn(one) for one in spaces.values()], (_COPIES, *space, _SAMPLES))
+
+
+def check_stage(stage: Stage, space: Space) -> None:
+    """The contract of a norm or a pool, as `check_combine` has it.
+
+    Args:
+        stage: the part.
+        space: of its input.
+
+    Raises:
+        GraphError: what it breaks, in one line.
+    """
+    what = f"{type(stage).__name__} on space {space}"
+    with failing(what):
+        made = stage.space(space)
+    _check_tensors(what, stage, [_drawn(space)], (_COPIES, *made, _SAMPLES))
+
+
+def _drawn(space: Space) -> Tensor:
+    """Numbers whose parts are all of different size: no ties for a maximum."""
+    draw = np.random.default_rng(0)
+    return torch.as_tensor(draw.standard_normal((_COPIES, *space, _SAMPLES)))
+
+
+def _check_tensors(what: str, compute: Callable[..., Tensor], inputs: Sequence[Tensor], shape: Sequence[int]) -> None:
+    with failing(what):
+        out = compute(*(one.clone() for one in inputs))
+        again = compute(*(one.clone() for one in inputs))
+        single = compute(*(one.float() for one in inputs))
+        # The first copy and sample alone; of another copy nothing is asked.
+        part = compute(*(one[:1, ..., :1].clone() for one in inputs))
+    if not isinstance(out, Tensor) or tuple(out.shape) != tuple(shape):
+        raise GraphError(f"{what}: gives {_shown(out)} from {[tuple(one.shape) for one in inputs]}; wanted {shape}")
+    for dtype, made in ((torch.float64, out), (torch.float32, single)):
+        if made.dtype != dtype:
+            raise GraphError(f"{what}: gives {made.dtype} from {dtype}; it must keep the type")
+    if not bool(torch.isfinite(out).all()):
+        raise GraphError(f"{what}: gives numbers that are not finite from ordinary ones")
+    if not torch.equal(out, again):
+        raise GraphError(f"{what}: gives other numbers when asked again; it must not depend on chance or keep state")
+    if part.shape != out[:1, ..., :1].shape or not torch.allclose(part, out[:1, ..., :1], rtol=1e-9, atol=1e-12):
+        raise GraphError(f"{what}: gives a copy other numbers beside others; copies and samples must be by themselves")
+    check_derivatives(what, compute, inputs)
+
+
+def check_derivatives(
+    what: str, compute: Callable[..., Tensor], inputs: Sequence[Tensor], *, forward: bool = True
+) -> None:
+    """Hold derivatives, by reverse mode and by ``forward`` too, against finite differences.
+
+    Raises:
+        GraphError: they disagree, or there are none.
+    """
+    variables = [one.clone().requires_grad_() for one in inputs]
+    try:
+        if not compute(*variables).requires_grad:
+            raise TypeError("it does not depend on its inputs for autograd")
+        torch.autograd.gradcheck(compute, variables, check_forward_ad=forward)
+    except GradcheckError as error:
+        raise GraphError(f"{what}: its derivative is not what finite differences give; mend its backward") from error
+    except Exception as error:
+        raise GraphError(f"{what}: has no derivative: {type(error).__name__}: {first_line(error)}") from error
+
+
+@contextlib.contextmanager
+def failing(what: str) -> Iterator[None]:
+    """Turn an exception of a user's code into one line.
+
+    Raises:
+        GraphError: in its place.
+    """
+    try:
+        yield
+    except RslError:
+        raise
+    except Exception as error:
+        raise GraphError(f"{what}: fails with {type(error).__name__}: {first_line(error)}") from error
+
+
+def _shown(out: Any) -> str:
+    return f"shape {tuple(out.shape)}" if isinstance(out, Tensor) else f"a {type(out).__name__}"

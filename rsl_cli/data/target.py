@@ -1,0 +1,117 @@
+"""Datasets that a function of the user's own returns."""
+
+import hashlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from rsl_cli.data.dataset import Dataset
+from rsl_cli.data.files import LEAST_ROWS, encode_target, to_numbers
+from rsl_cli.data.keys import Key, Leaf, Settings, Teacher, choice
+from rsl_cli.errors import DataError, RslError, first_line
+from rsl_cli.registry import Registry, load, plain_arguments
+
+DATASETS: Registry[Leaf] = Registry("dataset.name")
+"""Every dataset by name."""
+
+_ACCEPTED = "x_train, y_train, x_test, y_test or a rsl_cli.Dataset"
+
+
+def check_dataset(function: Callable[..., Any], **arguments: Any) -> Dataset:
+    """The contract of a function that returns a dataset: arrays that fit each other, the same at every call.
+
+    Args:
+        function: the function.
+        arguments: what it is called with.
+
+    Returns:
+        The dataset.
+
+    Raises:
+        DataError: what it breaks, in one line.
+    """
+    return _checked(function, getattr(function, "__qualname__", type(function).__name__), arguments, "auto")
+
+
+def arrays_digest(dataset: Dataset) -> str:
+    """SHA-256 of the arrays of a dataset, in hexadecimal."""
+    digest = hashlib.sha256(dataset.task.encode())
+    for array in (dataset.x_train, dataset.y_train, dataset.x_test, dataset.y_test):
+        digest.update(f"{array.dtype.str}{array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
+
+
+def _checked(function: Callable[..., Any], name: str, arguments: Settings, task: str) -> Dataset:
+    first, second = (_called(function, name, arguments, task) for _ in range(2))
+    if arrays_digest(first) != arrays_digest(second):
+        raise DataError(f"dataset {name}: gives other numbers when called again; draw from a generator with a seed")
+    return first
+
+
+def _called(function: Callable[..., Any], name: str, arguments: Settings, task: str) -> Dataset:
+    where = f"dataset {name}"
+    try:
+        made = function(**arguments)
+        parts = None if isinstance(made, Dataset) else [np.asarray(part) for part in made]
+    except RslError:
+        raise
+    except Exception as error:
+        raise DataError(f"{where}: fails with {type(error).__name__}: {first_line(error)}") from error
+    if parts is None:
+        return made
+    if len(parts) != 4 or any(part.ndim == 0 for part in parts):
+        shown = ", ".join(f"{part.dtype} {part.shape}" for part in parts[:5])
+        raise DataError(f"{where}: gives {len(parts)} parts ({shown}); accepted: {_ACCEPTED}")
+    x_train, y_train, x_test, y_test = (part.astype(object) if part.dtype.kind == "U" else part for part in parts)
+    for part, x, y in (("training", x_train, y_train), ("held-out", x_test, y_test)):
+        if len(x) != len(y) or len(x) < LEAST_ROWS:
+            raise DataError(
+                f"{where}: {len(x)} {part} inputs and {len(y)} targets; as many of each, at least {LEAST_ROWS}"
+            )
+    if y_train.shape[1:] != y_test.shape[1:]:
+        raise DataError(f"{where}: training targets {y_train.shape} and held-out ones {y_test.shape} do not match")
+    # Together, so that classes have the same numbers in both.
+    kind, y, outputs, _ = encode_target(np.concatenate([y_train, y_test]), task, f"{where}: targets")
+    inputs = (to_numbers(x, f"{where}: inputs", "give numbers") for x in (x_train, x_test))
+    x_train, x_test = (x[:, None] if x.ndim == 1 else x for x in inputs)
+    return Dataset(name, kind, x_train, y[: len(x_train)], x_test, y[len(x_train) :], outputs)
+
+
+def _build(settings: Settings, teacher: Teacher | None) -> Dataset:
+    function = load(settings["target"], "dataset.target")
+    if not callable(function):
+        raise DataError(f"dataset.target={settings['target']}: is no function; accepted: one that returns {_ACCEPTED}")
+    return _checked(function, settings["target"], settings["arguments"] or {}, settings["task"])
+
+
+def _content(settings: Settings) -> Settings:
+    origin = DATASETS.origin(settings["target"], settings["arguments"] or {})
+    return {**settings, **({} if origin is None else origin.identity())}
+
+
+def _read_target(value: Any) -> str:
+    if not isinstance(value, str) or "." not in value.strip("."):
+        raise ValueError("")
+    return value
+
+
+def _read_arguments(value: Any) -> Settings | None:
+    return None if value is None else plain_arguments("dataset.arguments", value)
+
+
+LEAVES: dict[str, Leaf] = {
+    "target": Leaf(
+        {
+            "target": Key(None, f"package.function that returns {_ACCEPTED}", "mine.load", _read_target),
+            "arguments": Key(None, "null or a mapping", "{n: 100}", _read_arguments),
+            "task": choice("auto", "auto", "regression", "classification"),
+            "shape": choice("auto", "auto", "flat", "own"),
+        },
+        _build,
+        content=_content,
+        own_shape="own",
+        by_arrays=True,
+    )
+}

@@ -1,0 +1,80 @@
+"""Contracts of a user's own parts, each a line of a test: ``rsl.testing.check_edge_map(Diagonal(), (4,))``.
+
+The same checks refuse a part that breaks them when a study names it. Each returns nothing, or raises an `RslError` of
+one line that says what is wrong; give them the spaces and settings that a part is made for.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from rsl_cli.contracts import check_activation, check_combine, check_edge_map, check_stage
+from rsl_cli.data import Dataset
+from rsl_cli.data.target import check_dataset
+from rsl_cli.graph import BaseGraph
+from rsl_cli.lift import sample_lift
+from rsl_cli.network import LiftedNetwork
+from rsl_cli.theory import probes
+from rsl_cli.train.first_order import FirstOrder, train_first_order
+from rsl_cli.train.losses import check_loss
+from rsl_cli.train.objective import Objective
+from rsl_cli.train.optimizers import check_optimizer
+
+__all__ = [
+    "check_activation",
+    "check_combine",
+    "check_dataset",
+    "check_edge_map",
+    "check_loss",
+    "check_optimizer",
+    "check_probe",
+    "check_stage",
+    "finished_run",
+]
+
+_BASE: Mapping[str, Any] = {
+    "vertices": {
+        "x": {"kind": "input"},
+        "h1": {"activation": "tanh", "bias": True},
+        "h2": {"activation": "tanh", "bias": True},
+        "y": {"kind": "output"},
+    },
+    "edges": [
+        {"source": "x", "target": "h1", "map": "linear"},
+        {"source": "h1", "target": "h2", "map": "scale"},
+        {"source": "h2", "target": "y", "map": "scale"},
+    ],
+}
+
+
+def check_probe(probe: probes.Probe, **arguments: Any) -> None:
+    """The contract of a probe: a table, the same at every call, and the run left as it was.
+
+    Args:
+        probe: from a `FinishedRun` and the arguments to a pandas.DataFrame, a mapping (one row of it), or None.
+        arguments: what it is called with.
+
+    Raises:
+        ConfigError: what it breaks, in one line.
+    """
+    name = getattr(probe, "__qualname__", type(probe).__name__)
+    probes.check_probe(name, probe, finished_run(), arguments)
+
+
+def finished_run(steps: int = 50, degree: int = 4, loss: str = "mse") -> probes.FinishedRun:
+    """A small run that is over: a perceptron of two hidden layers, trained on 64 samples of a smooth function.
+
+    Args:
+        steps: of gradient descent.
+        degree: of the lift.
+        loss: its name.
+    """
+    draw = np.random.default_rng(0)
+    x = draw.uniform(-1, 1, (80, 2))
+    y = np.sin(3 * x[:, :1]) * x[:, 1:]
+    data = Dataset("made", "regression", x[:64], y[:64], x[64:], y[64:], 1)
+    lift = sample_lift(BaseGraph.from_config(_BASE, input_shape=(2,), output_size=1), degree, 0)
+    objective = Objective(data, loss, dtype=LiftedNetwork(lift).dtype)
+    (result,) = train_first_order(LiftedNetwork(lift), objective, FirstOrder("gd", steps))
+    return probes.FinishedRun(lift, "standard", objective, result)

@@ -1,0 +1,140 @@
+"""Probes: what is measured on a finished run, each a function from the run to one table."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch.nn.utils import parameters_to_vector
+
+from rsl_cli.contracts import failing
+from rsl_cli.errors import ConfigError, RslError
+from rsl_cli.lift import Lift
+from rsl_cli.network import LiftedNetwork
+from rsl_cli.registry import Registry
+from rsl_cli.theory.coverage import coverage_table
+from rsl_cli.theory.drift import weight_drift
+from rsl_cli.theory.tangent import TangentProbe, tangent_table
+from rsl_cli.train.objective import Objective
+from rsl_cli.train.trajectory import PathPoint, TrainingResult
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A run whose training has ended, as a probe is given it.
+
+    Args:
+        lift: the run's.
+        parametrization: of its network.
+        objective: its data and loss.
+        result: trajectory, final parameters, why it ended, points on the way.
+        witness: the planted network, if there is one.
+    """
+
+    lift: Lift
+    parametrization: str
+    objective: Objective
+    result: TrainingResult
+    witness: LiftedNetwork | None = None
+
+    @cached_property
+    def start(self) -> LiftedNetwork:
+        """The network as it was drawn, in the host's memory."""
+        return LiftedNetwork(self.lift, None, self.objective.x.dtype, self.parametrization)
+
+    @cached_property
+    def network(self) -> LiftedNetwork:
+        """The network as it was left, on the data's device."""
+        network = LiftedNetwork(self.lift, None, self.objective.x.dtype, self.parametrization)
+        network.load_state_dict(dict(self.result.state))
+        return network.to(self.objective.x.device)
+
+
+Probe = Callable[..., "pd.DataFrame | Mapping[str, Any] | None"]
+"""From a run, and arguments by keyword, to a table, or to the one row of it; None: nothing to say of this run."""
+
+PROBES: Registry[Probe] = Registry("probe")
+"""Every probe by the name of the table it makes."""
+
+
+@PROBES.add("drift")
+def drift(run: FinishedRun) -> "pd.DataFrame":
+    """How far the weights' law has moved."""
+    return weight_drift(run.start, run.result.state)
+
+
+@PROBES.add("coverage")
+def coverage(run: FinishedRun, etas: Sequence[float]) -> "pd.DataFrame | None":
+    """How many copies of each vertex were near the witness's at the start."""
+    return None if run.witness is None else coverage_table(run.start, run.witness, etas)
+
+
+@PROBES.add("tangent")
+def tangent(run: FinishedRun, settings: TangentProbe) -> "pd.DataFrame | None":
+    """Kappa at the start, along the path and on a sphere around the start."""
+    small = settings.largest is None or run.lift.parameter_count <= settings.largest
+    if run.result.stop_reason == "diverged" or not small:
+        return None
+    end = torch.cat([part.reshape(-1) for part in run.result.state.values()])
+    path = [point for point in run.result.path if point.step > 0]
+    path = path or [PathPoint(int(run.result.trajectory.last["step"]), math.nan, end)]
+    origin = parameters_to_vector(run.start.parameters()).detach()
+    return tangent_table(run.start.to(run.objective.x.device), run.objective, origin, path, settings, run.lift.seed)
+
+
+def measure(name: str, probe: Probe, run: FinishedRun, arguments: Mapping[str, Any]) -> "pd.DataFrame | None":
+    """The table of a probe.
+
+    Args:
+        name: of the probe, for errors.
+        probe: the function.
+        run: what it measures.
+        arguments: by keyword.
+
+    Raises:
+        ConfigError: it gives neither a table nor a row of one.
+    """
+    import pandas as pd
+
+    made = probe(run, **arguments)
+    table = pd.DataFrame([made]) if isinstance(made, Mapping) else made
+    if table is None:
+        return None
+    if not isinstance(table, pd.DataFrame) or not len(table.columns):
+        raise ConfigError(f"probe {name}: gives a {type(made).__name__}; accepted: a pandas.DataFrame, a mapping, None")
+    wrong = [column for column in table.columns if not isinstance(column, str)]
+    if wrong:
+        raise ConfigError(f"probe {name}: a column is called {wrong[0]!r}; accepted: names that are texts")
+    return table
+
+
+def check_probe(name: str, probe: Probe, run: FinishedRun, arguments: Mapping[str, Any]) -> None:
+    """The contract of a probe on a run: a table, the same at every call, and the run left as it was.
+
+    Args:
+        name: of the probe, for errors.
+        probe: the function.
+        run: any finished run.
+        arguments: by keyword.
+
+    Raises:
+        RslError: what it breaks, in one line.
+    """
+    before = {key: value.clone() for key, value in run.result.state.items()}
+    try:
+        with failing(f"probe {name}"):
+            tables = [measure(name, probe, run, arguments) for _ in range(2)]
+    except RslError as error:
+        raise ConfigError(str(error)) from error
+    first, second = (None if table is None else table.to_csv(index=False) for table in tables)
+    if first != second:
+        raise ConfigError(f"probe {name}: gives another table when called again; it must not depend on chance")
+    moved = [key for key, value in run.result.state.items() if not np.array_equal(value, before[key], equal_nan=True)]
+    if moved:
+        raise ConfigError(f"probe {name}: changes the run's parameters ({moved[0]}); work on a copy of run.network")

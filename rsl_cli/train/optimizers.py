@@ -1,0 +1,323 @@
+"""First-order optimisers: each is one object with its settings, its state and its step, number by number.
+
+A step is written once, for flat tensors, and serves both engines: all parameters of a union at once under autograd, and
+each replica by itself where circuits compute its gradient. To add one, write a frozen dataclass with `direction`.
+"""
+
+import inspect
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any, ClassVar, Protocol
+
+import torch
+from torch import Tensor
+
+from rsl_cli.contracts import failing
+from rsl_cli.errors import ConfigError, RslError, first_line, one_of
+from rsl_cli.kernels.circuit import BETA1, BETA2, EPSILON
+from rsl_cli.network import LiftedNetwork
+from rsl_cli.parts import declared
+from rsl_cli.registry import Registry
+
+
+class Steps(Protocol):
+    """What moves the parameters of one network."""
+
+    def prepare(self, rate: float) -> None:
+        """Say the learning rate of the next step, before its factors."""
+        ...
+
+    def step(self) -> None:
+        """Take the step that the parameters' gradients ask for."""
+        ...
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What to go on from: ``parameter/NAME`` and ``optimizer/INDEX/KEY``; may be views."""
+        ...
+
+    def counts(self) -> dict[str, Tensor]:
+        """Steps taken, where they matter and `tensors` does not tell."""
+        ...
+
+    def resume(self, arrays: Mapping[str, Tensor]) -> None:
+        """Go on from what `tensors` and `counts` once were."""
+        ...
+
+
+class Optimizer(ABC):
+    """One optimiser; its fields are its settings."""
+
+    counted: ClassVar[bool] = False
+    """Whether its step depends on how many there were."""
+    adaptive: ClassVar[bool] = False
+    """Whether it divides by the gradient's size, which decides how learning rates go with the degree."""
+    unsaid: ClassVar[Mapping[str, Any]] = {}
+    """Values of settings that a run's identity leaves out."""
+
+    @property
+    def states(self) -> tuple[str, ...]:
+        """What it keeps for each number, all zero at first, by the names that checkpoints have."""
+        return ()
+
+    @property
+    def compiled(self) -> bool:
+        """Whether circuits have loops of their own for it."""
+        return False
+
+    @property
+    def over(self) -> Callable[[LiftedNetwork], Steps] | None:
+        """Its own steps over a network of one replica, by autograd; None: it acts on each number by itself."""
+        return None
+
+    def rate(self, rate: float, step: int) -> float:
+        """The learning rate of a step, counted from 1, before its factors."""
+        return rate
+
+    def numbers(self, step: int) -> tuple[float, ...]:
+        """What else depends on the step's number."""
+        return ()
+
+    @abstractmethod
+    def direction(self, gradient: Tensor, theta: Tensor, states: Sequence[Tensor], numbers: Sequence[Tensor]) -> Tensor:
+        """What the learning rate multiplies, for theta to be moved against; states change in place.
+
+        Args:
+            gradient: (P,); may be overwritten.
+            theta: (P,), to be read only.
+            states: (P,) each, of `states`.
+            numbers: tensors of no axes, of `numbers`. No other number that changes may be used: steps are recorded.
+        """
+
+    def identity(self) -> dict[str, Any]:
+        """The settings that determine the numbers."""
+        known = fields(self) if is_dataclass(self) else ()
+        own = {one.name: declared(getattr(self, one.name), one.type) for one in known}
+        return {key: value for key, value in own.items() if key not in self.unsaid or value != self.unsaid[key]}
+
+
+OPTIMIZERS: Registry[Callable[..., Optimizer]] = Registry("trainer.name")
+"""Every optimiser by name."""
+
+
+@OPTIMIZERS.add("adam")
+@dataclass(frozen=True)
+class Adam(Optimizer):
+    """Kingma and Ba (2015), with torch's defaults."""
+
+    counted, adaptive = True, True
+
+    @property
+    def states(self) -> tuple[str, ...]:
+        """Both moments."""
+        return "exp_avg", "exp_avg_sq"
+
+    @property
+    def compiled(self) -> bool:
+        """They have."""
+        return True
+
+    def rate(self, rate: float, step: int) -> float:
+        """With the first moment's correction."""
+        return rate / (1 - BETA1**step)
+
+    def numbers(self, step: int) -> tuple[float, ...]:
+        """The root of the second moment's correction."""
+        return (math.sqrt(1 - BETA2**step),)
+
+    def direction(self, gradient: Tensor, theta: Tensor, states: Sequence[Tensor], numbers: Sequence[Tensor]) -> Tensor:
+        """First moment over the root of the second."""
+        first, second = states
+        first.lerp_(gradient, 1 - BETA1)
+        second.mul_(BETA2).addcmul_(gradient, gradient, value=1 - BETA2)
+        return first / second.sqrt().div_(numbers[0]).add_(EPSILON)
+
+
+@OPTIMIZERS.add("sgd")
+@dataclass(frozen=True)
+class Sgd(Optimizer):
+    """Gradient descent with momentum.
+
+    Args:
+        momentum: in [0, 1).
+        nesterov: look ahead by one step of it (Sutskever et al., 2013), as torch does.
+    """
+
+    momentum: float = 0.0
+    nesterov: bool = False
+    unsaid: ClassVar[Mapping[str, Any]] = {"nesterov": False}
+
+    def __post_init__(self) -> None:
+        if self.nesterov and not self.momentum:
+            raise ConfigError("trainer.nesterov=True looks ahead along a momentum; set trainer.momentum above 0")
+
+    @property
+    def states(self) -> tuple[str, ...]:
+        """The velocity, if there is momentum."""
+        return ("momentum_buffer",) if self.momentum else ()
+
+    @property
+    def compiled(self) -> bool:
+        """They have, without looking ahead."""
+        return not self.nesterov
+
+    def direction(self, gradient: Tensor, theta: Tensor, states: Sequence[Tensor], numbers: Sequence[Tensor]) -> Tensor:
+        """Velocity, or the gradient where there is no momentum."""
+        if not self.momentum:
+            return gradient
+        velocity = states[0].mul_(self.momentum).add_(gradient)
+        return gradient + self.momentum * velocity if self.nesterov else velocity
+
+
+@OPTIMIZERS.add("gd")
+@dataclass(frozen=True)
+class Gd(Sgd):
+    """Gradient descent on all samples: Euler's method on the gradient flow."""
+
+    def __post_init__(self) -> None:
+        if self.momentum or self.nesterov:
+            raise ConfigError(f"trainer.momentum={self.momentum}: only sgd has momentum; leave it out")
+
+
+@OPTIMIZERS.add("adamw")
+@dataclass(frozen=True)
+class AdamW(Optimizer):
+    """Adam with decay of the weights beside it (Loshchilov and Hutter, 2019).
+
+    Args:
+        weight_decay: share of a weight that a step of unit rate takes away.
+        beta1: of the first moment.
+        beta2: of the second moment.
+    """
+
+    weight_decay: float = 0.01
+    beta1: float = BETA1
+    beta2: float = BETA2
+    counted, adaptive = True, True
+
+    @property
+    def states(self) -> tuple[str, ...]:
+        """Both moments."""
+        return "exp_avg", "exp_avg_sq"
+
+    def numbers(self, step: int) -> tuple[float, ...]:
+        """Both corrections, the second's root."""
+        return 1 - self.beta1**step, math.sqrt(1 - self.beta2**step)
+
+    def direction(self, gradient: Tensor, theta: Tensor, states: Sequence[Tensor], numbers: Sequence[Tensor]) -> Tensor:
+        """Adam's, and the decay."""
+        first, second = states
+        first.lerp_(gradient, 1 - self.beta1)
+        second.mul_(self.beta2).addcmul_(gradient, gradient, value=1 - self.beta2)
+        root = second.sqrt().div_(numbers[1]).add_(EPSILON)
+        return (first / root).div_(numbers[0]).add_(theta, alpha=self.weight_decay)
+
+
+@OPTIMIZERS.add("lion")
+@dataclass(frozen=True)
+class Lion(Optimizer):
+    """The sign of a momentum (Chen et al., 2023, *Symbolic discovery of optimization algorithms*).
+
+    Args:
+        weight_decay: share of a weight that a step of unit rate takes away.
+        beta1: of the momentum that a step goes by.
+        beta2: of the momentum that is kept.
+    """
+
+    weight_decay: float = 0.0
+    beta1: float = 0.9
+    beta2: float = 0.99
+    adaptive = True
+
+    @property
+    def states(self) -> tuple[str, ...]:
+        """The momentum."""
+        return ("exp_avg",)
+
+    def direction(self, gradient: Tensor, theta: Tensor, states: Sequence[Tensor], numbers: Sequence[Tensor]) -> Tensor:
+        """Plus or minus one, and the decay."""
+        (kept,) = states
+        sign = torch.lerp(kept, gradient, 1 - self.beta1).sign_()
+        kept.lerp_(gradient, 1 - self.beta2)
+        return sign.add_(theta, alpha=self.weight_decay)
+
+
+def make_optimizer(name: str, options: Mapping[str, Any]) -> Optimizer:
+    """Make an optimiser from its name and its own settings, a user's being held to its contract.
+
+    Raises:
+        ConfigError: an unknown name or key, a value out of range, or what a user's breaks, in one line.
+    """
+    factory = OPTIMIZERS.find(name)
+    foreign = f"trainer {name}: is no rsl_cli.Optimizer; name a class of such, or use trainer=torch"
+    if isinstance(factory, type) and not issubclass(factory, Optimizer):
+        raise ConfigError(foreign)
+    try:
+        accepted = inspect.signature(factory).parameters
+        for key in options:
+            if key not in accepted:
+                raise ConfigError(one_of("trainer key", key, accepted))
+        for key, parameter in accepted.items():
+            if parameter.default is parameter.empty and options.get(key) is None:
+                raise ConfigError(f"trainer.{key} is not set; trainer {name} needs it, e.g. trainer.{key}=mine.part")
+        made = factory(**options)
+    except RslError:
+        raise
+    except Exception as error:
+        raise ConfigError(f"trainer {name}: {type(error).__name__}: {first_line(error)}; mend its arguments") from error
+    if not isinstance(made, Optimizer):
+        raise ConfigError(
+            f"trainer {name}: is no rsl_cli.Optimizer; name a class of such, or trainer=torch for torch's"
+        )
+    if OPTIMIZERS.origin(name, options) is not None:
+        check_optimizer(made)
+    return made
+
+
+def check_optimizer(optimizer: Optimizer) -> None:
+    """The contract of an optimiser: number by number, finite, one answer, its whole state in `states`, descent.
+
+    Args:
+        optimizer: the optimiser.
+
+    Raises:
+        ConfigError: what it breaks, in one line.
+    """
+    what = f"optimiser {type(optimizer).__name__}"
+    start = torch.linspace(-1, 1, 6, dtype=torch.float64)
+    with failing(what):
+        whole, states = _steps(optimizer, start, 0, 6)
+        half, kept = _steps(optimizer, start, 0, 3)
+        resumed, _ = _steps(optimizer, half, 3, 6, kept)
+        part, _ = _steps(optimizer, start[:2], 0, 6)
+        far, _ = _steps(optimizer, start, 0, 200)
+    for key, state in zip(optimizer.states, states, strict=True):
+        if state.shape != start.shape:
+            raise ConfigError(f"{what}: state {key} has shape {tuple(state.shape)}; it must keep {tuple(start.shape)}")
+    if whole.shape != start.shape or not bool(torch.isfinite(whole).all()):
+        raise ConfigError(f"{what}: its direction is not {_ONE_EACH}")
+    if not torch.equal(resumed, whole):
+        raise ConfigError(f"{what}: goes on otherwise when resumed; keep all its state in `states`, none in itself")
+    if not torch.allclose(part, whole[:2], rtol=1e-12, atol=1e-15):
+        raise ConfigError(f"{what}: moves a number otherwise beside others; each must be by itself")
+    if not float(far.square().sum()) < float(start.square().sum()):
+        raise ConfigError(f"{what}: does not descend on half the sum of squares; theta is moved against its direction")
+
+
+_ONE_EACH = "one finite number for each parameter"
+
+
+def _steps(
+    optimizer: Optimizer, start: Tensor, first: int, last: int, kept: Sequence[Tensor] = ()
+) -> tuple[Tensor, list[Tensor]]:
+    """Steps of rate 0.01 on half the sum of squares."""
+    theta = start.clone()
+    states = [state.clone() for state in kept] or [torch.zeros_like(theta) for _ in optimizer.states]
+    for step in range(first + 1, last + 1):
+        numbers = [torch.tensor(number, dtype=theta.dtype) for number in optimizer.numbers(step)]
+        move = optimizer.direction(theta.clone(), theta, states, numbers)
+        if not isinstance(move, Tensor) or move.shape != theta.shape:
+            raise ConfigError(f"optimiser {type(optimizer).__name__}: its direction is not {_ONE_EACH}")
+        theta = theta - optimizer.rate(0.01, step) * move
+    return theta, states

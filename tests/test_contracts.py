@@ -1,0 +1,146 @@
+"""Contracts hold for every part that ships, by the same checks that a user's part meets."""
+
+import numpy as np
+import pytest
+import torch
+
+from rsl_cli.errors import GraphError
+from rsl_cli.maps import EDGE_MAPS, Conv, EdgeMap, Identity, Linear, Scale, TokenLinear
+from rsl_cli.network import LiftedNetwork
+from rsl_cli.portable import model
+from rsl_cli.testing import (
+    check_activation,
+    check_combine,
+    check_edge_map,
+    check_loss,
+    check_probe,
+    check_stage,
+    finished_run,
+)
+from rsl_cli.theory.probes import PROBES
+from rsl_cli.theory.tangent import TangentProbe
+from rsl_cli.train.gauss_newton import gauss_newton
+from rsl_cli.train.losses import LOSSES, FunctionLoss, Loss
+from rsl_cli.train.objective import Objective
+from rsl_cli.vertex_maps import ACTIVATIONS, COMBINES, NORMS, POOLS
+
+MAPS: dict[str, list[tuple[EdgeMap, list[tuple[int, ...]]]]] = {
+    "scale": [(Scale(), [(), (3,), (2, 3, 4)])],
+    "identity": [(Identity(), [(), (3,), (2, 3, 4)])],
+    "linear": [
+        (Linear(), [(), (1,), (3,)]),
+        (Linear(2), [(), (3,)]),
+        (Linear(2, flatten=True), [(2, 3, 4)]),
+        (Linear(2, token=2), [(3, 4)]),
+    ],
+    "conv": [(Conv(3), [(4, 6), (2, 4, 6)]), (Conv(3, stride=2), [(4, 6)]), (Conv(1, upsample=2), [(3, 2)])],
+    "token_linear": [
+        (TokenLinear(2), [(3, 4)]),
+        (TokenLinear(2, over="tokens"), [(3, 4)]),
+        (TokenLinear(2, patch=2), [(4, 6), (2, 4, 6)]),
+    ],
+}
+
+
+class Compared(EdgeMap):
+    """A map whose reference is the code that is exported for it."""
+
+    def __init__(self, one: EdgeMap) -> None:
+        self.one = one
+
+    def output_space(self, space):
+        return self.one.output_space(space)
+
+    def stencil(self, space):
+        return self.one.stencil(space)
+
+    def weight_shape(self, space):
+        return self.one.weight_shape(space)
+
+    def reference(self, weight, y):
+        kind = self.one.portable()
+        weights = None if weight is None else torch.as_tensor(weight)[None]
+        return model.MAPS[kind["name"]](kind, weights, torch.as_tensor(y)[None, None])[0, 0].numpy()
+
+
+def test_every_map_has_cases():
+    assert set(MAPS) == set(EDGE_MAPS)
+
+
+@pytest.mark.parametrize("name", MAPS)
+def test_edge_maps(name):
+    for one, spaces in MAPS[name]:
+        for space in spaces:
+            check_edge_map(one, space)
+            check_edge_map(Compared(one), space)
+            # What a map says for the sake of speed is what its stencil says.
+            assert one.fan_in(space) == EdgeMap.fan_in(one, space)
+
+
+def test_a_stencil_that_is_not_the_reference_is_refused():
+    class Doubled(Compared):
+        def reference(self, weight, y):
+            return 2 * super().reference(weight, y)
+
+    with pytest.raises(GraphError, match=r"map Doubled on space \(4, 6\): its stencil does not compute what its refer"):
+        check_edge_map(Doubled(Conv(3)), (4, 6))
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_activations(name):
+    check_activation(ACTIVATIONS[name], name)
+
+
+def test_combines_norms_and_pools():
+    spaces = {"attention": {"q": (3, 2), "k": (4, 2), "v": (4, 5)}}
+    for name, make in COMBINES.items():
+        check_combine(make(), spaces.get(name, {"a": (2, 3), "b": (2, 3)}))
+    check_combine(COMBINES["attention"](causal=True), {"q": (3, 2), "k": (3, 2), "v": (3, 5)})
+    for name, make in NORMS.items():
+        for over in ("last", "all"):
+            check_stage(make(over=over), (3, 4))
+        with pytest.raises(GraphError, match="norm of a scalar"):
+            check_stage(NORMS[name](), ())
+    for make in POOLS.values():
+        check_stage(make(), (4, 6))
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("outputs", [1, 4])
+def test_losses(name, outputs):
+    check_loss(LOSSES[name], outputs)
+
+
+def test_probes():
+    check_probe(PROBES["drift"])
+    check_probe(PROBES["tangent"], settings=TangentProbe(epsilons=(1e-2,), probes=1))
+    assert PROBES["coverage"](finished_run(1), etas=[0.5]) is None
+
+
+@pytest.mark.parametrize("samples", [None, 20])
+def test_curvature_of_a_function_is_that_of_the_loss_it_is(samples):
+    run = finished_run(20)
+    network = LiftedNetwork(run.lift, 1, torch.float64)
+    objective = Objective(run_data(), "mse", dtype=torch.float64)
+    own = Objective(run_data(), FunctionLoss(lambda o, y: ((o - y) ** 2).sum(-1) / 2, "own"), dtype=torch.float64)
+    vector = np.random.default_rng(0).standard_normal(run.lift.parameter_count)
+    for one, other in zip(*((gauss_newton(network, o, samples),) for o in (objective, own)), strict=True):
+        np.testing.assert_allclose(one.times(vector), other.times(vector), rtol=1e-10)
+    assert own.resolution() == pytest.approx(objective.resolution(), rel=1e-6)
+    one, other = objective.evaluate(network), own.evaluate(network)
+    assert torch.allclose(one.loss, other.loss, rtol=1e-14) and torch.allclose(one.grad_norm, other.grad_norm)
+
+
+def test_curvature_of_a_linear_loss_is_none():
+    loss = FunctionLoss(lambda out, y: (out - y).abs().sum(-1), "absolute")
+    out, y = torch.randn(5, 2, dtype=torch.float64), torch.randn(5, 2, dtype=torch.float64)
+    assert torch.equal(Loss.root(loss, out, y), torch.zeros(2, 5, 2, dtype=torch.float64))
+    check_loss(loss)
+
+
+def run_data():
+    from rsl_cli.data import Dataset
+
+    draw = np.random.default_rng(3)
+    x = draw.uniform(-1, 1, (60, 2))
+    return Dataset("made", "regression", x, np.sin(x[:, :1]), x[:9], np.sin(x[:9, :1]), 1)

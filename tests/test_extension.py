@@ -1,0 +1,420 @@
+"""Parts of a user's own, from a folder outside the package, one file each: trained, measured, exported, resumed."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from rsl_cli.cli import main
+from rsl_cli.study.session import load_study
+from rsl_cli.study.trained import run_network
+
+FILES = {
+    "my_diagonal.py": """
+import numpy as np
+from rsl_cli import EdgeMap, Stencil
+
+class Diagonal(EdgeMap):
+    "A number for each number of the space: z = w * y."
+    def output_space(self, space):
+        return space
+    def stencil(self, space):
+        own = np.arange(int(np.prod(space)))
+        return Stencil(len(own), len(own), len(own), own, own, own)
+    def weight_shape(self, space):
+        return space
+    def reference(self, weight, y):
+        return weight * y
+""",
+    "my_loss.py": """
+def pseudo_huber(out, y, delta=1.0):
+    return (delta**2 * ((1 + ((out - y) / delta) ** 2).sqrt() - 1)).sum(-1)
+""",
+    "my_data.py": """
+import numpy as np
+from my_helpers import target
+
+def waves(n, seed=0):
+    draw = np.random.default_rng(seed)
+    x = draw.uniform(-1, 1, (n, 2))
+    return x[16:], target(x[16:]), x[:16], target(x[:16])
+""",
+    "my_helpers.py": """
+import numpy as np
+
+def target(x):
+    return np.sin(3 * x[:, 0]) * x[:, 1]
+""",
+    "my_optimizer.py": """
+from dataclasses import dataclass
+import torch
+from rsl_cli import Optimizer
+
+@dataclass(frozen=True)
+class Decayed(Optimizer):
+    "A running mean of gradients over that of their sizes, with decay of the weights."
+    decay: float = 0.01
+    adaptive = True
+    @property
+    def states(self):
+        return ("mean", "size")
+    def direction(self, gradient, theta, states, numbers):
+        mean, size = states
+        mean.lerp_(gradient, 0.1)
+        size.lerp_(gradient.abs(), 0.1)
+        return mean / (size + 1e-8) + self.decay * theta
+""",
+    "my_probe.py": """
+def largest(run, power=1.0):
+    sizes = {name: float(p.detach().abs().max()) ** power for name, p in run.network.named_parameters()}
+    return {"largest": max(sizes.values()), "loss": run.result.trajectory.last["loss"]}
+""",
+    "conf/base/diagonal.yaml": """
+name: diagonal
+vertices:
+  x: {kind: input}
+  h1: {activation: tanh, bias: true}
+  h2: {activation: torch.tanh, bias: true}
+  y: {kind: output}
+edges:
+  - {source: x, target: h1, map: linear, out: 3}
+  - {source: h1, target: h2, map: my_diagonal.Diagonal}
+  - {source: h2, target: y, map: linear, lifting: {kind: dense}, init: {kind: zeros}}
+""",
+}
+LINE = [
+    "run", "--config-dir", "conf", "base=diagonal", "dataset=target", "dataset.target=my_data.waves",
+    "dataset.arguments={n: 80}", "loss={target: my_loss.pseudo_huber, arguments: {delta: 0.5}}",
+    "theory=none", "theory.probes=[{target: my_probe.largest, arguments: {power: 2.0}}]", "trainer=target",
+    "trainer.target=my_optimizer.Decayed", "trainer.arguments={decay: 0.001}",
+    "trainer.steps=40", "trainer.batch_size=32", "lift=2,4", "seeds=2", "executor=process", "executor.workers=2",
+    "study=mine",
+]  # fmt: skip
+
+ALONE = [*(word for word in LINE if not word.startswith("executor")), "executor=local"]
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """The user's folder, with nothing of it imported before or after."""
+    for name, text in FILES.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    yield tmp_path
+    for name in [name for name in sys.modules if name.startswith(("my_", "plug_"))]:
+        del sys.modules[name]
+
+
+def edit(path: Path, old: str, new: str) -> None:
+    """Change a file and forget that it was imported, as a new process would."""
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+    for name in [name for name in sys.modules if name.startswith("my_")]:
+        del sys.modules[name]
+
+
+def one_line(capsys, line: list[str]) -> str:
+    capsys.readouterr()
+    assert main(line) == 2
+    shown = capsys.readouterr().err.strip().splitlines()
+    assert len(shown) == 1
+    return shown[0]
+
+
+def test_a_users_parts_are_trained_reported_exported_and_resumed(folder, capsys):
+    assert main(LINE) == 0
+    study = load_study("results/mine")
+    runs = study.runs
+    assert len(runs) == 4 and set(runs["status"]) == {"done"} and set(runs["loss"]) == {"my_loss.pseudo_huber"}
+    identity = study.store.read_study()["identity"]
+    assert identity["dataset"]["target"] == "my_data.waves" and identity["dataset"]["arguments"] == {"n": 80}
+    assert identity["base"]["edges"][1]["map"]["target"] == "my_diagonal.Diagonal"
+    assert identity["trainer"]["target"] == "my_optimizer.Decayed"
+    assert identity["trainer"]["arguments"] == {"decay": 0.001}
+    assert identity["loss"]["arguments"] == {"delta": 0.5}
+    for key in study.store.planned():
+        table = study.store.table(key, "largest")
+        assert table is not None
+        record = study.store.record(key)
+        assert record is not None and table["loss"][0] == record["train_loss"]
+        state = study.store.state(key)
+        assert table["largest"][0] == pytest.approx(max(np.abs(v).max() for v in state.values()) ** 2)
+    assert Path("results/mine/report/index.html").is_file()
+
+    # A run that is lost is made again, bit for bit, the others are left.
+    key = study.store.planned()[0]
+    before, other = study.store.state(key), study.store.run_dir(study.store.planned()[1]) / "record.json"
+    (study.store.run_dir(key) / "record.json").unlink()
+    stamp = other.stat().st_mtime_ns
+    assert main(LINE) == 0
+    assert other.stat().st_mtime_ns == stamp
+    again = study.store.state(key)
+    assert all(np.array_equal(before[name], again[name]) for name in before)
+
+
+def test_a_users_edge_map_is_exported_and_an_activation_is_refused_first(folder, capsys):
+    assert main([*ALONE]) == 0
+    study = load_study("results/mine")
+    assert "vertex h2: activation torch.tanh has no code that runs without its package" in one_line(
+        capsys, ["export", "mine", "--to", "out"]
+    )
+    assert not Path("out").exists()
+    edit(folder / "conf/base/diagonal.yaml", "torch.tanh", "tanh")
+    assert main([*ALONE, "study=plain"]) == 0
+    assert main(["export", "plain", "lift=4", "seed=1", "--to", "out"]) == 0
+    script = (
+        "import sys, json, torch\nfrom model import LiftedModel\nmodel = LiftedModel.load('.')\n"
+        "x = torch.linspace(-1, 1, 10).reshape(5, 2)\nprint(json.dumps(model(x).tolist()))\n"
+        "assert not [name for name in sys.modules if name.startswith(('rsl_cli', 'my_'))]\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd="out", capture_output=True, text=True, check=True)
+    study = load_study("results/plain")
+    key = next(key for key in study.store.planned() if (key.lift, key.seed) == (4, 1))
+    expected = run_network(study.store, key)(torch.linspace(-1, 1, 10).reshape(5, 2))
+    torch.testing.assert_close(torch.tensor(json.loads(done.stdout)), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "key"),
+    [
+        ("my_data.py", "seed=0", "seed=1", "dataset.source"),
+        ("my_helpers.py", "3 * x", "4 * x", "dataset.source"),
+        ("my_loss.py", "- 1)).sum", "- 1)).mean", "loss.source"),
+        ("my_diagonal.py", "return space", "return tuple(space)", "base.edges.1.map.source"),
+        ("my_optimizer.py", "0.1", "0.2", "trainer.source"),
+        ("my_probe.py", "max(sizes", "min(sizes", "theory.probes.0.source"),
+    ],
+)
+def test_an_edited_part_claims_no_old_results(folder, capsys, file, old, new, key):
+    line = [*ALONE, "lift=2", "seeds=1", "trainer.steps=2"]
+    assert main(line) == 0
+    edit(folder / file, old, new)
+    shown = one_line(capsys, line)
+    assert "study 'mine'" in shown and "computes something else" in shown and key in shown
+
+
+def test_short_names_come_from_plugins_in_every_worker(folder, capsys):
+    edit(folder / "my_diagonal.py", "from rsl_cli import", "from rsl_cli import EDGE_MAPS,")
+    edit(folder / "my_diagonal.py", "class Diagonal", '@EDGE_MAPS.add("diagonal")\nclass Diagonal')
+    edit(folder / "conf/base/diagonal.yaml", "my_diagonal.Diagonal", "diagonal")
+    try:
+        assert "map 'diagonal' is not known; accepted: linear" in one_line(capsys, LINE)
+        assert main([*LINE, "plugins=[my_diagonal]"]) == 0
+        store = load_study("results/mine").store
+        assert store.read_study()["identity"]["base"]["edges"][1]["map"]["target"] == "my_diagonal.Diagonal"
+        assert [record["status"] for record in store.records()] == ["done"] * 4
+    finally:
+        from rsl_cli.maps import EDGE_MAPS
+
+        EDGE_MAPS._parts.pop("diagonal", None)
+
+
+def test_a_part_that_changes_between_processes_is_refused(folder, capsys):
+    again = "with open('my_helpers.py', 'a') as file:\n    file.write('# imported\\n')\n"
+    edit(folder / "my_data.py", "import numpy as np\n", again + "import numpy as np\n")
+    shown = one_line(capsys, LINE)
+    assert "computes something else: dataset.source" in shown
+    assert not list(Path("results/mine/runs").glob("*/record.json"))
+
+
+DATA = "import numpy as np\nx, y = np.zeros((20, 2)) + np.arange(20)[:, None], np.arange(20.0)\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "dataset.target=plug_bad.load: cannot import plug_bad: ModuleNotFoundError"),
+        ("raise RuntimeError('no\\nluck')", "cannot import plug_bad: RuntimeError: no; it is looked for"),
+        ("import sys; sys.exit(3)", "cannot import plug_bad: SystemExit: 3"),
+        ("lode = 1", "plug_bad has no load; did you mean 'lode'?"),
+        ("load = 3", "dataset.target=plug_bad.load: is no function"),
+        ("def load(n): pass", "dataset plug_bad.load: fails with TypeError: load() missing 1 required"),
+        ("def load(): raise ValueError('empty')", "dataset plug_bad.load: fails with ValueError: empty"),
+        ("def load(): return 1, 2", "gives 2 parts (int64 (), int64 ()); accepted: x_train, y_train"),
+        (DATA + "def load(): return x, y[:9], x, y", "20 training inputs and 9 targets"),
+        (DATA + "def load(): return x, y, x[:, :1], y", "held-out inputs are float64 (20, 1); expected float64 (N, 2)"),
+        (DATA + "def load(): return x * np.nan, y, x, y", "dataset plug_bad.load: inputs, row 1"),
+        (DATA + "def load(): return x, np.random.rand(20), x, y", "gives other numbers when called again; draw from"),
+        (DATA + "def load(): return x, y * 0, x, y * 0", "has the same value in every row"),
+    ],
+)
+def test_a_dataset_that_lies_is_one_line(folder, capsys, text, message):
+    if text is not None:
+        Path("plug_bad.py").write_text(text)
+    shown = one_line(capsys, ["run", "dataset=target", "dataset.target=plug_bad.load", "lift=2", "seeds=1"])
+    assert message in shown
+    assert not Path("results").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("def loss(out, y): return (out - y).square().mean()", "gives shape () from 7 samples; wanted one number each"),
+        ("def loss(out, y): return 3", "gives a int from 7 samples"),
+        ("def loss(out): return out", "fails with TypeError: loss() takes 1 positional argument"),
+        ("def loss(out, y): return (out - y).abs().log1p().sum(-1) * float('nan')", "numbers that are not finite"),
+        ("import torch\ndef loss(out, y): return torch.rand(len(out))", "gives other numbers when asked again"),
+        ("def loss(out, y): return (out - y.mean()).square().sum(-1)", "gives a sample another loss beside others"),
+        ("def loss(out, y): return (out.detach() - y).square().sum(-1)", "has no derivative"),
+        (
+            "def loss(out, y): return ((2 * out - out.detach()) - y).square().sum(-1)",
+            "its derivative is not what finite differences give",
+        ),
+        ("class loss: pass", "is no rsl_cli.Loss"),
+        (
+            "from rsl_cli import Loss\nclass loss(Loss):\n"
+            "    def values(self, out, y): return (out - y).square().sum(-1)\n"
+            "    def root(self, out, y): return Loss.root(self, out, y) * 2\n",
+            "its root is no square root of its second derivative",
+        ),
+    ],
+)
+def test_a_loss_that_lies_is_one_line(folder, capsys, text, message):
+    Path("plug_bad.py").write_text(text)
+    shown = one_line(capsys, ["run", "loss=plug_bad.loss", "lift=2", "seeds=1"])
+    assert message in shown and "loss" in shown
+    assert not Path("results").exists()
+
+
+MAP = """
+import numpy as np
+from rsl_cli import EdgeMap, Stencil
+class Map(EdgeMap):
+    def output_space(self, space): return space
+    def stencil(self, space):
+        n = int(np.prod(space)); own = np.arange(n)
+        return Stencil(n, n, n, own, own, own)
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("Map = 3", "map 'plug_bad.Map': 3 is not a callable object"),
+        ("def Map(): return 3", "makes a int; accepted: a subclass of rsl_cli.EdgeMap"),
+        ("def Map(): return 1 / 0", "fails with ZeroDivisionError"),
+        (MAP + "    def weight_shape(self, space): return (7,)", "taps 1, its spaces and weight (7,) want 7"),
+        (MAP.replace("return space", "return (2,)"), "rows x width 1"),
+        (MAP.replace("own, own, own)", "own + 1, own, own)"), "row holds 1..1; accepted: 0..0"),
+        (MAP.replace("own, own, own)", "own + 0.0, own, own)"), "row is float64"),
+        (MAP + "    def reference(self, weight, y): return 2 * weight * y", "does not compute what its reference"),
+        (MAP + "    def fan_in(self, space): return 0", "fan_in is 0"),
+    ],
+)
+def test_an_edge_map_that_lies_is_one_line(folder, capsys, text, message):
+    Path("plug_bad.py").write_text(text)
+    edges = [
+        "{source: x, target: h1, map: linear}",
+        "{source: h1, target: h2, map: plug_bad.Map}",
+        "{source: h2, target: y, map: linear}",
+    ]
+    shown = one_line(capsys, ["run", f"base.edges=[{', '.join(edges)}]", "lift=2", "seeds=1"])
+    assert message in shown and shown.startswith("rsl: edge h1->h2: map ")
+    assert not Path("results").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("def act(z): return z.sum()", "gives shape () from"),
+        ("def act(z): return z.float()", "gives torch.float32 from torch.float64; it must keep the type"),
+        ("def act(z): return z - z.mean()", "beside others; copies and samples must be by themselves"),
+        ("def act(z): return z / z.norm(dim=1, keepdim=True)", "gives a number another value beside other numbers"),
+        ("def act(z): return z.detach()", "has no derivative"),
+        ("def act(z): return 2 * z - z.detach()", "its derivative is not what finite differences give"),
+        ("import torch\ndef act(z): return torch.nn.functional.dropout(z)", "gives other numbers when asked again"),
+        ("def act(z): return z.log()", "gives numbers that are not finite"),
+    ],
+)
+def test_an_activation_that_lies_is_one_line(folder, capsys, text, message):
+    Path("plug_bad.py").write_text(text)
+    shown = one_line(capsys, ["run", "base.vertices.h1.activation=plug_bad.act", "lift=2", "seeds=1"])
+    assert message in shown and shown.startswith("rsl: vertex h1: activation plug_bad.act")
+
+
+OPTIMIZER = """
+import torch
+from rsl_cli import Optimizer
+class Own(Optimizer):
+    states = ("kept",)
+    def direction(self, gradient, theta, states, numbers):
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("class Own: pass", "trainer plug_bad.Own: is no rsl_cli.Optimizer"),
+        ("def Own(): return 1 / 0", "plug_bad.Own: ZeroDivisionError"),
+        (OPTIMIZER + "        return -gradient", "does not descend on half the sum of squares"),
+        (OPTIMIZER + "        return gradient / gradient.norm()", "moves a number otherwise beside others"),
+        (OPTIMIZER + "        return gradient.sum()", "its direction is not one finite number for each parameter"),
+        (OPTIMIZER + "        return gradient / 0", "its direction is not one finite number for each parameter"),
+        (OPTIMIZER + "        return gradient * torch.rand(())", "goes on otherwise when resumed"),
+        (
+            OPTIMIZER + "        self.taken = getattr(self, 'taken', 0) + 1\n        return gradient / self.taken",
+            "goes on otherwise when resumed; keep all its state in `states`",
+        ),
+        (OPTIMIZER + "        return gradients", "fails with NameError"),
+    ],
+)
+def test_an_optimiser_that_lies_is_one_line(folder, capsys, text, message):
+    Path("plug_bad.py").write_text(text)
+    assert message in one_line(capsys, ["run", "trainer=target", "trainer.target=plug_bad.Own", "lift=2", "seeds=1"])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("def probe(run): return 3", "gives a int; accepted: a pandas.DataFrame, a mapping, None"),
+        ("def probe(run): return run.losses", "fails with AttributeError"),
+        ("import torch\ndef probe(run): return {'a': float(torch.rand(()))}", "gives another table when called again"),
+        ("def probe(run):\n    run.result.state['weight_x__to__h1'].add_(1)", "changes the run's parameters"),
+    ],
+)
+def test_a_probe_that_lies_is_one_line(folder, capsys, text, message):
+    Path("plug_bad.py").write_text(text)
+    shown = one_line(capsys, ["run", "theory=none", "theory.probes=[plug_bad.probe]", "lift=2", "seeds=1"])
+    assert message in shown and shown.startswith("rsl: probe plug_bad.probe: ")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["plugins=[plug_none]"], "plugins=plug_none: cannot import plug_none: ModuleNotFoundError"),
+        (["plugins=[3]"], "plugins=[3]; accepted: null or a list of modules"),
+        (["loss={target: my_loss.pseudo_huber, arguments: {gamma: 1}}"], "unexpected keyword argument 'gamma'"),
+        (["loss={target: mse, arguments: {a: 1}}"], "loss 'mse' has no arguments"),
+        (["loss=my_loss.huber"], "loss=my_loss.huber: my_loss has no huber"),
+        (["theory.probes=[my_probe.tangent]"], "table 'tangent' of my_probe.tangent is shipped"),
+        (["dataset=target"], "dataset.target is not set; accepted: package.function"),
+    ],
+)
+def test_mistakes_at_the_door_are_one_line(folder, capsys, words, message):
+    assert message in one_line(capsys, ["run", "lift=2", "seeds=1", *words])
+
+
+def test_names_are_not_taken_twice():
+    from rsl_cli.errors import ConfigError
+    from rsl_cli.maps import EDGE_MAPS
+
+    with pytest.raises(ConfigError, match="map 'scale' of test_extension: accepted: a name without dots that is not"):
+        EDGE_MAPS.add("scale")(lambda: None)
+
+
+def test_tables_of_probes_are_plain(folder):
+    """One row for a mapping, more for a frame."""
+    from rsl_cli.testing import finished_run
+    from rsl_cli.theory.probes import measure
+
+    table = measure("p", lambda run: pd.DataFrame({"a": [1, 2]}), finished_run(2), {})
+    assert table is not None and table["a"].tolist() == [1, 2]
