@@ -374,7 +374,7 @@ def _untrained(spec: StudySpec) -> FinishedRun:
     lift = sample_lift(spec.base, spec.lifts[0], spec.seeds[0], spec.lifting)
     network = LiftedNetwork(lift, None, spec.dtype, str(spec.config["parametrization"]))
     figures = objective.evaluate(network)
-    row = (0, math.nan, float(figures.loss), float(figures.test_loss), float(figures.grad_norm), 0.0)
+    row = (0, math.nan, float(figures.loss), float(figures.test_loss), float(figures.grad_norm), 0.0, math.nan)
     state = {name: parameter.detach() for name, parameter in network.named_parameters()}
     result = TrainingResult(Trajectory((row,)), "budget", float(figures.accuracy), state)
     return FinishedRun(lift, network.parametrization, objective, result, spec.witness)

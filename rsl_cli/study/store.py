@@ -20,6 +20,7 @@ of its run's files: a run that they do not fit is missing.
 
 import io
 import json
+import math
 import os
 import sys
 import tempfile
