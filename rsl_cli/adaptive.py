@@ -16,6 +16,7 @@ from rsl_cli.report.judgement import Judgement, judge_views
 from rsl_cli.report.outlook import foresee
 from rsl_cli.report.runs import StudyRuns, read_runs
 from rsl_cli.stats import MIN_LIFTS
+from rsl_cli.study.naming import named
 from rsl_cli.study.runner import Item, Plan, Progress
 from rsl_cli.study.session import Outcome, run_study
 from rsl_cli.study.spec import StudySpec
@@ -101,7 +102,7 @@ def run_until(
         if progress is not None:
             progress(item, step, steps, loss)
 
-    outcome = Outcome(StudySpec.from_config(wanted).store)
+    outcome = Outcome(named(StudySpec.from_config(wanted)).store)
     while True:
         try:
             outcome = run_study(wanted, planned=planned, progress=watch, finished=finished, line=line)
@@ -191,7 +192,7 @@ def _more_lifts(lifts: tuple[int, ...], used: list[int], crowded: set[int]) -> R
 
 def _from_where_it_stands(config: dict[str, Any]) -> dict[str, Any]:
     """The configuration, with what an earlier call of the same line had added to the study."""
-    spec = StudySpec.from_config(config)
+    spec = named(StudySpec.from_config(config))
     if not spec.store.exists():
         return config
     study = spec.store.read_study()

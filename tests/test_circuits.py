@@ -10,6 +10,7 @@ import pytest
 import torch
 from problems import CONF, group
 from test_architectures import base_of, network_of
+from torch.func import functional_call, hessian
 from train.test_first_order import Memory
 
 from rsl_cli.circuits import circuit_of, has_circuits
@@ -21,6 +22,7 @@ from rsl_cli.network import LiftedNetwork
 from rsl_cli.train.compiled import Compiled
 from rsl_cli.train.engines import AutogradEngine, Batches, CircuitEngine
 from rsl_cli.train.first_order import FirstOrder, train_first_order
+from rsl_cli.train.gauss_newton import gauss_newton
 from rsl_cli.train.objective import Objective
 from rsl_cli.train.optimizers import Adam, AdamW, Gd, Lion, Sgd
 from rsl_cli.vertex_maps import ACTIVATIONS
@@ -76,6 +78,47 @@ def against_the_loop(network: LiftedNetwork, task: str, loss: str) -> None:
         np.testing.assert_allclose(held_out, [figure[replica] for figure in by_autograd], rtol=1e-12)
 
 
+def against_the_hessian(network: LiftedNetwork, task: str, loss: str) -> None:
+    """With the Gauss-Newton matrix, the curvature of a circuit is what autograd makes of the loss."""
+    draw = np.random.default_rng(0)
+    theta = flat(network.parameters()) + 0.2 * draw.standard_normal(sum(p.numel() for p in network.parameters()))
+    torch.nn.utils.vector_to_parameters(torch.tensor(theta), network.parameters())
+    objective = Objective(dataset(network.lift.base, task), loss, dtype=torch.float64)
+    names, shapes = zip(*((name, p.shape) for name, p in network.named_parameters()), strict=True)
+
+    def mean_loss(moved: torch.Tensor) -> torch.Tensor:
+        pieces = moved.split([shape.numel() for shape in shapes])
+        values = {n: piece.view(shape) for n, piece, shape in zip(names, pieces, shapes, strict=True)}
+        out = functional_call(network, values, (objective.x,))
+        return objective.losses(out if out.dim() == 3 else out[None], objective.y).mean()
+
+    expected = hessian(mean_loss)(torch.tensor(theta)).detach().numpy()
+    compiled = Compiled.of(network, objective)
+    assert compiled is not None
+    matrix = gauss_newton(network, objective).plus(compiled.curvature(0, theta))
+    found = np.stack([matrix.times(unit) for unit in np.eye(len(theta))])
+    np.testing.assert_allclose(found, expected, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("task", "loss"), [("regression", "mse"), ("classification", "mse"), ("classification", "cross_entropy")]
+)
+@pytest.mark.parametrize("name", PERCEPTRONS)
+def test_curvature_of_perceptrons(name, task, loss):
+    base = BaseGraph.from_config(group("base", name), input_shape=(4,), output_size=2)
+    against_the_hessian(network_of(base, (3,)), task, loss)
+
+
+def test_curvature_of_a_recurrent_network_unrolled():
+    against_the_hessian(network_of(base_of("rnn"), (2,)), "classification", "cross_entropy")
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_curvature_of_every_activation(activation):
+    vertex = HIDDEN | {"activation": activation}
+    against_the_hessian(network_of(graph_of(vertex, {"map": "linear"}, shape=(3,)), (6,)), "regression", "mse")
+
+
 @pytest.mark.parametrize("degrees", [(3,), (2, 5)])
 @pytest.mark.parametrize(
     ("task", "loss"), [("regression", "mse"), ("classification", "mse"), ("classification", "cross_entropy")]
@@ -124,6 +167,11 @@ GRAPHS = {
         output_size=2,
     ),
 }
+
+
+@pytest.mark.parametrize("base", GRAPHS.values(), ids=GRAPHS)
+def test_curvature_of_other_graphs(base):
+    against_the_hessian(network_of(base, (3,)), "regression", "mse")
 
 
 @pytest.mark.parametrize("base", GRAPHS.values(), ids=GRAPHS)

@@ -106,7 +106,7 @@ def test_a_module_that_leaves_python_is_refused(tmp_path, monkeypatch, capsys, c
 
 def test_a_missing_config_folder_is_named(capsys, tmp_path):
     assert main(["show", "--config-dir", str(tmp_path / "nowhere")]) == 2
-    assert "nowhere is no folder" in capsys.readouterr().err
+    assert "nowhere': there is no such folder" in capsys.readouterr().err
 
 
 def test_a_name_longer_than_the_system_takes(capsys, tmp_path):

@@ -86,7 +86,7 @@ def group_bounds(samples, weight, group):
 
 
 @jit(nogil=True, error_model="numpy")
-def _activate(function, y, d, row, differentiate):
+def activate(function, y, d, row, differentiate):
     """Put sigma(z) in place of z, and sigma'(z) into the row of d; not for tanh, whose slope y itself tells."""
     strip = lanes(y)
     real = y.dtype.type
@@ -127,7 +127,7 @@ def _activate(function, y, d, row, differentiate):
 
 
 @jit(nogil=True, error_model="numpy")
-def _multiply(columns, begin, end, y, d, row):
+def multiply(columns, begin, end, y, d, row):
     """A product row; each factor's derivative, the product of the others, goes to its own row of d."""
     strip = lanes(y)
     one = y.dtype.type(1)
@@ -150,13 +150,13 @@ def _forward(circuit, weight, y, d, differentiate):
     for row in range(first, len(circuit.function)):
         begin, end = circuit.indptr[row - first], circuit.indptr[row - first + 1]
         if circuit.function[row] == _PRODUCT:
-            _multiply(circuit.columns, begin, end, y, d, row)
+            multiply(circuit.columns, begin, end, y, d, row)
         else:
             weighted_sum(y, circuit.columns, lanes(y), 0, circuit.places, weight, begin, end, y, row * lanes(y))
             if circuit.function[row] == _TANH:
                 apply_tanh(y, row * lanes(y))
             else:
-                _activate(circuit.function[row], y, d, row, differentiate)
+                activate(circuit.function[row], y, d, row, differentiate)
 
 
 @jit(nogil=True, error_model="numpy")
@@ -189,7 +189,7 @@ def _scale(y, d, at):
 
 
 @jit(nogil=True, error_model="numpy")
-def _load(x, chosen, start, valid, y):
+def load(x, chosen, start, valid, y):
     """The inputs of a strip; where samples end, the last one again, which then counts for nothing."""
     strip = lanes(y)
     for m in range(strip):
@@ -271,7 +271,7 @@ def add_gradient(circuit, weight, samples, chosen, start, stop, norm, gradient, 
     total, right = 0.0, 0
     for at in range(start, stop, strip):
         valid = min(strip, stop - at)
-        _load(samples.x, chosen, at, valid, y)
+        load(samples.x, chosen, at, valid, y)
         _forward(circuit, weight, y, d, differentiate)
         loss, hits = _losses(circuit, samples, chosen, at, valid, norm, y, d)
         total += loss

@@ -20,6 +20,7 @@ of its run's files: a run that they do not fit is missing.
 
 import io
 import json
+import math
 import os
 import sys
 import tempfile
@@ -214,7 +215,9 @@ class StudyStore:
         return [record for record in found if record is not None]
 
     def trajectory(self, key: RunKey) -> pd.DataFrame:
-        """The run's trajectory: columns step, time, loss, test_loss, grad_norm, distance.
+        """The run's trajectory: columns step, time, loss, test_loss, grad_norm, distance, dissipation.
+
+        Runs of earlier versions have no dissipation: it is NaN.
 
         Raises:
             StoreError: there is none, or it is damaged.
@@ -223,7 +226,7 @@ class StudyStore:
         if frame is None:
             path = self._table_file(key, "trajectory")
             raise StoreError(f"cannot read {path}: No such file; {_MENDED}")
-        return frame
+        return frame if "dissipation" in frame else frame.assign(dissipation=math.nan)
 
     def table(self, key: RunKey, name: str) -> pd.DataFrame | None:
         """One of the run's tables by name, or None if the run has no such table.

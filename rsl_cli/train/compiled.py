@@ -24,6 +24,7 @@ from rsl_cli.kernels.circuit import (
     scratch,
     update,
 )
+from rsl_cli.kernels.curvature import add_curvature
 from rsl_cli.network import LiftedNetwork
 from rsl_cli.train.objective import Objective
 
@@ -130,6 +131,15 @@ class Compiled:
             loss += share
             total += part[:-1]
         return loss / len(numbers), total * factor
+
+    def curvature(self, replica: int, theta: np.ndarray) -> np.ndarray:
+        """The Hessian less the Gauss-Newton matrix: E[sum_o a_o grad^2 F_o], (P, P), a_o a sample's dloss / dF_o."""
+        circuit, factor = self._circuits[replica], self._factors[replica]
+        weight = np.append(theta * factor, theta.dtype.type(1))
+        total = np.zeros((len(weight), len(weight)), theta.dtype)
+        add_curvature(circuit, weight, self._train, np.arange(self.samples), 1 / self.samples, total)
+        half = factor[:, None] * total[:-1, :-1] * factor
+        return half + half.T
 
     def held_out(self, replica: int, theta: np.ndarray) -> tuple[float, float]:
         """Held-out loss and accuracy (NaN for regression), both NaN without samples."""

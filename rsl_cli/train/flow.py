@@ -31,6 +31,10 @@ FIRST_TIME = 1e-2
 """Flow time of the first sample after the start."""
 _FIRST_ERROR = 0.01
 """Share of the tolerance that the first step's whole motion may be, before error control takes over."""
+_APART = 0.1
+"""Steps between a sample and the two points beside it, between which the loss's slope is measured."""
+_TELLING = 1e4
+"""Roundings of the loss that its fall between them must exceed."""
 _LEAST_FACTOR, _MOST_FACTOR = 0.2, 10.0
 _FIRST_STEPS = (1e3, 1e30)
 """The least first step, in spacings of floating point at its time, and the longest."""
@@ -236,7 +240,7 @@ class _Integration:
         while course.end is None:
             while self.times and self.times[0] <= self.t and course.end is None:
                 at = self.times.pop(0)
-                yield from self._sample(at, self.differences.at(self.t - at))
+                yield from self._sample(at)
             if course.end is not None:
                 break
             if self.settings.epsilon is not None and self.loss <= self.settings.epsilon:
@@ -284,7 +288,9 @@ class _Integration:
                 yield from self._finish("stalled")
                 return
             predicted = diff.predicted
-            solved = yield from self.newton.solve(predicted, diff.psi, diff.c, partial(self._norm, y=predicted))
+            solved = yield from self.newton.solve(
+                diff.d[0].copy(), predicted, diff.psi, diff.c, partial(self._norm, y=predicted)
+            )
             if solved is None:
                 # Too few samples in the matrix, or too long a step: the step's length is tried first.
                 if halved and self.newton.grow():
@@ -331,10 +337,11 @@ class _Integration:
         scaled = vector / (self.settings.atol + self.settings.rtol * np.abs(y))
         return float(np.sqrt(scaled @ scaled / len(scaled)))
 
-    def _sample(self, at: float, y: np.ndarray) -> Generator[Ask, Answer, None]:
+    def _sample(self, at: float) -> Generator[Ask, Answer, None]:
         course = self.course
+        y, dissipated = yield from self._polished(at)
         answer = yield Ask(y, held_out=True)
-        course.sample(self.step, at, y, answer)
+        course.sample(self.step, at, y, answer, dissipated)
         last = not self.times
         if last or _is_decade(at):
             course.path.append((self.step, at, y.copy()))
@@ -346,6 +353,19 @@ class _Integration:
             course.end = "stationary"
         if course.end is not None:
             self._commit()
+
+    def _polished(self, at: float) -> Generator[Ask, Answer, tuple[np.ndarray, float]]:
+        """The flow at a time of the last step, and -dL/dt there: between two points solved for each by itself."""
+        diff = self.differences
+        value, slope = diff.at(self.t - at)
+        z = yield from self.newton.polish(value, slope, diff.c, np.zeros_like(value))
+        apart, losses = min(_APART * diff.h, at / 8), []
+        for time in (at - apart, at + apart):
+            near, along = diff.at(self.t - time)
+            beside = yield from self.newton.polish(near, along, diff.c, z)
+            losses.append((yield Ask(near + beside)).loss)
+        drop, least = losses[0] - losses[1], _TELLING * np.finfo(float).eps * sum(losses)
+        return value + z, drop / (2 * apart) if drop > least else math.nan
 
     def _is_stationary(self, y: np.ndarray, answer: Answer) -> bool:
         grad_norm = float(np.linalg.norm(answer.gradient))
@@ -360,8 +380,9 @@ class _Integration:
         """End where training stands, with a last sample there if there is none."""
         course, y = self.course, self.differences.d[0].copy()
         if course.rows[-1].time < self.t:
+            y, dissipated = yield from self._polished(self.t)
             answer = yield Ask(y, held_out=True)
-            course.sample(self.step, self.t, y, answer)
+            course.sample(self.step, self.t, y, answer, dissipated)
         if not course.path or course.path[-1][1] < self.t:
             course.path.append((self.step, self.t, y))
         course.end = reason

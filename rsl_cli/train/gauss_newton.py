@@ -46,6 +46,10 @@ class Curvature(Protocol):
         """H vector, float64 (P,)."""
         ...
 
+    def plus(self, bending: np.ndarray) -> "Curvature":
+        """H + a symmetric matrix (P, P), which may make it indefinite."""
+        ...
+
 
 def gauss_newton(network: LiftedNetwork, objective: Objective, samples: int | None = None) -> Curvature:
     """Form the Gauss-Newton matrix of a network of one replica at its present parameters.
@@ -110,6 +114,10 @@ class _ParameterSpace:
             return (self._matrix @ torch.as_tensor(vector, device=self._matrix.device)).cpu().numpy()
         return _symv(1.0, self._matrix, vector, lower=1)
 
+    def plus(self, bending: np.ndarray) -> Curvature:
+        other = torch.as_tensor(bending, device=self._matrix.device) if isinstance(self._matrix, Tensor) else bending
+        return _ParameterSpace(self._matrix + other)
+
 
 class _SampleSpace:
     """H = A A^T by A (P, M) with M < P: Woodbury's identity leaves an M x M solve."""
@@ -129,6 +137,9 @@ class _SampleSpace:
     def _product(matrix: Tensor, vector: np.ndarray) -> np.ndarray:
         with one_thread():
             return (matrix @ torch.as_tensor(vector, device=matrix.device)).cpu().numpy()
+
+    def plus(self, bending: np.ndarray) -> Curvature:
+        return _ParameterSpace((self._a @ self._a.T).cpu().numpy() + bending)
 
 
 class _Factor:

@@ -16,7 +16,7 @@ from rsl_cli.network import LiftedNetwork
 from rsl_cli.train.checkpoint import OF_ANOTHER, Keeper, Saved
 from rsl_cli.train.objective import Objective
 from rsl_cli.train.replicas import Answer, Method, Replicas
-from rsl_cli.train.trajectory import PathPoint, Row, Stand, TrainingResult, Trajectory
+from rsl_cli.train.trajectory import COLUMNS, PathPoint, Row, Stand, TrainingResult, Trajectory
 
 Progress = Callable[[int, int, float], None]
 
@@ -67,8 +67,8 @@ class Course:
         self.saved = (arrays, text | {"restarted_at": self.restarted_at})
 
     def restore(self, arrays: Mapping[str, np.ndarray], text: Mapping[str, Any]) -> None:
-        """Take up what was committed; nothing, if nothing was."""
-        if not text:
+        """Take up what was committed; nothing, if nothing was, or what an earlier version sampled otherwise."""
+        if not text or any(len(row) != len(COLUMNS) for row in text["rows"]):
             return
         if not np.array_equal(arrays["start"], self.start):
             raise CheckpointError(OF_ANOTHER)
@@ -90,10 +90,14 @@ class Course:
         self.rows = [row for row in self.rows if self.state and is_sample(row)]
         self.path = [point for point in self.path if self.state and is_point(point[1])]
 
-    def sample(self, step: int, flow_time: float, parameters: np.ndarray, answer: Answer) -> None:
-        """Add a row to the trajectory."""
+    def sample(
+        self, step: int, flow_time: float, parameters: np.ndarray, answer: Answer, falling: float = math.nan
+    ) -> None:
+        """Add a row to the trajectory; ``falling`` is -dL/dt, where it has been measured."""
         grad_norm, distance = (float(np.linalg.norm(v)) for v in (answer.gradient, parameters - self.start))
-        self.rows.append(Row(step, flow_time, answer.loss, answer.test_loss, grad_norm, distance))
+        dissipation = grad_norm**2 / falling
+        losses = answer.loss, answer.test_loss
+        self.rows.append(Row(step, flow_time, *losses, grad_norm, distance, dissipation))
         self.accuracy, self.parameters = answer.accuracy, parameters.copy()
 
 

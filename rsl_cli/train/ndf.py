@@ -84,13 +84,15 @@ class Differences:
         self.d[: k + 1] = (_grid_change(k, factor) @ _grid_change(k, 1.0)).T @ self.d[: k + 1]
         self.h *= factor
 
-    def at(self, back: float) -> np.ndarray:
-        """The interpolating polynomial, ``back`` of time before the present, (P,)."""
-        x, value, weight = -back / self.h, self.d[0].copy(), 1.0
+    def at(self, back: float) -> tuple[np.ndarray, np.ndarray]:
+        """The interpolating polynomial, ``back`` of time before the present, and its derivative by time, (P,) each."""
+        x, value, slope = -back / self.h, self.d[0].copy(), np.zeros_like(self.d[0])
+        weight, change = 1.0, 0.0
         for j in range(self.order):
-            weight *= (x + j) / (j + 1)
+            weight, change = weight * (x + j) / (j + 1), (change * (x + j) + weight) / (j + 1)
             value += weight * self.d[j + 1]
-        return value
+            slope += change / self.h * self.d[j + 1]
+        return value, slope
 
 
 @lru_cache(maxsize=64)

@@ -5,6 +5,11 @@ samples, the residuals' curvature, the way gone since it was formed) is learned 
 take anyway, as the secants of the BFGS formula: solving by products with the full matrix would cost as many passes over
 the data, and know no more than the Gauss-Newton part. So the matrix decides speed alone; what is solved is the flow's
 own equation on all samples.
+
+Late, c times H spans so many decades that the motion of one iteration turns steep directions into flat ones by more
+than those have curvature, and no matrix of an earlier point leads anywhere. Then H is formed at every iterate, of all
+samples, and the residuals' curvature, which decides where H is flat, is added: of the last solution, since at a
+predicted point the residuals are those of its distance from the valley's floor, not the floor's.
 """
 
 import math
@@ -27,6 +32,20 @@ _LEAST_CONVEXITY = 0.1
 """A step so long that I + c grad^2 L is seen with less curvature than this would jump over an unstable motion."""
 _FIRST_SUBSET = 256
 """Samples of the first Gauss-Newton matrix; twice as many where even half the step fails with a fresh one."""
+_FRESH_STEPS = 8
+"""Iterations with a matrix of each iterate."""
+_FRESH_RATE = 0.3
+"""How much nearer the first of them is expected to come; the others are measured."""
+_KEPT_RATE = 0.1
+"""At which the iterations of a kept matrix have to converge."""
+_BENT_FOR = 6
+"""Steps that one evaluation of the residuals' curvature serves, while solutions take no more than two matrices."""
+_LEVEL = 0.3
+"""Of the gradient, that the error of a step's solution may be: steep directions then bend nothing."""
+_POLISHED = 3e-3
+"""Of the gradient, that the error of a polished point's may be."""
+_POLISHES = 12
+"""Iterations with the kept matrix towards a polished point."""
 _FIRST_LIFE = 8.0
 """Steps after which a matrix is replaced unasked; thereafter as many as the last one that failed had served."""
 _LONGER_LIFE = 1 / 8
@@ -60,13 +79,17 @@ class Newton:
         self._formed_at = start
         self._secants: list[tuple[np.ndarray, np.ndarray]] = []
         self._age, self._life = 0, _FIRST_LIFE
+        self._fresh = False
+        self._bent_for = 1
+        self._bending: np.ndarray | None = None
 
     def solve(
-        self, predicted: np.ndarray, psi: np.ndarray, c: float, norm: Norm
+        self, last: np.ndarray, predicted: np.ndarray, psi: np.ndarray, c: float, norm: Norm
     ) -> Generator[Ask, Answer, Solution | None]:
         """Solve for one step.
 
         Args:
+            last: the solution before, (P,).
             predicted: y, (P,).
             psi: (P,).
             c: above 0.
@@ -75,6 +98,8 @@ class Newton:
         Returns:
             The solution, or None where the step has to be shorter.
         """
+        if self._fresh:
+            return (yield from self._iterate_afresh(last, predicted, psi, c, norm))
         if self._age >= int(self._life):
             self._life += _LONGER_LIFE
             self._forget()
@@ -90,9 +115,10 @@ class Newton:
         self._age += 1
 
     def grow(self) -> bool:
-        """Take the next matrix over twice the samples; whether there are more to take."""
-        if self._subset == self._samples:
+        """Take the next matrix over twice the samples, and at last a matrix of each iterate; whether there is more."""
+        if self._fresh:
             return False
+        self._fresh = self._subset == self._samples
         self._subset = min(2 * self._subset, self._samples)
         self._forget()
         return True
@@ -100,16 +126,86 @@ class Newton:
     def state(self) -> dict[str, np.ndarray]:
         """Arrays to go on from, for `resume`."""
         secants = np.array(self._secants).reshape(-1, 2, len(self._formed_at))
-        newton = np.array([self._subset, self._age, self._life])
+        newton = np.array([self._subset, self._age, self._life, self._fresh, self._bent_for])
         return {"newton": newton, "secants": secants, "formed_at": self._formed_at.copy()}
 
     def resume(self, state: dict[str, np.ndarray]) -> Generator[Ask, Answer, None]:
         """Go on from a checkpoint: the matrix is formed again where it was formed before."""
-        subset, age, self._life = state["newton"].tolist()
-        self._subset, self._age, self._formed_at = int(subset), int(age), state["formed_at"]
+        subset, age, self._life, fresh, bent_for = state["newton"].tolist()
+        self._subset, self._age, self._fresh, self._bent_for = int(subset), int(age), bool(fresh), int(bent_for)
+        self._formed_at = state["formed_at"]
         self._secants = [(update, change) for update, change in state["secants"]]
-        answer = yield Ask(self._formed_at, curvature=self._subset)
-        self._curvature = answer.curvature
+        answer = yield Ask(self._formed_at, curvature=0 if self._fresh else self._subset, bending=self._fresh)
+        self._curvature, self._bending = answer.curvature, answer.bending
+
+    def polish(
+        self, near: np.ndarray, slope: np.ndarray, c: float, correction: np.ndarray
+    ) -> Generator[Ask, Answer, np.ndarray]:
+        """Solve z + c (slope + grad L(near + z)) = 0 until the gradient is right; leaves no trace in what is kept.
+
+        Args:
+            near: a point on the solution, to the step's tolerance, (P,).
+            slope: the solution's derivative by time there, (P,).
+            c: about a step: motions much faster than it are put where they rest, slower ones left alone.
+            correction: where z starts, (P,).
+
+        Returns:
+            z, (P,).
+        """
+        psi, secants, best = c * slope, self._secants.copy(), math.inf
+        answer = yield Ask(near + correction)
+        z = correction
+        for _ in range(0 if self._fresh else _POLISHES):
+            residual = c * answer.gradient + psi + z
+            size = float(np.linalg.norm(residual))
+            if size <= _POLISHED * c * np.linalg.norm(answer.gradient):
+                return z
+            if size < best:
+                correction, best = z, size
+            elif not size < 10 * best:
+                break
+            try:
+                update = -self._inverse_times(residual, c, secants)
+            except SingularError:
+                break
+            trial = yield Ask(near + z + update)
+            if not _is_finite(trial):
+                break
+            secants.append((update, trial.gradient - answer.gradient))
+            z, answer = z + update, trial
+        return (yield from self._polish_afresh(near, psi, c, correction))
+
+    def _polish_afresh(
+        self, near: np.ndarray, psi: np.ndarray, c: float, correction: np.ndarray
+    ) -> Generator[Ask, Answer, np.ndarray]:
+        best, worse = math.inf, 0
+        descent = _Descent(self._samples, self._bending, near, psi, c, correction)
+        yield from descent.begin()
+        while True:
+            size = float(np.linalg.norm(descent.residual))
+            worse = 0 if size < 0.5 * best else worse + 1
+            if size < best:
+                correction, best = descent.z, size
+            if descent.steepness <= _POLISHED or worse == 2:
+                return correction
+            if not (yield from descent.step(lambda vector: float(np.linalg.norm(vector)))):
+                return correction
+
+    def _iterate_afresh(
+        self, last: np.ndarray, predicted: np.ndarray, psi: np.ndarray, c: float, norm: Norm
+    ) -> Generator[Ask, Answer, Solution | None]:
+        """Iterate with a matrix of each iterate."""
+        if self._bending is None or self._age >= self._bent_for:
+            self._bending, self._formed_at, self._age = (yield Ask(last, bending=True)).bending, last, 0
+        descent = _Descent(self._samples, self._bending, predicted, psi, c, np.zeros_like(predicted))
+        yield from descent.begin()
+        for iteration in range(1, _FRESH_STEPS + 1):
+            if not (yield from descent.step(norm)):
+                return None
+            if descent.left < self._tolerance and descent.steepness <= _LEVEL:
+                self._bent_for = 1 if descent.matrices > 2 else _BENT_FOR
+                return Solution(descent.z, descent.loss, min(iteration, FEW_STEPS))
+        return None
 
     def _forget(self) -> None:
         self._curvature, self._secants, self._age = None, [], 0
@@ -128,12 +224,13 @@ class Newton:
                 return None
             residual = c * answer.gradient + psi + correction
             try:
-                update = -self._inverse_times(residual, c)
+                update = -self._inverse_times(residual, c, self._secants)
             except SingularError:
                 return None
             size = norm(update)
             rate = size / previous
-            if size == 0 or (0 < rate < 1 and rate / (1 - rate) * size < self._tolerance):
+            left = rate / (1 - rate) if 0 < rate < 1 else math.inf
+            if size == 0 or left * size < self._tolerance:
                 return Solution(correction + update, answer.loss, iteration)
             hopeless = rate >= 1 or rate ** (most + 1 - iteration) / (1 - rate) * size > self._tolerance
             if not math.isfinite(size) or (hopeless and iteration >= most / 2):
@@ -154,10 +251,10 @@ class Newton:
             correction, answer, previous = correction + update, trial, size
         return None
 
-    def _inverse_times(self, vector: np.ndarray, c: float) -> np.ndarray:
+    def _inverse_times(self, vector: np.ndarray, c: float, secants: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
         """Solve with I + c H, corrected by the secants: the two loops of Nocedal and Wright (2006), algorithm 7.4."""
         assert self._curvature is not None
-        pairs = [(update, update + c * change) for update, change in self._secants]
+        pairs = [(update, update + c * change) for update, change in secants]
         pairs = [(s, w, s @ w) for s, w in pairs if s @ w > 0]
         weights = []
         for s, w, product in reversed(pairs):
@@ -167,6 +264,80 @@ class Newton:
         for (s, w, product), weight in zip(pairs, reversed(weights), strict=True):
             solved = solved + (weight - w @ solved / product) * s
         return solved
+
+
+class _Descent:
+    """Newton's method from one point, a matrix being kept while it leads far enough.
+
+    Args:
+        samples: N.
+        bending: the residuals' part of the Hessian, if known, (P, P).
+        near: the point, (P,).
+        psi: of the equation z + psi + c grad L(near + z) = 0, (P,).
+        c: the same.
+        z: where to start, (P,).
+    """
+
+    def __init__(
+        self, samples: int, bending: np.ndarray | None, near: np.ndarray, psi: np.ndarray, c: float, z: np.ndarray
+    ) -> None:
+        self._samples, self._bending, self._near, self._psi, self._c = samples, bending, near, psi, c
+        self.z, self.size, self.rate = z, math.inf, 0.0
+        self._curvature: Curvature | None = None
+        self.matrices = 0
+
+    def begin(self) -> Generator[Ask, Answer, None]:
+        """Look where it starts."""
+        self._answer = yield Ask(self._near + self.z)
+
+    @property
+    def loss(self) -> float:
+        """L where it is."""
+        return self._answer.loss
+
+    @property
+    def residual(self) -> np.ndarray:
+        """Of the equation, (P,)."""
+        return self._c * self._answer.gradient + self._psi + self.z
+
+    @property
+    def left(self) -> float:
+        """What the next steps will add up to, by the size of the last one."""
+        return self.size * self.rate / (1 - self.rate) if self.rate < 1 else math.inf
+
+    @property
+    def steepness(self) -> float:
+        """The residual's norm against that of c grad L: what share of the gradient is not the solution's."""
+        return float(np.linalg.norm(self.residual) / (self._c * np.linalg.norm(self._answer.gradient)))
+
+    def step(self, norm: Norm) -> Generator[Ask, Answer, bool]:
+        """Take a step, of which size, and the rate at which sizes fall, are kept; whether it led towards a solution."""
+        if not _is_finite(self._answer):
+            return False
+        try:
+            update = None if self._curvature is None else -self._curvature.solve(self._c, self.residual)
+            if update is None or norm(update) > _KEPT_RATE * self.size:
+                update = yield from self._update_afresh()
+        except SingularError:
+            return False
+        size = float(norm(update))
+        before, self.rate = self.rate, size / self.size if math.isfinite(self.size) else _FRESH_RATE
+        if not (math.isfinite(size) and min(before, self.rate) < 1):
+            return False
+        self.z, self.size = self.z + update, size
+        self._answer = yield Ask(self._near + self.z)
+        return _is_finite(self._answer)
+
+    def _update_afresh(self) -> Generator[Ask, Answer, np.ndarray]:
+        # Where that of the last solution leads slowly, residuals are large, and bend here otherwise than there.
+        slow = self.rate > _FRESH_RATE
+        answer = yield Ask(self._near + self.z, curvature=self._samples, bending=slow)
+        self._bending = answer.bending if slow else self._bending
+        curvature = answer.curvature
+        self.matrices += 1
+        assert curvature is not None
+        self._curvature = curvature if self._bending is None else curvature.plus(self._bending)
+        return -self._curvature.solve(self._c, self.residual)
 
 
 def _is_finite(answer: Answer) -> bool:

@@ -25,21 +25,24 @@ class Ask:
     Args:
         parameters: where.
         curvature: from how many samples the Gauss-Newton matrix is wanted there, at least 1; 0: it is not.
+        bending: whether the residuals' part of the Hessian is, over all samples.
         held_out: whether held-out loss and accuracy are.
     """
 
     parameters: np.ndarray
     curvature: int = 0
+    bending: bool = False
     held_out: bool = False
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What was asked for; NaN and None where it was not."""
+    """What was asked for; NaN and None where it was not, or where it is not known: ``bending`` without circuits."""
 
     loss: float
     gradient: np.ndarray
     curvature: Curvature | None = None
+    bending: np.ndarray | None = None
     test_loss: float = float("nan")
     accuracy: float = float("nan")
 
@@ -88,12 +91,15 @@ class Replicas:
             if ask.curvature:
                 alone = self._loaded((replica,), [ask.parameters])
                 curvature = gauss_newton(alone, self._objective, ask.curvature)
+            bending = None
+            if ask.bending and self._compiled is not None:
+                bending = self._compiled.curvature(replica, ask.parameters)
             if ask.held_out and self._compiled is not None:
                 test_loss, accuracy = self._compiled.held_out(replica, ask.parameters)
             elif ask.held_out:
                 alone = self._loaded((replica,), [ask.parameters])
                 test_loss, accuracy = (float(figure) for figure in self._objective.held_out(alone))
-            answers[replica] = Answer(loss, gradient, curvature, test_loss, accuracy)
+            answers[replica] = Answer(loss, gradient, curvature, bending, test_loss, accuracy)
         return answers
 
     def _gradients(self, asks: Mapping[int, Ask]) -> dict[int, tuple[float, np.ndarray]]:

@@ -104,7 +104,7 @@ def test_a_study_grows_and_finished_runs_are_not_touched(whole, tmp_path):
 def test_another_configuration_under_the_same_name_is_refused(whole):
     config, store = whole
     before = stamps(store)
-    other = config | {"trainer": config["trainer"] | {"steps": 41}, "lifting": {"kind": "dense"}}
+    other = config | {"trainer": config["trainer"] | {"steps": 41}, "lifting": {"kind": "dense"}, "study": store.name}
     with pytest.raises(
         StoreError, match=r"computes something else: .*lifting\.kind.*trainer\.steps \(40 there, 41 now\)"
     ):

@@ -23,7 +23,7 @@ def test_folder_names():
 
 def test_a_run_comes_back_as_it_was_written(tmp_path):
     store = StudyStore(tmp_path / "s")
-    frame = pd.DataFrame({"step": [0, 1], "loss": [0.5, math.nan]})
+    frame = pd.DataFrame({"step": [0, 1], "loss": [0.5, math.nan], "dissipation": [math.nan, 1.0]})
     state = {"w": np.arange(6.0).reshape(2, 3)[:, ::2]}
     store.write_run(
         KEY, {"status": "done", "train_loss": np.float64(0.5), "bad": math.inf}, {"trajectory": frame}, state
@@ -40,7 +40,8 @@ def test_tables_beside_the_trajectory(tmp_path):
         store.trajectory(KEY)
     store.write_run(KEY, {"status": "done"}, {"trajectory": steps, "tangent": kappa}, {})
     pd.testing.assert_frame_equal(store.table(KEY, "tangent"), kappa)
-    pd.testing.assert_frame_equal(store.table(KEY, "trajectory"), store.trajectory(KEY))
+    pd.testing.assert_frame_equal(store.table(KEY, "trajectory"), steps)
+    pd.testing.assert_frame_equal(store.trajectory(KEY), steps.assign(dissipation=math.nan))
     assert store.table(KEY, "coverage") is None
     (store.run_dir(KEY) / "tangent.parquet").write_bytes(b"half a file")
     with pytest.raises(StoreError, match=r"cannot read .*tangent\.parquet: .*; `rsl verify STUDY` sets") as caught:

@@ -274,7 +274,7 @@ def test_every_sample_is_seen_once_an_epoch_and_each_seed_has_its_own_order():
 
 
 def test_trajectory_table_slope_and_relative_gradient():
-    rows = tuple((step, math.nan, 4.0 / step, 1.0, 0.5, 2.0) for step in (1, 10, 50, 100))
+    rows = tuple((step, math.nan, 4.0 / step, 1.0, 0.5, 2.0, math.nan) for step in (1, 10, 50, 100))
     trajectory = Trajectory(rows)
     assert tuple(trajectory.to_frame().columns) == COLUMNS
     assert trajectory.log_slope() == pytest.approx(-1)

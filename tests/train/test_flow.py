@@ -167,7 +167,9 @@ def test_differences_change_grid_and_interpolate_exactly():
         formula.rescale(factor)
     assert formula.h == pytest.approx(1.5 / 8)
     for back in times:
-        assert formula.at(back)[0] == pytest.approx(polynomial(1 - back), abs=1e-10)
+        value, slope = formula.at(back)
+        assert value[0] == pytest.approx(polynomial(1 - back), abs=1e-10)
+        assert slope[0] == pytest.approx(polynomial.deriv()(1 - back), abs=1e-9)
     assert formula.predicted[0] == pytest.approx(polynomial(1 + 1.5 / 8), abs=1e-10)
 
 
@@ -273,12 +275,35 @@ def test_without_a_saved_state_the_integrator_begins_anew_where_it_stood():
     assert longer.restarted_at == 300 and longer.trajectory.rows[: len(again.trajectory.rows)] == again.trajectory.rows
 
 
+def test_late_integration_resumes_bit_for_bit_too():
+    """When matrices are formed at each iterate, and the residuals' curvature is kept."""
+    objective, settings = Objective(DATA, "mse", dtype=torch.float64), Flow(t_end=1e6, stationary=0.0)
+    whole = train_flow(network([0]), objective, settings)
+    for calls in (700, 1501):
+        keeper = Memory(calls, interrupt=True)
+        with pytest.raises(KeyboardInterrupt):
+            train_flow(network([0]), objective, settings, keeper=keeper)
+        assert keeper.saved[0][0]["state/newton"][3] == 1
+        problems.assert_same_training(whole[0], train_flow(network([0]), objective, settings, keeper=keeper)[0])
+
+
 def test_a_checkpoint_of_another_network_is_refused():
     objective, keeper = Objective(DATA, "mse", dtype=torch.float64), Memory(20, interrupt=True)
     with pytest.raises(KeyboardInterrupt):
         train_flow(network([0]), objective, Flow(), keeper=keeper)
     with pytest.raises(TrainingError, match="checkpoint is of another network"):
         train_flow(network([1]), objective, Flow(), keeper=keeper)
+
+
+@pytest.mark.parametrize(("rtol", "share"), [(1e-3, 0.1), (1e-4, 0.01)])
+@pytest.mark.parametrize(("kind", "end"), [("mse", 1e7), ("cross_entropy", 1e3)])
+def test_every_sample_obeys_the_dissipation_identity(kind, end, rtol, share):
+    data, base = (DATA, BASE) if kind == "mse" else classes()
+    settings = Flow(t_end=end, rtol=rtol, atol=1e-3 * rtol)
+    result = train_flow(network([0], base=base), Objective(data, kind, dtype=torch.float64), settings)[0]
+    frame = result.trajectory.to_frame()
+    assert math.isnan(frame["dissipation"][0])
+    np.testing.assert_allclose(frame["dissipation"][1:], 1, atol=share)
 
 
 def test_energy_is_dissipated_as_the_gradient_says():
@@ -297,6 +322,13 @@ def test_energy_is_dissipated_as_the_gradient_says():
         )
     )
     np.testing.assert_allclose(drop.sum(), work.sum(), rtol=1e-2)
+
+
+def test_samples_change_nothing_on_the_way():
+    few, many = Flow(t_end=1e4, log_per_decade=1), Flow(t_end=1e4, log_per_decade=20)
+    objective = Objective(DATA, "mse", dtype=torch.float64)
+    ends = [train_flow(network([0]), objective, settings)[0].trajectory.last for settings in (few, many)]
+    assert ends[0] == ends[1]
 
 
 STOPS = {
@@ -364,6 +396,9 @@ def test_no_resolvable_step_is_a_stall(monkeypatch):
             from rsl_cli.train.gauss_newton import SingularError
 
             raise SingularError("planted")
+
+        def plus(self, bending):
+            return self
 
     monkeypatch.setattr(replicas, "gauss_newton", lambda *_: Singular())
     result = train_flow(network([0]), Objective(DATA, "mse", dtype=torch.float64), Flow())[0]
