@@ -82,7 +82,7 @@ class Display:
             say("\n".join([*lines, f"nothing to do: all {len(plan.keys)} runs are done"]))
             return
         say("\n".join([*lines, f"{len(plan.missing)} of {len(plan.keys)} runs to do"]))
-        self._total = len(plan.missing)
+        self._total, self._done = len(plan.missing), 0
         if self._live:
             self._study = tqdm(total=self._total, desc="study", unit="run", position=0)
             self._item = tqdm(total=1, desc="lift", unit="step", position=1, leave=False)

@@ -241,6 +241,15 @@ class TestJointLaw:
             intervals = [getattr(law, name) for law in found]
             assert sum(low <= true <= high for low, high in intervals) >= 17, name
 
+    def test_lifts_that_did_not_get_so_far_are_left_out(self) -> None:
+        curves = self.curves(lambda p, t: 5 * (p / 105) ** -0.5 * t**-0.8)
+        curves[0][:] = np.nan
+        curves[1][:, 6:] = np.nan
+        law = stats.fit_joint_law(np.log(self.PARAMS), self.TIMES, curves)
+        assert law is not None
+        assert law.clock_time == pytest.approx(0.8, abs=0.01)
+        assert stats.fit_joint_law(np.log(self.PARAMS[:3]), self.TIMES, curves[:3]) is None
+
     def test_curves_that_show_no_limit_get_none(self) -> None:
         law = self.fit(lambda p, t: 5 * (p / 105) ** -0.5 * t**-0.8)
         assert law is not None

@@ -99,6 +99,7 @@ class _Curve:
 
     lifts: tuple[int, ...]
     x: Array
+    loss: tuple[Array, ...]
     low: tuple[Array, ...]
     high: tuple[Array, ...]
     arrived: bool
@@ -121,7 +122,7 @@ class _Curve:
 
     def reached(self) -> "_Curve":
         """The curve if every run had reached its limit."""
-        return replace(self, low=self.high)
+        return replace(self, low=self.loss, high=self.loss)
 
     @cached_property
     def stuck(self) -> Array:
@@ -176,7 +177,9 @@ def judge(table: Table, planned: Sequence[int] = ()) -> Judgement:
         trend = interval_trend(np.log(table.low), np.log(table.high))
     found, start = _decide(curve, trend)
     reached = curve.reached()
-    guess, guess_start = _decide(reached, interval_trend(np.log(table.high), np.log(table.high)))
+    with np.errstate(divide="ignore"):
+        ends = np.log(np.maximum(table.losses, table.resolution))
+    guess, guess_start = _decide(reached, interval_trend(ends, ends))
     law, shape = _law(curve)
     evidence = Judgement(
         "inconclusive",
@@ -211,22 +214,24 @@ def judge(table: Table, planned: Sequence[int] = ()) -> Judgement:
 
 
 def _curve(table: Table) -> _Curve:
-    lifts, x, low, high = [], [], [], []
+    lifts, x, loss, low, high = [], [], [], [], []
     with np.errstate(divide="ignore"):
         bottom, top = np.log(table.low), np.log(table.high)
+        reached = np.log(np.maximum(table.losses, table.resolution))
     for i, lift in enumerate(table.lifts):
         rows = table.present[:, i]
         if rows.sum() >= MIN_SEEDS:
             lifts.append(lift)
             x.append(float(np.log(table.params[rows, i]).mean()))
+            loss.append(reached[rows, i])
             low.append(bottom[rows, i])
             high.append(top[rows, i])
             if (table.high <= table.resolution)[rows, i].all() and (table.high <= table.resolution)[:, i:].sum() == (
                 table.present[:, i:].sum()
             ):
                 # From here on every run has gone as far as was asked, or as the arithmetic resolves: no fall is left.
-                return _Curve(tuple(lifts), np.array(x), tuple(low), tuple(high), arrived=True)
-    return _Curve(tuple(lifts), np.array(x), tuple(low), tuple(high), arrived=False)
+                return _Curve(tuple(lifts), np.array(x), tuple(loss), tuple(low), tuple(high), arrived=True)
+    return _Curve(tuple(lifts), np.array(x), tuple(loss), tuple(low), tuple(high), arrived=False)
 
 
 def _too_little(table: Table, curve: _Curve) -> str | None:
@@ -331,8 +336,8 @@ def _closed(curve: _Curve, i: int) -> bool:
 
 
 def _doubt(curve: _Curve) -> str:
-    if any((group == np.inf).any() for group in curve.high):
-        count = sum(int((group == np.inf).sum()) for group in curve.high)
+    if any((group == np.inf).any() for group in curve.loss):
+        count = sum(int((group == np.inf).sum()) for group in curve.loss)
         return f"{_plural(count, 'run')} diverged, so nothing is certain: lower the step size"
     if _left_behind(curve):
         return (
@@ -344,7 +349,7 @@ def _doubt(curve: _Curve) -> str:
 
 def _seeds_needed(curve: _Curve) -> int | None:
     """How many seeds a lift would make the last step as large as it looks significant."""
-    pair = [curve.high[i] for i in (curve.before_last, -1)]
+    pair = [curve.loss[i] for i in (curve.before_last, -1)]
     step = abs(float(pair[1].mean() - pair[0].mean()))
     if not math.isfinite(step) or step == 0:
         return None
@@ -359,8 +364,8 @@ def _law(curve: _Curve) -> tuple[Law | None, Shape]:
 
 
 def _exponents(curve: _Curve) -> tuple[LocalExponent, ...]:
-    known = [i for i, group in enumerate(curve.high) if np.isfinite(group).all()]
-    return tuple(local_exponents([curve.lifts[i] for i in known], curve.x[known], [curve.high[i] for i in known]))
+    known = [i for i, group in enumerate(curve.loss) if np.isfinite(group).all()]
+    return tuple(local_exponents([curve.lifts[i] for i in known], curve.x[known], [curve.loss[i] for i in known]))
 
 
 def _fall(curve: _Curve) -> float:

@@ -59,7 +59,9 @@ def fit_joint_law(x: Array, t: Array, curves: Sequence[Array]) -> JointLaw | Non
         limit's, and with a floor; None if it does not follow the curves, if the clock is too slow to tell a limit, or
         if there are fewer than 3 lifts of 3 seeds.
     """
-    if len(curves) < MIN_LIFTS or any(len(curve) < MIN_SEEDS for curve in curves) or t.size < 4:
+    told = [len(curve) >= MIN_SEEDS and np.isfinite(_mean(curve)).sum() >= _POINTS for curve in curves]
+    x, curves = x[np.array(told, dtype=bool)], [curve for curve, enough in zip(curves, told, strict=True) if enough]
+    if len(curves) < MIN_LIFTS or t.size < 4:
         return None
     centre, clock = x - x.mean(), np.log(t)
     means = np.array([_mean(curve) for curve in curves])
