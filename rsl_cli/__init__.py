@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from rsl_cli.network import LiftedNetwork
     from rsl_cli.portable import export
     from rsl_cli.report import Verdict, judge
+    from rsl_cli.report.figures import FIGURES
     from rsl_cli.study.session import load_study, run_study
     from rsl_cli.theory.bound import loss_bound
     from rsl_cli.theory.probes import PROBES, FinishedRun
@@ -73,6 +74,7 @@ _HOMES = {
     "OPTIMIZERS": "train.optimizers",
     "DATASETS": "data.target",
     "PROBES": "theory.probes",
+    "FIGURES": "report.figures",
     # errors
     "RslError": "errors",
 }
@@ -82,6 +84,7 @@ __all__ = [
     "COMBINES",
     "DATASETS",
     "EDGE_MAPS",
+    "FIGURES",
     "LOSSES",
     "NORMS",
     "OPTIMIZERS",

@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from rsl_cli.study.record import RECORD_TYPES
+
 SCHEMA = 1
 """Version of what a record means; part of every run's identity."""
 
@@ -90,21 +92,6 @@ def check_record(record: Mapping[str, Any], lift: int, seed: int, run_id: str) -
     files = record.get("files", {})
     if not all(isinstance(one, dict) and {"bytes", "sha256"} <= one.keys() for one in files.values()):
         raise DamageError("files is no mapping of names to sizes and digests")
-
-
-_TEXT = ("run_id", "base", "dataset", "trainer", "lifting", "stop_reason", "status", "parametrization", "error", "loss")
-_WHOLE = ("schema", "lift", "seed", "params", "samples", "outputs", "witness_degree", "continued")
-_NUMBERS = (
-    *("in_degree", "train_loss", "test_loss", "loss_std", "accuracy", "flow_time", "steps", "grad_norm", "distance"),
-    *("wall_seconds", "initial_loss", "log_slope", "relative_gradient", "resolution"),
-)
-RECORD_TYPES: Mapping[str, tuple[type, ...]] = {
-    **dict.fromkeys(_TEXT, (str,)),
-    **dict.fromkeys(_WHOLE, (int,)),
-    **dict.fromkeys(_NUMBERS, (int, float)),
-    "files": (dict,),
-}
-"""What a record's values are, where they are not null."""
 
 
 def check_study(study: Mapping[str, Any]) -> None:

@@ -18,6 +18,7 @@ from rsl_cli.errors import CheckpointError, RslError, StoreError, first_line
 from rsl_cli.lift import disjoint_union, expected_parameters, sample_lift
 from rsl_cli.network import LiftedNetwork
 from rsl_cli.study.measurements import with_path_before
+from rsl_cli.study.record import Record
 from rsl_cli.study.spec import StudySpec, refuse_other
 from rsl_cli.study.store import SCHEMA, RunKey, StudyStore
 from rsl_cli.train.checkpoint import Saved
@@ -245,7 +246,7 @@ def _train(spec: StudySpec, starts: Mapping[RunKey, Saved], progress: Progress |
             measured["tangent"] = with_path_before(
                 spec.store.table(key, "tangent"), measured["tangent"], result.restarted_at
             )
-        record = _record(spec, key, lift.parameter_count, result, keeper.seconds(key), objective.resolution())
+        record = _record(spec, key, lift.parameter_count, result, keeper.seconds(key), objective.resolution()).plain()
         state = {name: tensor.cpu().numpy() for name, tensor in result.state.items()}
         spec.store.write_run(key, record, {"trajectory": result.trajectory.to_frame(), **measured}, state, final=final)
     return {key.directory: "done" for key in item.keys}
@@ -281,9 +282,8 @@ def _failed(
 def record_failure(spec: StudySpec, key: RunKey, error: Exception) -> str:
     """Write why a run failed; returns ``failed``."""
     text = "".join(traceback.format_exception(error))
-    record = {**_identity_fields(spec, key), **dict.fromkeys(_RESULT_FIELDS)}
-    record |= {"status": "failed", "error": f"{type(error).__name__}: {first_line(error)}"}
-    spec.store.write_failure(key, record, text)
+    record = Record(**_named(spec, key), status="failed", error=f"{type(error).__name__}: {first_line(error)}")
+    spec.store.write_failure(key, record.plain(), text)
     return "failed"
 
 
@@ -312,33 +312,8 @@ class _Keeper:
         return float(before) + (time.monotonic() - self.began) / len(self.starts)
 
 
-_RESULT_FIELDS = (
-    "params",
-    "samples",
-    "outputs",
-    "train_loss",
-    "test_loss",
-    "loss_std",
-    "accuracy",
-    "flow_time",
-    "steps",
-    "grad_norm",
-    "distance",
-    "stop_reason",
-    "wall_seconds",
-    "status",
-    "loss",
-    "parametrization",
-    "initial_loss",
-    "log_slope",
-    "relative_gradient",
-    "resolution",
-    "witness_degree",
-    "restarted_at",
-)
-
-
-def _identity_fields(spec: StudySpec, key: RunKey) -> dict[str, Any]:
+def _named(spec: StudySpec, key: RunKey) -> dict[str, Any]:
+    """What a record says of a run before it is trained."""
     return {
         "schema": SCHEMA,
         "run_id": key.run_id,
@@ -354,34 +329,34 @@ def _identity_fields(spec: StudySpec, key: RunKey) -> dict[str, Any]:
 
 def _record(
     spec: StudySpec, key: RunKey, params: int, result: TrainingResult, seconds: float, resolution: float
-) -> dict[str, Any]:
+) -> Record:
     last, variance = result.trajectory.last, spec.data.target_variance
     diverged = result.stop_reason == "diverged"
-    values = (
-        params,
-        spec.data.samples,
-        spec.data.outputs,
-        None if diverged else last["loss"],
-        None if diverged else last["test_loss"],
-        last["test_loss"] / variance if variance and not diverged else None,
-        None if diverged else result.accuracy,
-        last["time"],
-        last["step"],
-        last["grad_norm"],
-        last["distance"],
-        result.stop_reason,
-        seconds,
-        "done",
-        spec.loss.name,
-        spec.config["parametrization"],
-        result.trajectory.rows[0][2],
-        result.trajectory.log_slope(),
-        None if diverged else result.trajectory.relative_gradient(),
-        resolution,
-        spec.data.witness_degree,
-        result.restarted_at,
+    return Record(
+        **_named(spec, key),
+        params=params,
+        samples=spec.data.samples,
+        outputs=spec.data.outputs,
+        train_loss=None if diverged else last["loss"],
+        test_loss=None if diverged else last["test_loss"],
+        loss_std=last["test_loss"] / variance if variance and not diverged else None,
+        accuracy=None if diverged else result.accuracy,
+        flow_time=last["time"],
+        steps=last["step"],
+        grad_norm=last["grad_norm"],
+        distance=last["distance"],
+        stop_reason=result.stop_reason,
+        wall_seconds=seconds,
+        status="done",
+        loss=spec.loss.name,
+        parametrization=str(spec.config["parametrization"]),
+        initial_loss=result.trajectory.rows[0].loss,
+        log_slope=result.trajectory.log_slope(),
+        relative_gradient=None if diverged else result.trajectory.relative_gradient(),
+        resolution=resolution,
+        witness_degree=spec.data.witness_degree,
+        restarted_at=result.restarted_at,
     )
-    return _identity_fields(spec, key) | dict(zip(_RESULT_FIELDS, values, strict=True))
 
 
 def _versions() -> dict[str, str]:

@@ -32,7 +32,7 @@ from rsl_cli.train.losses import Loss, Squared, check_fit, read_loss
 from rsl_cli.train.objective import Objective
 from rsl_cli.train.settings import nullable, read_declared, real, whole
 from rsl_cli.train.trainers import Flow, Settings, chosen_trainer, horizon_keys, trainer_settings
-from rsl_cli.train.trajectory import TrainingResult, Trajectory
+from rsl_cli.train.trajectory import Row, TrainingResult, Trajectory
 
 DEFAULTS: Mapping[str, Any] = {
     "lift": "16..256",
@@ -374,9 +374,9 @@ def _untrained(spec: StudySpec) -> FinishedRun:
     lift = sample_lift(spec.base, spec.lifts[0], spec.seeds[0], spec.lifting)
     network = LiftedNetwork(lift, None, spec.dtype, str(spec.config["parametrization"]))
     figures = objective.evaluate(network)
-    row = (0, math.nan, float(figures.loss), float(figures.test_loss), float(figures.grad_norm), 0.0, math.nan)
+    row = Row(0, math.nan, float(figures.loss), float(figures.test_loss), float(figures.grad_norm), 0.0)
     state = {name: parameter.detach() for name, parameter in network.named_parameters()}
-    result = TrainingResult(Trajectory((row,)), "budget", float(figures.accuracy), state)
+    result = TrainingResult(Trajectory((row,)), stop_reason="budget", accuracy=float(figures.accuracy), state=state)
     return FinishedRun(lift, network.parametrization, objective, result, spec.witness)
 
 

@@ -227,8 +227,8 @@ class _Run:
         rates = self.settings.learning_rate * self.settings.factors(steps)
         active = [replica for replica in range(self.count) if replica not in self.ended]
         for replica, step in self.engine.advance(active, steps, rates).items():
-            nan, at = math.nan, step * self.euler_steps[replica]
-            self.rows[replica].append((step, at, nan, nan, nan, nan, nan))
+            at = step * self.euler_steps[replica]
+            self.rows[replica].append(Row(step, at, math.nan, math.nan, math.nan, math.nan))
             self._end(replica, "diverged", math.nan)
         self.step = upto
         return max(1, int(len(steps) * _CALL_SECONDS / max(time.monotonic() - began, 1e-6)))
@@ -247,7 +247,7 @@ class _Run:
             if replica in self.ended:
                 continue
             at = self.step * self.euler_steps[replica]
-            self.rows[replica].append((self.step, at, loss, test_loss, grad_norm, distance, math.nan))
+            self.rows[replica].append(Row(self.step, at, loss, test_loss, grad_norm, distance))
             if not (math.isfinite(loss) and math.isfinite(grad_norm)):
                 self._end(replica, "diverged", math.nan)
             elif ending and (grad_norm == 0 or self._stationary(loss, grad_norm, distance)):
@@ -262,11 +262,11 @@ class _Run:
         self.ended[replica] = (reason, accuracy, self.engine.parameters(replica))
 
     def _sampled_until(self) -> int:
-        return max((rows[-1][0] for r, rows in enumerate(self.rows) if rows and r not in self.ended), default=-1)
+        return max((rows[-1].step for r, rows in enumerate(self.rows) if rows and r not in self.ended), default=-1)
 
     def _report(self) -> None:
         assert self.progress is not None
-        losses = sorted(rows[-1][2] for rows in self.rows if rows and math.isfinite(rows[-1][2]))
+        losses = sorted(rows[-1].loss for rows in self.rows if rows and math.isfinite(rows[-1].loss))
         self.progress(self.step, self.settings.steps, losses[len(losses) // 2] if losses else math.nan)
 
     def _save(self) -> None:
@@ -299,7 +299,7 @@ class _Run:
         (self.step,) = {content["step"] for content in contents}
         self.engine.resume(joined_state(states))
         self._accuracy = [content["accuracy"] for content in contents]
-        self.rows = [[(*row[:6], math.nan) for row in content["rows"]] for content in contents]
+        self.rows = [[Row(*row) for row in content["rows"]] for content in contents]
         for replica, (content, part) in enumerate(zip(contents, parts, strict=True)):
             reason = content["ended"]
             if reason in FINAL:
@@ -308,7 +308,7 @@ class _Run:
             elif reason is not None and self.step < self.settings.steps:
                 # The last sample stays only if one that was never to end here has it too.
                 grid = self.settings.grid()
-                self.rows[replica] = [row for row in self.rows[replica] if row[0] in grid]
+                self.rows[replica] = [row for row in self.rows[replica] if row.step in grid]
 
 
 def _euler_step(network: LiftedNetwork, replica: int, settings: FirstOrder) -> float:

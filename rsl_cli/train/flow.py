@@ -97,7 +97,7 @@ class Flow:
             grid = {0.0, *_grid(self.t_end, self.log_per_decade)}
             # Samples from before a restart are all that is known of that time.
             before = -1.0 if course.restarted_at is None else course.restarted_at
-            course.go_on(lambda row: row[1] <= before or row[1] in grid, _is_decade)
+            course.go_on(lambda row: row.time <= before or row.time in grid, _is_decade)
 
     def method(self, course: Course, resolution: float) -> Method:
         """Integrate one replica; see `rsl_cli.train.implicit.Stepper`."""
@@ -379,7 +379,7 @@ class _Integration:
     def _finish(self, reason: str) -> Generator[Ask, Answer, None]:
         """End where training stands, with a last sample there if there is none."""
         course, y = self.course, self.differences.d[0].copy()
-        if course.rows[-1][1] < self.t:
+        if course.rows[-1].time < self.t:
             y, dissipated = yield from self._polished(self.t)
             answer = yield Ask(y, held_out=True)
             course.sample(self.step, self.t, y, answer, dissipated)
@@ -399,7 +399,7 @@ class _Integration:
     def _resume(self) -> Generator[Ask, Answer, None]:
         course = self.course
         if "parameters" in course.state:
-            self.step, self.t = course.rows[-1][:2]
+            self.step, self.t = course.rows[-1].step, course.rows[-1].time
             answer = yield Ask(course.state["parameters"], held_out=True)
             course.parameters, course.accuracy = course.state["parameters"], answer.accuracy
             self._set_out(course.parameters, answer)
@@ -408,4 +408,4 @@ class _Integration:
             self.step, self.since_change, self.under_way = int(step), int(since), True
             self.differences = Differences(course.state["differences"].copy(), h, int(order))
             yield from self.newton.resume(course.state)
-        self.times = [at for at in self.times if at > course.rows[-1][1]]
+        self.times = [at for at in self.times if at > course.rows[-1].time]

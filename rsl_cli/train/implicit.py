@@ -54,8 +54,8 @@ class Course:
     @property
     def stand(self) -> Stand:
         """Where it ended."""
-        step, flow_time, loss = self.rows[-1][:3]
-        return Stand(str(self.end), step, flow_time, loss)
+        last = self.rows[-1]
+        return Stand(str(self.end), last.step, last.time, last.loss)
 
     def commit(self, **state: np.ndarray) -> None:
         """Between whole steps: from here training can go on with these arrays."""
@@ -72,7 +72,7 @@ class Course:
             return
         if not np.array_equal(arrays["start"], self.start):
             raise CheckpointError(OF_ANOTHER)
-        self.rows = [(row[0], *row[1:]) for row in text["rows"]]
+        self.rows = [Row(*row) for row in text["rows"]]
         self.path = [(step, at, arrays[f"path/{i:05d}"]) for i, (step, at) in enumerate(text["path"])]
         self.share, self.end, self.accuracy = text["share"], text["end"], text["accuracy"]
         self.parameters, self.restarted_at = arrays["parameters"], text["restarted_at"]
@@ -96,7 +96,8 @@ class Course:
         """Add a row to the trajectory; ``falling`` is -dL/dt, where it has been measured."""
         grad_norm, distance = (float(np.linalg.norm(v)) for v in (answer.gradient, parameters - self.start))
         dissipation = grad_norm**2 / falling
-        self.rows.append((step, flow_time, answer.loss, answer.test_loss, grad_norm, distance, dissipation))
+        losses = answer.loss, answer.test_loss
+        self.rows.append(Row(step, flow_time, *losses, grad_norm, distance, dissipation))
         self.accuracy, self.parameters = answer.accuracy, parameters.copy()
 
 
@@ -206,7 +207,7 @@ def _result(replicas: Replicas, replica: int, course: Course) -> TrainingResult:
 
 
 def _report(courses: list[Course], progress: Progress) -> None:
-    losses = sorted(course.rows[-1][2] for course in courses if course.rows and math.isfinite(course.rows[-1][2]))
+    losses = sorted(course.rows[-1].loss for course in courses if course.rows and math.isfinite(course.rows[-1].loss))
     share = sum(1.0 if course.end else course.share for course in courses) / len(courses)
     progress(int(1000 * share), 1000, losses[len(losses) // 2] if losses else math.nan)
 
@@ -238,5 +239,5 @@ def parameters_alone(rows: list[Row], state: Mapping[str, np.ndarray]) -> Saved:
 
 
 def _begin_anew(course: Course, rows: list[Row], parameters: np.ndarray) -> None:
-    course.rows = [(row[0], *row[1:]) for row in rows]
-    course.state, course.restarted_at = {"parameters": parameters}, course.rows[-1][1]
+    course.rows = [Row(*row) for row in rows]
+    course.state, course.restarted_at = {"parameters": parameters}, course.rows[-1].time

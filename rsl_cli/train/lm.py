@@ -74,7 +74,7 @@ class LevenbergMarquardt:
         """See `rsl_cli.train.implicit.Stepper`."""
         if not self.reaches(course.stand):
             grid = set(log_grid_steps(self.max_steps, self.log_per_decade))
-            course.go_on(lambda row: row[0] in grid, lambda _: False)
+            course.go_on(lambda row: row.step in grid, lambda _: False)
 
     def method(self, course: Course, resolution: float) -> Method:
         """Descend from the course's state to its end; see `rsl_cli.train.implicit.Stepper`."""
@@ -85,7 +85,7 @@ class LevenbergMarquardt:
         else:
             y, step, mu = course.start, 0, math.nan
         while True:
-            sampled = step in samples and not (course.rows and course.rows[-1][0] == step)
+            sampled = step in samples and not (course.rows and course.rows[-1].step == step)
             answer = yield Ask(y, curvature=course.samples if step < self.max_steps else 0, held_out=sampled)
             loss, gradient, curvature = answer.loss, answer.gradient, answer.curvature
             reason = self._reason(step, loss, gradient, reach(y, course.start), resolution)
@@ -94,7 +94,7 @@ class LevenbergMarquardt:
                     rayleigh = float(gradient @ curvature.times(gradient) / (gradient @ gradient))
                     mu = _FIRST_DAMPING * max(rayleigh, _LEAST_DAMPING)
                 course.share = max(course.share, step / max(self.max_steps, 1))
-            elif not sampled and course.rows[-1][0] < step:
+            elif not sampled and course.rows[-1].step < step:
                 answer, sampled = (yield Ask(y, held_out=True)), True
             if sampled:
                 course.sample(step, math.nan, y, answer)
@@ -123,7 +123,7 @@ class LevenbergMarquardt:
                 mu, growth = mu * growth, 2 * growth
             else:
                 course.end = "stalled"
-                if course.rows[-1][0] < step:
+                if course.rows[-1].step < step:
                     course.sample(step, math.nan, y, (yield Ask(y, held_out=True)))
                 course.path.append((step, math.nan, y.copy()))
                 course.commit()

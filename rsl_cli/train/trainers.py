@@ -14,7 +14,7 @@ from rsl_cli.train.implicit import parameters_alone
 from rsl_cli.train.lm import LevenbergMarquardt, train_lm
 from rsl_cli.train.objective import Objective
 from rsl_cli.train.optimizers import OPTIMIZERS
-from rsl_cli.train.trajectory import COLUMNS, TrainingResult
+from rsl_cli.train.trajectory import COLUMNS, Row, TrainingResult
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -82,7 +82,7 @@ def from_results(settings: Settings, trajectory: "pd.DataFrame", state: Mapping[
     if not isinstance(settings, Flow):
         return {}, {}
     table = trajectory.reindex(columns=list(COLUMNS))
-    return parameters_alone([(int(step), *rest) for step, *rest in table.itertuples(index=False)], state)
+    return parameters_alone([Row(int(step), *rest) for step, *rest in table.itertuples(index=False)], state)
 
 
 def train(

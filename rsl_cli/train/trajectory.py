@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from torch import Tensor
 
@@ -12,11 +12,6 @@ from rsl_cli.train.checkpoint import Saved
 if TYPE_CHECKING:
     import pandas as pd
 
-COLUMNS = ("step", "time", "loss", "test_loss", "grad_norm", "distance", "dissipation")
-"""Columns of a trajectory: step number, flow time (NaN if the trainer is no flow), loss on the training set and on the
-held-out set, norm of the training loss's full gradient, distance |theta - theta_0|, and |grad L|^2 / (-dL/dt), which is
-1 on a gradient flow: NaN at the start, where rounding hides the loss's fall, and if the trainer is no flow."""
-
 STOP_REASONS = ("stationary", "target", "time", "budget", "stalled", "diverged")
 """Why training ended: nothing left to gain; the loss asked for reached; the flow time asked for reached; out of steps;
 no step that float64 resolves, or no solvable one; a loss that is not finite."""
@@ -24,7 +19,32 @@ no step that float64 resolves, or no solvable one; a loss that is not finite."""
 FINAL = ("stationary", "stalled", "diverged")
 """Those after which no further time or steps would change anything; all others end where they were asked to."""
 
-Row = tuple[int, float, float, float, float, float, float]
+
+class Row(NamedTuple):
+    """One sample of a trajectory.
+
+    Args:
+        step: steps taken.
+        time: flow time; NaN if the trainer is no flow.
+        loss: on the training set.
+        test_loss: on the held-out set.
+        grad_norm: of the training loss's full gradient.
+        distance: |theta - theta_0|.
+        dissipation: |grad L|^2 / (-dL/dt), which is 1 on a gradient flow; NaN at the start, where rounding hides the
+            loss's fall, and if the trainer is no flow.
+    """
+
+    step: int
+    time: float
+    loss: float
+    test_loss: float
+    grad_norm: float
+    distance: float
+    dissipation: float = math.nan
+
+
+COLUMNS = Row._fields
+"""Columns of a trajectory."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +75,10 @@ class Trajectory:
 
     rows: tuple[Row, ...]
 
+    def __post_init__(self) -> None:
+        # Rows that a checkpoint kept have lost their names.
+        object.__setattr__(self, "rows", tuple(Row(*row) for row in self.rows))
+
     def to_frame(self) -> "pd.DataFrame":
         """The samples as a table with the columns of `COLUMNS`."""
         import pandas as pd
@@ -64,16 +88,16 @@ class Trajectory:
     @property
     def last(self) -> dict[str, float]:
         """The final sample by column."""
-        return dict(zip(COLUMNS, self.rows[-1], strict=True))
+        return self.rows[-1]._asdict()
 
     def log_slope(self) -> float:
         """Slope d log loss / d log t over the last halving of flow time, or of steps if there is none; or NaN."""
         end = self.rows[-1]
-        clock = 1 if math.isfinite(end[1]) else 0
-        before = [row for row in self.rows if 0 < row[clock] <= end[clock] / 2]
-        if not before or not (end[2] > 0 and before[-1][2] > 0 and math.isfinite(end[2])):
+        clock = [row.time if math.isfinite(end.time) else row.step for row in self.rows]
+        before = [(at, row.loss) for at, row in zip(clock, self.rows, strict=True) if 0 < at <= clock[-1] / 2]
+        if not before or not (end.loss > 0 and before[-1][1] > 0 and math.isfinite(end.loss)):
             return math.nan
-        return math.log(end[2] / before[-1][2]) / math.log(end[clock] / before[-1][clock])
+        return math.log(end.loss / before[-1][1]) / math.log(clock[-1] / before[-1][0])
 
     def relative_gradient(self) -> float:
         """The gradient's norm against its scale, |grad L| * distance / L.

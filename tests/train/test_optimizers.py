@@ -108,10 +108,10 @@ def test_a_study_by_rmsprop_goes_on_where_it_stopped(tmp_path):
     [
         ({"name": "adam", "weight_decay": 0.1}, "trainer key 'weight_decay' is not known; accepted: name, steps"),
         ({"name": "adam", "momentum": 0.5}, "trainer key 'momentum' is not known; accepted: name, steps"),
-        ({"name": "gd", "momentum": 0.5}, "trainer.momentum=0.5: only sgd has momentum"),
+        ({"name": "gd", "momentum": 0.5}, "trainer key 'momentum' is not known"),
         ({"name": "adamw", "beta1": 1.0}, "trainer.beta1=1.0; accepted: a number from 0 to below 1"),
         ({"name": "adamw", "weight_decay": -1}, "trainer.weight_decay=-1; accepted: a number from 0"),
-        ({"name": "sgd", "nesterov": True}, "trainer.nesterov=True; accepted: true or false, and momentum beside true"),
+        ({"name": "sgd", "momentum": 0, "nesterov": True}, "set trainer.momentum above 0"),
         ({"name": "muon"}, "trainer.name 'muon' is not known; accepted: flow, lm, adam, sgd, gd, adamw, lion"),
         ({"name": "torch"}, "trainer.target is not set; trainer torch needs it"),
         ({"name": "torch", "target": "torch.optim.RMSProp"}, "torch.optim has no RMSProp; did you mean 'RMSprop'?"),
