@@ -170,7 +170,9 @@ def _more_steps(asked: dict[str, dict[str, Any]], runs: StudyRuns, chosen: Judge
     """Runs of a first-order trainer at a constant rate, or of Levenberg-Marquardt, take four times the steps."""
     carried = runs.study.get("carried") or {}
     key = next((name for name in ("steps", "max_steps") if name in carried and "t_end" not in carried), None)
-    if key is None or not any(run.under_trained for run in runs.done if run.key.lift in chosen.rests_on):
+    if "t_end" in carried:
+        return "the runs that decide have gone as far as float64 lets them, and show no limit of this loss"
+    if key is None or not any(run.can_go_on for run in runs.done if run.key.lift in chosen.rests_on):
         return "runs of this trainer end with their schedule and show no limit; trainer=flow does"
     for lift in chosen.rests_on:
         last = asked.get(str(lift), {}).get(key, carried[key])

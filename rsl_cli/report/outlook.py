@@ -89,7 +89,8 @@ def foresee(runs: StudyRuns, chosen: Judgement) -> Outlook | None:
     """Predict when an unfinished verdict decides, for runs on a flow's clock; None for all others."""
     if chosen.verdict != "unfinished":
         return None
-    open_ = [run for run in runs.done if run.key.lift in chosen.rests_on and run.under_trained and run.flow_time > 0]
+    open_ = [run for run in runs.done if run.key.lift in chosen.rests_on and run.can_go_on and run.flow_time > 0]
+    open_ = [run for run in open_ if not run.limit(runs.headline).finished or run.under_trained]
     if not open_:
         return None
     end = max(run.flow_time for run in open_)

@@ -65,6 +65,11 @@ class Run:
         return self.params >= self.samples * self.outputs
 
     @property
+    def can_go_on(self) -> bool:
+        """Whether it ended because it was told to, not since nothing was left to do."""
+        return self.status == "done" and self.stop_reason in ("time", "budget")
+
+    @property
     def under_trained(self) -> bool:
         """Whether training ended, above what the arithmetic resolves, before the run had shown its limit.
 

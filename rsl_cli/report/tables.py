@@ -198,6 +198,8 @@ def _limit(row: LiftSummary) -> str:
     """Median interval of the limits: an upper bound alone where the median run has shown no lower one."""
     if math.isnan(row.limit_high):
         return ""
+    if math.isinf(row.limit_high):
+        return "open"
     if row.limit_low <= 0:
         return f"< {loss_figure(row.limit_high)}"
     narrow = row.limit_high <= FINISHED * row.limit_low
