@@ -127,7 +127,7 @@ CASES = (
     Case("two powers", lambda P: power(3)(P) + power(0.4, 1e-4)(P), ("falls",)),
     Case("1 / log(P)^2", lambda P: np.log(P) ** -2.0, ("falls",), noise=0.02),
     Case("early floor", floored(4, 2e-3), ("plateaus",), obvious=True, floor=2e-3, exponent=4, lifts=LONG),
-    Case("early floor, noise 0.5", floored(3, 1e-3), ("plateaus",), noise=0.5, lifts=LONG),
+    Case("early floor, noise 0.5", floored(3, 1e-3), ("plateaus",), noise=0.5, floor=1e-3, exponent=3, lifts=LONG),
     Case("slow approach to a floor", floored(1, 2e-3), ("plateaus", "falls"), floor=2e-3, exponent=1, lifts=LONG),
     Case("floor seen at three lifts", floored(3, 1e-4), ("plateaus",), noise=0.03, floor=1e-4, exponent=3),
     Case("level in the last two lifts", lambda P: np.maximum(power(1)(P), power(1)(1.0 * P[-2])), ()),
@@ -156,15 +156,29 @@ CASES = (
     Case("clock hides a floor, kappa constant", floored(6, 1e-9), ("plateaus",), clock=_constant),
     Case("clock hides flat limits", power(0, 1e-9), ("plateaus",), clock=_falling),
     Case("the trainer's noise floor", lambda P: np.maximum(power(3)(P), 1e-4), ("falls",), trainer="adam"),
-    Case("held-out floor", power(2), ("plateaus",), held_out=floored(4, 2e-3), obvious=True, lifts=LONG),
+    Case(
+        "held-out floor",
+        power(2),
+        ("plateaus",),
+        held_out=floored(4, 2e-3),
+        floor=2e-3,
+        exponent=4,
+        obvious=True,
+        lifts=LONG,
+    ),
     Case("heteroscedastic, b = 0.5", power(0.5), ("falls",), noise=(0.5, 0.4, 0.3, 0.2, 0.1, 0.05), exponent=0.5),
     Case(
-        "heteroscedastic the other way, floor", floored(3, 1e-3), ("plateaus",), noise=(0.05, 0.1, 0.2, 0.3, 0.4, 0.5)
+        "heteroscedastic the other way, floor",
+        floored(3, 1e-3),
+        ("plateaus",),
+        floor=1e-3,
+        exponent=3,
+        noise=(0.05, 0.1, 0.2, 0.3, 0.4, 0.5),
     ),
     Case("heavy tails, b = 1", power(1), ("falls",), draw="t3", noise=0.2, exponent=1),
-    Case("heavy tails, floor", floored(3, 1e-3), ("plateaus",), draw="t3", noise=0.2),
+    Case("heavy tails, floor", floored(3, 1e-3), ("plateaus",), floor=1e-3, exponent=3, draw="t3", noise=0.2),
     Case("missing and diverged runs", power(2), ("falls",), lose=(0.1, 0.03)),
-    Case("missing and diverged runs, floor", floored(3, 1e-3), ("plateaus",), lose=(0.1, 0.03)),
+    Case("missing and diverged runs, floor", floored(3, 1e-3), ("plateaus",), floor=1e-3, exponent=3, lose=(0.1, 0.03)),
     Case("zeros at the last lifts", power(2), ("falls",), change=_zeros),
 )
 
@@ -182,7 +196,9 @@ def draw_study(case: Case, seeds: int, random: np.random.Generator) -> tuple[Stu
         limits = case.change(random, limits)
         held = np.where(limits == before, held, 1.1 * limits)
     times = np.concatenate([[0.0], 10.0 ** np.arange(-2, math.log10(T_END) + 0.01, 0.25)])
-    size = case.clock(params, case.law(params)) * np.exp(0.1 * random.standard_normal(shape))
+    pace = np.exp(0.1 * random.standard_normal(shape))
+    laws = case.law, case.held_out or case.law
+    sizes = [case.clock(params, law(params)) * pace for law in laws]
     lost, diverged = (random.random(shape) < share for share in case.lose)
     parts = []
     for seed in range(seeds):
@@ -191,7 +207,8 @@ def draw_study(case: Case, seeds: int, random: np.random.Generator) -> tuple[Stu
             if lost[seed, i]:
                 parts.append((key, None, None))
                 continue
-            curves = [_curve(times, value, size[seed, i], case.p, random) for value in (limits[seed, i], held[seed, i])]
+            ends = zip((limits[seed, i], held[seed, i]), sizes, strict=True)
+            curves = [_curve(times, value, size[seed, i], case.p, random) for value, size in ends]
             parts.append((key, _record(case, params[i], curves, bool(diverged[seed, i])), _frame(times, curves)))
     config = {"trainer": {"name": case.trainer, "schedule": "cosine"}}
     return assemble("planted", {"config": config}, parts), limits

@@ -95,7 +95,7 @@ def foresee(runs: StudyRuns, chosen: Judgement) -> Outlook | None:
         return None
     end = max(run.flow_time for run in open_)
     goal = _predicted_limits(runs, chosen)
-    times = [end * 10]
+    times = [end * (10 if goal else 100)]
     for run in open_:
         loss, limit = run.loss(runs.headline), goal.get(run.key.lift)
         slope = run.limit(runs.headline).slope

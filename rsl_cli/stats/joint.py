@@ -79,7 +79,7 @@ def fit_joint_law(x: Array, t: Array, curves: Sequence[Array]) -> JointLaw | Non
             best = criterion, theta, terms
     assert best is not None
     _, theta, terms = best
-    if terms > 3 and theta[2] < LEAST_CLOCK:
+    if theta[2] < (LEAST_CLOCK if terms > 3 else 0.0):
         return None
     misfit = float(np.sqrt(np.nanmean((_model(theta, centre, clock) - means) ** 2)))
     if misfit > FOLLOWS:

@@ -22,6 +22,8 @@ REJECTED = 0.05
 """Level of the test for lack of fit."""
 UNPREDICTED = 0.01
 """Level of the test that the other lifts predict the largest."""
+FLAT_SHARE = 0.2
+"""A floor is quoted if the last step's exponent is surely below this share of the law's: other curves bend, too."""
 _DEEPEST = 12.0  # log of the smallest floor looked for, against the smallest mean
 _FLOORS = 64
 
@@ -148,16 +150,30 @@ def _with_floor(
     # A floor above the largest lift's own losses contradicts them.
     if accepted < REJECTED or exponent[best] <= 0 or floors[best] > means[-1]:
         return None
-    steep = exponent[inside]
+    last = contrast(groups[-2:], np.array([1.0, -1.0]) / (x[-1] - x[-2]))
+    if last.below(FLAT_SHARE * float(exponent[best])) > 0.025:
+        return None
+    reached = _exponent_reach(level[best], exponent[best], floors[best], centre, counts, pure, freedom)
     return Law(
         float(exponent[best]),
-        (float(steep.min()), float(steep.max())),
+        (float(exponent[best]) - reached, float(exponent[best]) + reached),
         math.exp(level[best]),
         math.exp(x.mean()),
         math.exp(floors[best]),
         (math.exp(low), math.exp(high)),
         accepted,
     )
+
+
+def _exponent_reach(
+    level: float, exponent: float, floor: float, centre: Array, counts: Array, pure: float, freedom: int
+) -> float:
+    """Half the 95 % interval of the exponent, by the linearised law with all three parameters free."""
+    power = level - exponent * centre
+    share = np.exp(power - np.logaddexp(power, floor))
+    columns = np.stack([share, -share * centre, 1 - share], axis=1)
+    covariance = pure * np.linalg.pinv(columns.T @ (counts[:, None] * columns))
+    return float(stats.t.ppf(0.975, freedom) * math.sqrt(covariance[1, 1]))
 
 
 def _above(floors: Array, centre: Array, means: Array, counts: Array) -> tuple[Array, Array, Array]:
