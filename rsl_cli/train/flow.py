@@ -33,8 +33,8 @@ _FIRST_ERROR = 0.01
 """Share of the tolerance that the first step's whole motion may be, before error control takes over."""
 _APART = 0.1
 """Steps between a sample and the two points beside it, between which the loss's slope is measured."""
-_TELLING = 1e4
-"""Roundings of the loss that its fall between them must exceed."""
+_TELLING = 1e-8
+"""Share of the loss that its fall between them must exceed, to be told from errors."""
 _LEAST_UNIT = 1e-12
 """Of the ways that parameters have to go for outputs to move, that errors are measured by."""
 _LEAST_FACTOR, _MOST_FACTOR = 0.2, 10.0
@@ -369,8 +369,8 @@ class _Integration:
             near, along = diff.at(self.t - time)
             beside = yield from self.newton.polish(near, along, diff.c, z)
             losses.append((yield Ask(near + beside)).loss)
-        drop, least = losses[0] - losses[1], _TELLING * np.finfo(float).eps * sum(losses)
-        return value + z, drop / (2 * apart) if drop > least else math.nan
+        drop = losses[0] - losses[1]
+        return value + z, drop / (2 * apart) if drop > _TELLING * losses[0] else math.nan
 
     def _is_stationary(self) -> bool:
         """At the last sample."""
