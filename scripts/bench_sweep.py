@@ -75,7 +75,6 @@ class TorchEngine:
         scales = net.learning_rate_scales(adaptive=True)
         groups = [{"params": [parameter], "scale": scales[name]} for name, parameter in net.named_parameters()]
         self.optimizer = torch.optim.Adam(groups)
-        self.start = {name: parameter.detach().clone() for name, parameter in net.named_parameters()}
 
     def advance(self, _: list[int], steps: range, rates: np.ndarray) -> None:
         """Take steps."""
@@ -89,7 +88,7 @@ class TorchEngine:
 
     def evaluate(self) -> None:
         """Compute what a sample of a trajectory holds."""
-        self.objective.evaluate(self.net, self.start)
+        self.objective.evaluate(self.net)
 
 
 def alone(spec: StudySpec, objective: Objective, degree: int, seed: int, *, circuits: bool) -> None:

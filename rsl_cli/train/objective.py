@@ -89,8 +89,9 @@ class Objective:
         losses.sum().backward()
         return losses.detach()
 
-    def evaluate(self, network: LiftedNetwork, start: Mapping[str, Tensor]) -> Evaluation:
-        """Figures of every replica, given where it started, by name; the gradients are cleared again."""
+    def evaluate(self, network: LiftedNetwork, start: Mapping[str, Tensor] | None = None) -> Evaluation:
+        """Figures of every replica, given where it started, by name (None: here); the gradients are cleared again."""
+        start = {name: p.detach() for name, p in network.named_parameters()} if start is None else start
         network.zero_grad(set_to_none=True)
         loss = self._backward_all(network)
         gradients = {name: p.grad for name, p in network.named_parameters() if p.grad is not None}

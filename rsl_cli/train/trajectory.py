@@ -30,8 +30,8 @@ class Row(NamedTuple):
         test_loss: on the held-out set.
         grad_norm: of the training loss's full gradient.
         distance: |theta - theta_0|.
-        dissipation: |grad L|^2 / (-dL/dt), which is 1 on a gradient flow; NaN at the start, where rounding hides the
-            loss's fall, and if the trainer is no flow.
+        dissipation: |grad L|^2 / (-dL/dt), which is 1 on a gradient flow; NaN at the start, where the loss
+            hardly falls any more, and if the trainer is no flow.
     """
 
     step: int

@@ -199,7 +199,7 @@ def test_products_are_taken_where_a_factorisation_is_too_large(monkeypatch):
 def test_loss_and_gradient_are_the_objectives(case):
     network, x, y = case
     data = Dataset("given", "regression", *(t.numpy() for t in (x, y, x, y)), y.shape[1])
-    evaluation = Objective(data, "mse", dtype=torch.float64).evaluate(network, dict(network.named_parameters()))
+    evaluation = Objective(data, "mse", dtype=torch.float64).evaluate(network)
     tangent = Tangent(network, x, y)
     assert tangent.loss == pytest.approx(float(evaluation.loss), rel=1e-12)
     assert tangent.grad_norm == pytest.approx(float(evaluation.grad_norm), rel=1e-12)

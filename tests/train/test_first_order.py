@@ -250,7 +250,7 @@ def test_losses_and_accuracy_against_a_loop(loss):
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.copy_(torch.as_tensor(draw.standard_normal(tuple(parameter.shape))))
-    evaluation = Objective(data, loss, dtype=torch.float64).evaluate(network, dict(network.named_parameters()))
+    evaluation = Objective(data, loss, dtype=torch.float64).evaluate(network)
     out = network(torch.as_tensor(x)).detach().numpy()
     expected = 0.0
     for row, label in zip(out, y, strict=True):
