@@ -25,16 +25,16 @@ class Ask:
     Args:
         parameters: where.
         curvature: from how many samples the Gauss-Newton matrix is wanted there, at least 1; 0: it is not.
+        held_out: whether held-out loss and accuracy are.
         bending: whether the residuals' part of the Hessian is, over all samples.
         lone_reach: whether `rsl_cli.train.objective.lone_reach` is.
-        held_out: whether held-out loss and accuracy are.
     """
 
     parameters: np.ndarray
     curvature: int = 0
+    held_out: bool = False
     bending: bool = False
     lone_reach: bool = False
-    held_out: bool = False
 
 
 @dataclass(frozen=True)
