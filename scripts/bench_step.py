@@ -106,7 +106,7 @@ def engine_steps(engine: CircuitEngine | AutogradEngine, seeds: int) -> Rival:
         engine.advance(range(seeds), range(done, done + count), np.full(count, _RATE))
         done += count
 
-    return advance, lambda: float(engine.evaluate()[0].loss.mean())
+    return advance, lambda: float(engine.evaluate().loss.mean())
 
 
 def module_steps(module: nn.Module, objective: Objective, batches: Batches) -> Rival:

@@ -352,7 +352,7 @@ def _record(
         parametrization=str(spec.config["parametrization"]),
         initial_loss=result.trajectory.rows[0].loss,
         log_slope=result.trajectory.log_slope(),
-        relative_gradient=None if diverged else result.trajectory.relative_gradient(),
+        relative_gradient=None if diverged else result.relative_gradient,
         resolution=resolution,
         witness_degree=spec.data.witness_degree,
         restarted_at=result.restarted_at,

@@ -376,7 +376,8 @@ def _untrained(spec: StudySpec) -> FinishedRun:
     figures = objective.evaluate(network)
     row = Row(0, math.nan, float(figures.loss), float(figures.test_loss), float(figures.grad_norm), 0.0)
     state = {name: parameter.detach() for name, parameter in network.named_parameters()}
-    result = TrainingResult(Trajectory((row,)), stop_reason="budget", accuracy=float(figures.accuracy), state=state)
+    figures_of = {"accuracy": float(figures.accuracy), "relative_gradient": float(figures.relative_gradient)}
+    result = TrainingResult(Trajectory((row,)), stop_reason="budget", **figures_of, state=state)
     return FinishedRun(lift, network.parametrization, objective, result, spec.witness)
 
 

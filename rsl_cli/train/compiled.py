@@ -64,7 +64,14 @@ class Compiled:
         self._circuits, self._factors = circuits, factors
         self._train = _samples(objective, objective.x, objective.y)
         self._test = _samples(objective, objective.x_test, objective.y_test)
-        self._classify = objective.classify
+        self._classify, self.span = objective.classify, objective.span
+        chosen, signs = objective.probes()
+        size = float(objective.y.double().square().mean()) ** 0.5 if not objective.loss.labels else 1.0
+        self._probe = max(size, np.finfo(np.float32).tiny)
+        """About as large as outputs, so that rounding takes neither from the other."""
+        x, labels = self._train.x[chosen], np.empty(0, np.int64)
+        shifts = [(way * self._probe * sign).astype(x.dtype) for sign in signs for way in (1.0, -1.0)]
+        self._probes = [Samples(x, shift, labels) for shift in shifts]
 
     @classmethod
     def of(cls, network: LiftedNetwork, objective: Objective) -> "Compiled | None":
@@ -140,6 +147,18 @@ class Compiled:
         add_curvature(circuit, weight, self._train, np.arange(self.samples), 1 / self.samples, total)
         half = factor[:, None] * total[:-1, :-1] * factor
         return half + half.T
+
+    def responses(self, replica: int, theta: np.ndarray) -> np.ndarray:
+        """See `rsl_cli.train.objective.Objective.responses`: gradients of squared distances from probes +v and -v."""
+        circuit, factor = self._circuits[replica], self._factors[replica]
+        numbers, work = np.arange(len(self._probes[0].x)), scratch(circuit, theta)
+        total, gradients = np.zeros(len(theta)), np.empty((2, len(theta)), theta.dtype)
+        for pair in zip(self._probes[::2], self._probes[1::2], strict=True):
+            for probe, gradient in zip(pair, gradients, strict=True):
+                mean_gradient(circuit, theta, factor, probe, numbers, gradient, work)
+            along = (gradients[1] - gradients[0]).astype(np.float64) / (2 * self._probe)
+            total += len(numbers) * along**2
+        return np.sqrt(2 * total / len(self._probes))
 
     def held_out(self, replica: int, theta: np.ndarray) -> tuple[float, float]:
         """Held-out loss and accuracy (NaN for regression), both NaN without samples."""

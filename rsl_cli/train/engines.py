@@ -10,7 +10,7 @@ from torch import Tensor
 from rsl_cli.network import LiftedNetwork
 from rsl_cli.rng import generator
 from rsl_cli.train.compiled import Compiled, Descent
-from rsl_cli.train.objective import Evaluation, Objective, distances
+from rsl_cli.train.objective import Evaluation, Objective, lone_reach, relative_gradient
 from rsl_cli.train.optimizers import Optimizer, Steps
 
 
@@ -21,8 +21,8 @@ class Engine(Protocol):
         """Take steps with active replicas; for each whose loss was not finite, the step before which it was seen."""
         ...
 
-    def evaluate(self) -> tuple[Evaluation, Tensor]:
-        """Figures of every replica, and its |theta - theta_0|, float64 (R,)."""
+    def evaluate(self) -> Evaluation:
+        """Figures of every replica."""
         ...
 
     def parameters(self, replica: int) -> dict[str, Tensor]:
@@ -67,9 +67,9 @@ class AutogradEngine:
             return self.captured.step(chosen)
         return _launch(self.network, self.objective, self.optimizer, chosen)
 
-    def evaluate(self) -> tuple[Evaluation, Tensor]:
+    def evaluate(self) -> Evaluation:
         """See `Engine`."""
-        return self.objective.evaluate(self.network), distances(self.network, self.start)
+        return self.objective.evaluate(self.network, self.start)
 
     def parameters(self, replica: int) -> dict[str, Tensor]:
         """See `Engine`."""
@@ -305,15 +305,17 @@ class CircuitEngine:
             theta.sub_(scale * change * self.optimizer.rate(rate, taken + k + 1))
         return len(rates)
 
-    def evaluate(self) -> tuple[Evaluation, Tensor]:
+    def evaluate(self) -> Evaluation:
         """See `Engine`."""
         rows = []
         for replica, (own, start) in enumerate(zip(self.descents, self.starts, strict=True)):
             loss, gradient = self.compiled.gradient(replica, own.theta)
-            norms = [float(np.linalg.norm(v.astype(np.float64))) for v in (gradient, own.theta - start)]
-            rows.append((loss, norms[0], *self.compiled.held_out(replica, own.theta), norms[1]))
-        *figures, moved = torch.tensor(rows, dtype=torch.float64).T
-        return Evaluation(*figures), moved
+            flats = [flat.astype(np.float64) for flat in (gradient, own.theta, start)]
+            lone = lone_reach(self.compiled.span(loss), flats[0], self.compiled.responses(replica, own.theta))
+            relative = relative_gradient(loss, flats[0], flats[1], flats[2], lone)
+            grad_norm, distance = (float(np.linalg.norm(v)) for v in (flats[0], flats[1] - flats[2]))
+            rows.append((loss, grad_norm, relative, distance, *self.compiled.held_out(replica, own.theta)))
+        return Evaluation(*torch.tensor(rows, dtype=torch.float64).T)
 
     def parameters(self, replica: int) -> dict[str, Tensor]:
         """See `Engine`."""

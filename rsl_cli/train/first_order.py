@@ -56,7 +56,7 @@ class FirstOrder:
         momentum: of SGD, in [0, 1).
         schedule: of the learning rate, one of `SCHEDULES`. All but ``constant`` end at ``steps``, so that another
             number of steps is another run; a run at a constant rate can be carried on.
-        stationary: stop a replica whose |grad L| * distance / L falls below this.
+        stationary: stop a replica whose relative gradient (`rsl_cli.train.objective.relative_gradient`) falls to this.
         log_per_decade: samples of the trajectory per decade of steps.
         dtype: ``float32`` or ``float64``.
         options: the optimiser's own settings, but for momentum.
@@ -169,6 +169,14 @@ def train_first_order(
     return _Run(network, objective, settings, keeper, progress).results()
 
 
+@dataclass(frozen=True)
+class _End:
+    # How a replica ended; the figures of its last sample are its accuracy and relative gradient.
+    reason: str
+    figures: tuple[float, float]
+    state: dict[str, Tensor]
+
+
 class _Run:
     def __init__(
         self,
@@ -189,7 +197,7 @@ class _Run:
         )
         self.euler_steps = [_euler_step(network, replica, settings) for replica in range(self.count)]
         self.rows: list[list[Row]] = [[] for _ in range(self.count)]
-        self.ended: dict[int, tuple[str, float, dict[str, Tensor]]] = {}
+        self.ended: dict[int, _End] = {}
         self.step = 0
 
     def results(self) -> list[TrainingResult]:
@@ -213,12 +221,12 @@ class _Run:
             self._sample(ending=False)
         for replica in range(self.count):
             if replica not in self.ended:
-                self._end(replica, "budget", self._accuracy[replica])
-        self.engine.finish({replica: state for replica, (_, _, state) in self.ended.items()})
+                self._end(replica, "budget")
+        self.engine.finish({replica: end.state for replica, end in self.ended.items()})
         saved = self._saved() if self.settings.horizon else [({}, {})] * self.count
         return [
-            TrainingResult(Trajectory(tuple(self.rows[r])), *self.ended[r][:2], self.ended[r][2], saved=saved[r])
-            for r in range(self.count)
+            TrainingResult(Trajectory(tuple(self.rows[r])), end.reason, *end.figures, end.state, saved=saved[r])
+            for r, end in sorted(self.ended.items())
         ]
 
     def _advance(self, upto: int) -> int:
@@ -229,19 +237,15 @@ class _Run:
         for replica, step in self.engine.advance(active, steps, rates).items():
             at = step * self.euler_steps[replica]
             self.rows[replica].append(Row(step, at, math.nan, math.nan, math.nan, math.nan))
-            self._end(replica, "diverged", math.nan)
+            self._end(replica, "diverged")
         self.step = upto
         return max(1, int(len(steps) * _CALL_SECONDS / max(time.monotonic() - began, 1e-6)))
 
     def _sample(self, *, ending: bool) -> None:
-        evaluation, moved = self.engine.evaluate()
-        self._accuracy = evaluation.accuracy.tolist()
+        found = self.engine.evaluate()
+        self._figures = list(zip(found.accuracy.tolist(), found.relative_gradient.tolist(), strict=True))
         columns = zip(
-            evaluation.loss.tolist(),
-            evaluation.test_loss.tolist(),
-            evaluation.grad_norm.tolist(),
-            moved.tolist(),
-            strict=True,
+            *(figure.tolist() for figure in (found.loss, found.test_loss, found.grad_norm, found.distance)), strict=True
         )
         for replica, (loss, test_loss, grad_norm, distance) in enumerate(columns):
             if replica in self.ended:
@@ -249,17 +253,18 @@ class _Run:
             at = self.step * self.euler_steps[replica]
             self.rows[replica].append(Row(self.step, at, loss, test_loss, grad_norm, distance))
             if not (math.isfinite(loss) and math.isfinite(grad_norm)):
-                self._end(replica, "diverged", math.nan)
-            elif ending and (grad_norm == 0 or self._stationary(loss, grad_norm, distance)):
-                self._end(replica, "stationary", self._accuracy[replica])
+                self._end(replica, "diverged")
+            elif ending and (grad_norm == 0 or self._is_stationary(self._figures[replica][1])):
+                self._end(replica, "stationary")
         if self.progress:
             self._report()
 
-    def _stationary(self, loss: float, grad_norm: float, distance: float) -> bool:
-        return self.step >= _SETTLING_STEPS and grad_norm * distance <= self.settings.stationary * loss
+    def _is_stationary(self, relative_gradient: float) -> bool:
+        return self.step >= _SETTLING_STEPS and relative_gradient <= self.settings.stationary
 
-    def _end(self, replica: int, reason: str, accuracy: float) -> None:
-        self.ended[replica] = (reason, accuracy, self.engine.parameters(replica))
+    def _end(self, replica: int, reason: str) -> None:
+        figures = (math.nan, math.nan) if reason == "diverged" else self._figures[replica]
+        self.ended[replica] = _End(reason, figures, self.engine.parameters(replica))
 
     def _sampled_until(self) -> int:
         return max((rows[-1].step for r, rows in enumerate(self.rows) if rows and r not in self.ended), default=-1)
@@ -277,9 +282,12 @@ class _Run:
         state, every = self.engine.state(), []
         for replica in range(self.count):
             arrays = replica_state(self.network, state, replica)
-            reason, accuracy, final = self.ended.get(replica, (None, self._accuracy[replica], {}))
-            arrays |= {f"ended/{name}": value for name, value in final.items()} if reason in FINAL else {}
-            text = {"step": self.step, "rows": self.rows[replica], "accuracy": accuracy, "ended": reason}
+            end = self.ended.get(replica)
+            if end is not None and end.reason in FINAL:
+                arrays |= {f"ended/{name}": value for name, value in end.state.items()}
+            figures = self._figures[replica] if end is None else end.figures
+            ended = None if end is None else end.reason
+            text = {"step": self.step, "rows": self.rows[replica], "figures": figures, "ended": ended}
             every.append(({k: v.cpu().numpy() for k, v in arrays.items()}, {"training": json.dumps(text)}))
         return every
 
@@ -298,13 +306,14 @@ class _Run:
         contents = [json.loads(text["training"]) for _, text in saved]
         (self.step,) = {content["step"] for content in contents}
         self.engine.resume(joined_state(states))
-        self._accuracy = [content["accuracy"] for content in contents]
+        # States of earlier versions have none.
+        self._figures = [(a, g) for a, g in (content.get("figures", (math.nan, math.nan)) for content in contents)]
         self.rows = [[Row(*row) for row in content["rows"]] for content in contents]
         for replica, (content, part) in enumerate(zip(contents, parts, strict=True)):
             reason = content["ended"]
             if reason in FINAL:
                 final = {k.removeprefix("ended/"): v.clone() for k, v in part.items() if k.startswith("ended/")}
-                self.ended[replica] = (reason, content["accuracy"], final)
+                self.ended[replica] = _End(reason, self._figures[replica], final)
             elif reason is not None and self.step < self.settings.steps:
                 # The last sample stays only if one that was never to end here has it too.
                 grid = self.settings.grid()

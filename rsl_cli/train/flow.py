@@ -19,7 +19,7 @@ from rsl_cli.errors import ConfigError, DataError
 from rsl_cli.lift import LiftUnion
 from rsl_cli.network import LiftedNetwork
 from rsl_cli.train.checkpoint import Keeper
-from rsl_cli.train.implicit import Course, is_stationary, reach, train_implicit
+from rsl_cli.train.implicit import Course, is_stationary, train_implicit
 from rsl_cli.train.ndf import Differences
 from rsl_cli.train.newton import FEW_STEPS, Newton
 from rsl_cli.train.objective import Objective
@@ -33,8 +33,10 @@ _FIRST_ERROR = 0.01
 """Share of the tolerance that the first step's whole motion may be, before error control takes over."""
 _APART = 0.1
 """Steps between a sample and the two points beside it, between which the loss's slope is measured."""
-_TELLING = 1e4
-"""Roundings of the loss that its fall between them must exceed."""
+_TELLING = 1e-8
+"""Share of the loss that its fall between them must exceed, to be told from errors."""
+_LEAST_UNIT = 1e-12
+"""Of the ways that parameters have to go for outputs to move, that errors are measured by."""
 _LEAST_FACTOR, _MOST_FACTOR = 0.2, 10.0
 _FIRST_STEPS = (1e3, 1e30)
 """The least first step, in spacings of floating point at its time, and the longest."""
@@ -50,9 +52,10 @@ class Flow:
         name: ``flow``.
         t_end: flow time at which to stop.
         rtol: accepted local error of each parameter, relative to its size.
-        atol: the same, absolute.
+        atol: the same, absolute; of a parameter that by itself moves outputs by as much as the first residuals in less
+            than 1, a share of that instead: so errors do not depend on the targets' unit.
         epsilon: stop at a loss at or below this; None: do not.
-        stationary: stop where |grad L| * max(|theta|, distance) / L falls to this.
+        stationary: stop where the relative gradient (`rsl_cli.train.objective.relative_gradient`) falls to this.
         max_steps: steps after which to give up.
         log_per_decade: samples of the trajectory per decade of time.
     """
@@ -233,9 +236,12 @@ class _Integration:
     def run(self) -> Method:
         """Integrate from the course's state to its end."""
         course = self.course
+        first = yield Ask(course.start, lone_reach=True, held_out=True)
+        assert first.lone_reach is not None
+        self.atol = self.settings.atol * np.clip(first.lone_reach, _LEAST_UNIT, 1.0)
         if course.state:
             yield from self._resume()
-        elif not (yield from self._begin()):
+        elif not self._begin(first):
             return
         while course.end is None:
             while self.times and self.times[0] <= self.t and course.end is None:
@@ -254,14 +260,13 @@ class _Integration:
                     self._commit()
                 yield from self._one_step()
 
-    def _begin(self) -> Generator[Ask, Answer, bool]:
+    def _begin(self, answer: Answer) -> bool:
         y, course = self.course.start, self.course
-        answer = yield Ask(y, held_out=True)
         course.sample(0, 0.0, y, answer)
         course.path.append((0, 0.0, y.copy()))
         if not (math.isfinite(answer.loss) and np.isfinite(answer.gradient).all()):
             course.end = "diverged"
-        elif self._is_stationary(y, answer):
+        elif self._is_stationary():
             course.end = "stationary"
         elif self.settings.epsilon is not None and answer.loss <= self.settings.epsilon:
             course.end = "target"
@@ -334,13 +339,13 @@ class _Integration:
 
     def _norm(self, vector: np.ndarray, y: np.ndarray) -> float:
         """Root mean square over parameters, in units of the tolerance."""
-        scaled = vector / (self.settings.atol + self.settings.rtol * np.abs(y))
+        scaled = vector / (self.atol + self.settings.rtol * np.abs(y))
         return float(np.sqrt(scaled @ scaled / len(scaled)))
 
     def _sample(self, at: float) -> Generator[Ask, Answer, None]:
         course = self.course
         y, dissipated = yield from self._polished(at)
-        answer = yield Ask(y, held_out=True)
+        answer = yield Ask(y, lone_reach=True, held_out=True)
         course.sample(self.step, at, y, answer, dissipated)
         last = not self.times
         if last or _is_decade(at):
@@ -349,7 +354,7 @@ class _Integration:
         if last:
             course.end = "time"
         # One that is to go on has no sample between the grid's, where it could be told that it is at rest.
-        if at in self.grid and self._is_stationary(y, answer):
+        if at in self.grid and self._is_stationary():
             course.end = "stationary"
         if course.end is not None:
             self._commit()
@@ -364,13 +369,14 @@ class _Integration:
             near, along = diff.at(self.t - time)
             beside = yield from self.newton.polish(near, along, diff.c, z)
             losses.append((yield Ask(near + beside)).loss)
-        drop, least = losses[0] - losses[1], _TELLING * np.finfo(float).eps * sum(losses)
-        return value + z, drop / (2 * apart) if drop > least else math.nan
+        drop = losses[0] - losses[1]
+        return value + z, drop / (2 * apart) if drop > _TELLING * losses[0] else math.nan
 
-    def _is_stationary(self, y: np.ndarray, answer: Answer) -> bool:
-        grad_norm = float(np.linalg.norm(answer.gradient))
-        far = reach(y, self.course.start)
-        return is_stationary(answer.loss, grad_norm, far, self.settings.stationary, self.resolution)
+    def _is_stationary(self) -> bool:
+        """At the last sample."""
+        course = self.course
+        loss = course.rows[-1].loss
+        return is_stationary(loss, course.relative_gradient, self.settings.stationary, self.resolution)
 
     def _progress(self, at: float) -> float:
         span = math.log10(max(self.settings.t_end, 10 * FIRST_TIME) / FIRST_TIME)
@@ -381,7 +387,7 @@ class _Integration:
         course, y = self.course, self.differences.d[0].copy()
         if course.rows[-1].time < self.t:
             y, dissipated = yield from self._polished(self.t)
-            answer = yield Ask(y, held_out=True)
+            answer = yield Ask(y, lone_reach=True, held_out=True)
             course.sample(self.step, self.t, y, answer, dissipated)
         if not course.path or course.path[-1][1] < self.t:
             course.path.append((self.step, self.t, y))
@@ -400,7 +406,7 @@ class _Integration:
         course = self.course
         if "parameters" in course.state:
             self.step, self.t = course.rows[-1].step, course.rows[-1].time
-            answer = yield Ask(course.state["parameters"], held_out=True)
+            answer = yield Ask(course.state["parameters"], lone_reach=True, held_out=True)
             course.parameters, course.accuracy = course.state["parameters"], answer.accuracy
             self._set_out(course.parameters, answer)
         else:

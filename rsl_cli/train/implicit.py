@@ -14,7 +14,7 @@ from threadpoolctl import threadpool_limits
 from rsl_cli.errors import CheckpointError, TrainingError
 from rsl_cli.network import LiftedNetwork
 from rsl_cli.train.checkpoint import OF_ANOTHER, Keeper, Saved
-from rsl_cli.train.objective import Objective
+from rsl_cli.train.objective import Objective, relative_gradient
 from rsl_cli.train.replicas import Answer, Method, Replicas
 from rsl_cli.train.trajectory import COLUMNS, PathPoint, Row, Stand, TrainingResult, Trajectory
 
@@ -34,6 +34,7 @@ class Course:
         share: how far it has come, from 0 to 1.
         end: why it ended; None while it goes on.
         accuracy: held-out share classified rightly at the last sample.
+        relative_gradient: there; see `rsl_cli.train.objective.relative_gradient`.
         parameters: at the last sample, (P,).
         restarted_at: flow time at which it last began anew from parameters alone.
         saved: what a checkpoint keeps of it: arrays, and JSON values.
@@ -47,6 +48,7 @@ class Course:
     share: float = 0.0
     end: str | None = None
     accuracy: float = math.nan
+    relative_gradient: float = math.nan
     parameters: np.ndarray = field(default_factory=lambda: np.empty(0))
     restarted_at: float | None = None
     saved: tuple[dict[str, np.ndarray], dict[str, Any]] = field(default=({}, {}))
@@ -64,7 +66,8 @@ class Course:
         arrays |= {"parameters": self.parameters, "start": self.start}
         path = [(step, at) for step, at, _ in self.path]
         text = {"rows": list(self.rows), "path": path, "share": self.share, "end": self.end, "accuracy": self.accuracy}
-        self.saved = (arrays, text | {"restarted_at": self.restarted_at})
+        text |= {"restarted_at": self.restarted_at, "relative_gradient": self.relative_gradient}
+        self.saved = (arrays, text)
 
     def restore(self, arrays: Mapping[str, np.ndarray], text: Mapping[str, Any]) -> None:
         """Take up what was committed; nothing, if nothing was, or what an earlier version sampled otherwise."""
@@ -75,6 +78,7 @@ class Course:
         self.rows = [Row(*row) for row in text["rows"]]
         self.path = [(step, at, arrays[f"path/{i:05d}"]) for i, (step, at) in enumerate(text["path"])]
         self.share, self.end, self.accuracy = text["share"], text["end"], text["accuracy"]
+        self.relative_gradient = text["relative_gradient"]
         self.parameters, self.restarted_at = arrays["parameters"], text["restarted_at"]
         self.state = {k.removeprefix("state/"): v for k, v in arrays.items() if k.startswith("state/")}
         self.saved = (dict(arrays), dict(text))
@@ -98,7 +102,13 @@ class Course:
         dissipation = grad_norm**2 / falling
         losses = answer.loss, answer.test_loss
         self.rows.append(Row(step, flow_time, *losses, grad_norm, distance, dissipation))
-        self.accuracy, self.parameters = answer.accuracy, parameters.copy()
+        self.accuracy, self.relative_gradient = answer.accuracy, self.relative(parameters, answer)
+        self.parameters = parameters.copy()
+
+    def relative(self, parameters: np.ndarray, answer: Answer) -> float:
+        """The relative gradient at parameters (P,), of an answer that has the lone reach."""
+        assert answer.lone_reach is not None
+        return relative_gradient(answer.loss, answer.gradient, parameters, self.start, answer.lone_reach)
 
 
 class Stepper(Protocol):
@@ -113,23 +123,9 @@ class Stepper(Protocol):
         ...
 
 
-def is_stationary(loss: float, grad_norm: float, reach: float, threshold: float, resolution: float) -> bool:
-    """Whether nothing is left to gain.
-
-    Args:
-        loss: L.
-        grad_norm: |grad L|.
-        reach: the larger of |theta| and |theta - theta_0|, what a further motion is measured by: a run that has not
-            moved yet is not at rest.
-        threshold: stationary if |grad L| * reach is at most this share of L.
-        resolution: stationary, too, if rounding hides the loss.
-    """
-    return loss <= resolution or grad_norm * reach <= threshold * loss
-
-
-def reach(parameters: np.ndarray, start: np.ndarray) -> float:
-    """The larger of |theta| and |theta - theta_0|."""
-    return float(max(np.linalg.norm(parameters), np.linalg.norm(parameters - start)))
+def is_stationary(loss: float, relative_gradient: float, threshold: float, resolution: float) -> bool:
+    """Whether nothing is left to gain: the relative gradient is below a threshold, or rounding hides the loss."""
+    return loss <= resolution or relative_gradient <= threshold
 
 
 def train_implicit(
@@ -203,7 +199,8 @@ def _result(replicas: Replicas, replica: int, course: Course) -> TrainingResult:
     path = tuple(PathPoint(step, at, torch.as_tensor(flat)) for step, at, flat in course.path)
     state = replicas.tensors(replica, course.parameters)
     trajectory = Trajectory(tuple(course.rows))
-    return TrainingResult(trajectory, course.end, course.accuracy, state, path, _saved(course), course.restarted_at)
+    figures = (course.accuracy, course.relative_gradient)
+    return TrainingResult(trajectory, course.end, *figures, state, path, _saved(course), course.restarted_at)
 
 
 def _report(courses: list[Course], progress: Progress) -> None:

@@ -14,9 +14,9 @@ import numpy as np
 from rsl_cli.network import LiftedNetwork
 from rsl_cli.train.checkpoint import Keeper
 from rsl_cli.train.gauss_newton import SingularError
-from rsl_cli.train.implicit import Course, is_stationary, reach, train_implicit
+from rsl_cli.train.implicit import Course, is_stationary, train_implicit
 from rsl_cli.train.objective import Objective
-from rsl_cli.train.replicas import Ask, Method
+from rsl_cli.train.replicas import Answer, Ask, Method
 from rsl_cli.train.settings import TRAINERS, identity_without, read_declared
 from rsl_cli.train.trajectory import Stand, TrainingResult, log_grid_steps
 
@@ -35,7 +35,7 @@ class LevenbergMarquardt:
         name: ``lm``.
         max_steps: accepted steps after which to give up.
         epsilon: stop at a loss at or below this; None: do not.
-        stationary: stop where |grad L| * max(|theta|, distance) / L falls to this.
+        stationary: stop where the relative gradient (`rsl_cli.train.objective.relative_gradient`) falls to this.
         log_per_decade: samples of the trajectory per decade of steps.
     """
 
@@ -78,24 +78,25 @@ class LevenbergMarquardt:
 
     def method(self, course: Course, resolution: float) -> Method:
         """Descend from the course's state to its end; see `rsl_cli.train.implicit.Stepper`."""
-        samples = set(log_grid_steps(self.max_steps, self.log_per_decade))
+        grid = set(log_grid_steps(self.max_steps, self.log_per_decade))
         if course.state:
             y, (step_number, mu) = course.state["y"], course.state["scalars"].tolist()
             step, mu = int(step_number), float(mu)
         else:
             y, step, mu = course.start, 0, math.nan
         while True:
-            sampled = step in samples and not (course.rows and course.rows[-1].step == step)
-            answer = yield Ask(y, curvature=course.samples if step < self.max_steps else 0, held_out=sampled)
+            sampled = step in grid and not (course.rows and course.rows[-1].step == step)
+            samples = course.samples if step < self.max_steps else 0
+            answer = yield Ask(y, curvature=samples, lone_reach=True, held_out=sampled)
             loss, gradient, curvature = answer.loss, answer.gradient, answer.curvature
-            reason = self._reason(step, loss, gradient, reach(y, course.start), resolution)
+            reason = self._reason(step, answer, course.relative(y, answer), resolution)
             if reason is None and curvature is not None:
                 if math.isnan(mu):
                     rayleigh = float(gradient @ curvature.times(gradient) / (gradient @ gradient))
                     mu = _FIRST_DAMPING * max(rayleigh, _LEAST_DAMPING)
                 course.share = max(course.share, step / max(self.max_steps, 1))
             elif not sampled and course.rows[-1].step < step:
-                answer, sampled = (yield Ask(y, held_out=True)), True
+                answer, sampled = (yield Ask(y, lone_reach=True, held_out=True)), True
             if sampled:
                 course.sample(step, math.nan, y, answer)
             if reason is not None:
@@ -124,18 +125,18 @@ class LevenbergMarquardt:
             else:
                 course.end = "stalled"
                 if course.rows[-1].step < step:
-                    course.sample(step, math.nan, y, (yield Ask(y, held_out=True)))
+                    course.sample(step, math.nan, y, (yield Ask(y, lone_reach=True, held_out=True)))
                 course.path.append((step, math.nan, y.copy()))
                 course.commit()
                 return
             y, step = y + update, step + 1
 
-    def _reason(self, step: int, loss: float, gradient: np.ndarray, far: float, resolution: float) -> str | None:
-        if not (math.isfinite(loss) and np.isfinite(gradient).all()):
+    def _reason(self, step: int, answer: Answer, relative_gradient: float, resolution: float) -> str | None:
+        if not (math.isfinite(answer.loss) and np.isfinite(answer.gradient).all()):
             return "diverged"
-        if is_stationary(loss, float(np.linalg.norm(gradient)), far, self.stationary, resolution):
+        if is_stationary(answer.loss, relative_gradient, self.stationary, resolution):
             return "stationary"
-        if self.epsilon is not None and loss <= self.epsilon:
+        if self.epsilon is not None and answer.loss <= self.epsilon:
             return "target"
         return "budget" if step >= self.max_steps else None
 

@@ -15,7 +15,7 @@ from rsl_cli.lift import disjoint_union
 from rsl_cli.network import LiftedNetwork
 from rsl_cli.train.compiled import Compiled
 from rsl_cli.train.gauss_newton import Curvature, gauss_newton
-from rsl_cli.train.objective import Objective
+from rsl_cli.train.objective import Objective, lone_reach
 
 
 @dataclass(frozen=True)
@@ -25,14 +25,16 @@ class Ask:
     Args:
         parameters: where.
         curvature: from how many samples the Gauss-Newton matrix is wanted there, at least 1; 0: it is not.
-        bending: whether the residuals' part of the Hessian is, over all samples.
         held_out: whether held-out loss and accuracy are.
+        bending: whether the residuals' part of the Hessian is, over all samples.
+        lone_reach: whether `rsl_cli.train.objective.lone_reach` is.
     """
 
     parameters: np.ndarray
     curvature: int = 0
-    bending: bool = False
     held_out: bool = False
+    bending: bool = False
+    lone_reach: bool = False
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,7 @@ class Answer:
     gradient: np.ndarray
     curvature: Curvature | None = None
     bending: np.ndarray | None = None
+    lone_reach: np.ndarray | None = None
     test_loss: float = float("nan")
     accuracy: float = float("nan")
 
@@ -99,8 +102,16 @@ class Replicas:
             elif ask.held_out:
                 alone = self._loaded((replica,), [ask.parameters])
                 test_loss, accuracy = (float(figure) for figure in self._objective.held_out(alone))
-            answers[replica] = Answer(loss, gradient, curvature, bending, test_loss, accuracy)
+            lone = self._lone_reach(replica, ask, loss, gradient) if ask.lone_reach else None
+            answers[replica] = Answer(loss, gradient, curvature, bending, lone, test_loss, accuracy)
         return answers
+
+    def _lone_reach(self, replica: int, ask: Ask, loss: float, gradient: np.ndarray) -> np.ndarray:
+        if self._compiled is not None:
+            responses = self._compiled.responses(replica, ask.parameters)
+        else:
+            responses = self._objective.responses(self._loaded((replica,), [ask.parameters]))[0]
+        return lone_reach(self._objective.span(loss), gradient, responses)
 
     def _gradients(self, asks: Mapping[int, Ask]) -> dict[int, tuple[float, np.ndarray]]:
         if self._compiled is not None:

@@ -30,8 +30,8 @@ class Row(NamedTuple):
         test_loss: on the held-out set.
         grad_norm: of the training loss's full gradient.
         distance: |theta - theta_0|.
-        dissipation: |grad L|^2 / (-dL/dt), which is 1 on a gradient flow; NaN at the start, where rounding hides the
-            loss's fall, and if the trainer is no flow.
+        dissipation: |grad L|^2 / (-dL/dt), which is 1 on a gradient flow; NaN at the start, where the loss
+            hardly falls any more, and if the trainer is no flow.
     """
 
     step: int
@@ -99,15 +99,6 @@ class Trajectory:
             return math.nan
         return math.log(end.loss / before[-1][1]) / math.log(clock[-1] / before[-1][0])
 
-    def relative_gradient(self) -> float:
-        """The gradient's norm against its scale, |grad L| * distance / L.
-
-        The share of the loss that moving as far again along -grad would remove, to first order: small at a true
-        stationary point, of order one where the optimiser only stopped.
-        """
-        end = self.last
-        return end["grad_norm"] * end["distance"] / end["loss"] if end["loss"] > 0 else 0.0
-
 
 @dataclass(frozen=True)
 class TrainingResult:
@@ -117,6 +108,8 @@ class TrainingResult:
         trajectory: its samples.
         stop_reason: one of `STOP_REASONS`.
         accuracy: share of held-out samples classified rightly; NaN for regression.
+        relative_gradient: what share of the loss was left to gain, to first order: small at a stationary point, of
+            order one where the trainer only stopped; see `rsl_cli.train.objective.relative_gradient`.
         state: final parameters by name, without the other replicas'.
         path: points on the way, where the trainer kept any.
         saved: what it can go on from; empty if it cannot.
@@ -126,6 +119,7 @@ class TrainingResult:
     trajectory: Trajectory
     stop_reason: str
     accuracy: float
+    relative_gradient: float
     state: dict[str, Tensor] = field(repr=False)
     path: "tuple[PathPoint, ...]" = field(default=(), repr=False)
     saved: Saved = field(default=({}, {}), repr=False)

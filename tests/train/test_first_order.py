@@ -273,12 +273,11 @@ def test_every_sample_is_seen_once_an_epoch_and_each_seed_has_its_own_order():
     assert not np.array_equal(batches.at(6), batches.at(0))
 
 
-def test_trajectory_table_slope_and_relative_gradient():
+def test_trajectory_table_and_slope():
     rows = tuple((step, math.nan, 4.0 / step, 1.0, 0.5, 2.0, math.nan) for step in (1, 10, 50, 100))
     trajectory = Trajectory(rows)
     assert tuple(trajectory.to_frame().columns) == COLUMNS
     assert trajectory.log_slope() == pytest.approx(-1)
-    assert trajectory.relative_gradient() == pytest.approx(0.5 * 2 / 0.04)
     assert math.isnan(Trajectory(rows[:1]).log_slope())
 
 

@@ -275,15 +275,26 @@ def test_without_a_saved_state_the_integrator_begins_anew_where_it_stood():
     assert longer.restarted_at == 300 and longer.trajectory.rows[: len(again.trajectory.rows)] == again.trajectory.rows
 
 
+class Late(Memory):
+    """Interrupts at a number of calls after matrices are formed at each iterate."""
+
+    def due(self):
+        return True
+
+    def save(self, saved):
+        self.calls += saved[0][0].get("state/newton", np.zeros(5))[3] == 1
+        if self.calls == self.step:
+            super().save(saved)
+
+
 def test_late_integration_resumes_bit_for_bit_too():
-    """When matrices are formed at each iterate, and the residuals' curvature is kept."""
     objective, settings = Objective(DATA, "mse", dtype=torch.float64), Flow(t_end=1e6, stationary=0.0)
     whole = train_flow(network([0]), objective, settings)
-    for calls in (700, 1501):
-        keeper = Memory(calls, interrupt=True)
+    for calls in (1, 40, 333):
+        keeper = Late(calls, interrupt=True)
         with pytest.raises(KeyboardInterrupt):
             train_flow(network([0]), objective, settings, keeper=keeper)
-        assert keeper.saved[0][0]["state/newton"][3] == 1
+        keeper.step = -1
         problems.assert_same_training(whole[0], train_flow(network([0]), objective, settings, keeper=keeper)[0])
 
 
@@ -329,6 +340,60 @@ def test_samples_change_nothing_on_the_way():
     objective = Objective(DATA, "mse", dtype=torch.float64)
     ends = [train_flow(network([0]), objective, settings)[0].trajectory.last for settings in (few, many)]
     assert ends[0] == ends[1]
+
+
+def at_a_saddle(size, *, beside):
+    """y = a tanh(w x) near a = w = 0, where grad^2 L = -+|E x y|; and ``beside`` it, slow directions that move."""
+    draw = np.random.default_rng(0)
+    x = draw.standard_normal((200, 2))
+    x -= x.mean(0)
+    x[:, 1] -= x[:, 1] @ x[:, 0] / (x[:, 0] @ x[:, 0]) * x[:, 0]
+    x[:, 1] *= 1e-2
+    y = 1e-2 * x[:, :1] + (100 * x[:, 1:] if beside else 0)
+    edges = [{"source": "x", "target": "h", "map": "linear"}, {"source": "h", "target": "y", "map": "linear"}]
+    edges += [{"source": "x", "target": "y", "map": "linear"}] if beside else []
+    hidden = {"kind": "hidden", "activation": "tanh"}
+    config = {"vertices": {"x": {"kind": "input"}, "h": hidden, "y": {"kind": "output"}}, "edges": edges}
+    net = LiftedNetwork(
+        sample_lift(BaseGraph.from_config(config, input_shape=(2,), output_size=1), 1, 0), None, torch.float64
+    )
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.zero_()
+        net.weight("x", "h").view(-1)[0] = net.weight("h", "y").view(-1)[0] = size
+    return net, Dataset("saddle", "regression", x, y, x[:5], y[:5], 1)
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_a_saddle_is_left_when_it_is_left(beside):
+    """A step that is long against an unstable direction's own time would damp what grows in it."""
+    net, data = at_a_saddle(1e-4, beside=beside)
+    both, end = slow_gradient(net, data, "mse"), 3e3
+    exact = solve_ivp(
+        lambda t, y: -both(y)[1],
+        (0, end),
+        flat(net),
+        method="BDF",
+        jac=lambda t, y: -both.hessian(y),
+        rtol=1e-6,
+        atol=1e-11,
+    )
+    assert np.linalg.eigvalsh(both.hessian(flat(net)))[0] * end < -20
+    known = np.array([both(y)[0] for y in exact.y.T])
+    settings = Flow(t_end=end, stationary=0.0, log_per_decade=50)
+    frame = train_flow(net, Objective(data, "mse", dtype=torch.float64), settings)[0].trajectory.to_frame()[1:]
+    # The loss falls at once, between two levels.
+    level = 2 * known[-1] if beside else known[0] / 10
+    found = escape_time(frame["time"].to_numpy(), frame["loss"].to_numpy(), level)
+    assert found == pytest.approx(escape_time(exact.t, known, level), rel=0.02)
+
+
+def escape_time(times, losses, level):
+    """When the loss first falls below a level, by interpolation."""
+    k = int(np.argmax(losses < level))
+    assert k > 0
+    share = np.log(losses[k - 1] / level) / np.log(losses[k - 1] / losses[k])
+    return times[k - 1] * (times[k] / times[k - 1]) ** share
 
 
 STOPS = {
