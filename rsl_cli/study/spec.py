@@ -376,8 +376,8 @@ def _untrained(spec: StudySpec) -> FinishedRun:
     figures = objective.evaluate(network)
     row = Row(0, math.nan, float(figures.loss), float(figures.test_loss), float(figures.grad_norm), 0.0)
     state = {name: parameter.detach() for name, parameter in network.named_parameters()}
-    figures_of = {"accuracy": float(figures.accuracy), "relative_gradient": float(figures.relative_gradient)}
-    result = TrainingResult(Trajectory((row,)), stop_reason="budget", **figures_of, state=state)
+    shares = float(figures.accuracy), float(figures.relative_gradient)
+    result = TrainingResult(Trajectory((row,)), "budget", *shares, state)
     return FinishedRun(lift, network.parametrization, objective, result, spec.witness)
 
 
