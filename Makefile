@@ -17,8 +17,8 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/pip install --disable-pip-version-check -q -c constraints.txt -e '.[dev]'
 	touch $(READY)
 
-run: $(READY) ## train lifts of a two-layer network on the packaged digits, then report
-	$(BIN)/rsl run experiment=digits
+run: $(READY) ## train lifts of a two-layer network on the packaged digits, as far as the verdict needs, then report
+	$(BIN)/rsl run experiment=digits until=verdict budget=10m
 
 report: $(READY) ## report on the latest study again
 	$(BIN)/rsl report
@@ -50,8 +50,9 @@ reproduce: $(READY) ## the committed experiments, then check that the loss falls
 	$(BIN)/rsl run experiment=witness
 	$(BIN)/rsl run experiment=decades
 	$(BIN)/rsl run experiment=adam_versus_flow
-	$(BIN)/rsl run experiment=small_lifts
-	$(BIN)/rsl report small_lifts versus_flow --check
+	$(BIN)/rsl run experiment=pac
+	$(BIN)/rsl run experiment=small_lifts until=verdict budget=10m
+	$(BIN)/rsl report small_lifts --check
 
 clean: ## remove the environment and caches; results stay
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -13,7 +13,7 @@ from typing import Any
 
 from rsl_cli.errors import ConfigError
 from rsl_cli.report.judgement import Judgement, judge_views
-from rsl_cli.report.outlook import foresee
+from rsl_cli.report.outlook import LATEST, foresee
 from rsl_cli.report.runs import StudyRuns, read_runs
 from rsl_cli.stats import MIN_LIFTS
 from rsl_cli.study.naming import named
@@ -123,6 +123,7 @@ def run_until(
             say(f"the budget is spent; next would be: {step.why}")
             break
         say(f"{chosen.verdict}; next: {step.why}")
+        assert any(wanted.get(key) != value for key, value in step.changes.items()), "a round must add something"
         wanted = {**wanted, **step.changes}
     outcome.failed = failed
     return outcome
@@ -155,10 +156,11 @@ def _more_time(
     outlook = foresee(runs, chosen)
     if outlook is None:
         return _more_steps(asked, runs, chosen)
-    # The lifts that the last doubling is compared with decide too; all open ones go together, in leaps.
-    reached = {run.key.lift: run.flow_time for run in runs.done if run.key.lift in outlook.lifts}
-    ends = {lift: min(outlook.time, at * 10**_LEAP) for lift, at in reached.items()}
-    if max(reached.values()) >= outlook.time * (1 - 1e-9):
+    # Of a lift's runs some may have ended before its horizon, at the target say: the horizon is what moves on.
+    common = (runs.study.get("carried") or {}).get("t_end", 0.0)
+    reached = {lift: asked.get(str(lift), {}).get("t_end", common) for lift in outlook.lifts}
+    ends = {lift: max(min(outlook.time, at * 10**_LEAP), 10 * at) for lift, at in reached.items()}
+    if max(reached.values()) >= LATEST * (1 - 1e-9):
         return _more_lifts(lifts, used, set(runs.overparametrised_lifts))
     for lift, end in ends.items():
         asked[str(lift)] = {**asked.get(str(lift), {}), "t_end": end}

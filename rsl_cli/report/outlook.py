@@ -13,7 +13,7 @@ from rsl_cli.stats import Proportion, cochran_armitage, learning_number, seeds_t
 
 _BELOW = 0.05
 """A tail shows its limit about when what is still to fall is this share of it."""
-_LATEST = 1e16
+LATEST = 1e16
 """No prediction goes beyond this flow time: parameters in float64 cannot be told apart there."""
 
 
@@ -102,7 +102,7 @@ def foresee(runs: StudyRuns, chosen: Judgement) -> Outlook | None:
         if limit is not None and math.isfinite(loss) and loss > 0:
             slope = slope if slope > 0.2 else 1.0
             times.append(run.flow_time * max(1.0, loss / (_BELOW * limit)) ** (1 / slope))
-    time = min(_LATEST, 10.0 ** math.ceil(math.log10(max(times)) - 1e-9))
+    time = min(LATEST, 10.0 ** math.ceil(math.log10(max(times)) - 1e-9))
     cost = sum(_pace(run) * math.log10(time / run.flow_time) for run in open_) / 60
     return Outlook(
         time,
