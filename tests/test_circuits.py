@@ -90,7 +90,7 @@ def against_the_hessian(network: LiftedNetwork, task: str, loss: str) -> None:
         pieces = moved.split([shape.numel() for shape in shapes])
         values = {n: piece.view(shape) for n, piece, shape in zip(names, pieces, shapes, strict=True)}
         out = functional_call(network, values, (objective.x,))
-        return objective.losses(out if out.dim() == 3 else out[None], objective.y).mean()
+        return objective.loss.losses(out if out.dim() == 3 else out[None], objective.y).mean()
 
     expected = hessian(mean_loss)(torch.tensor(theta)).detach().numpy()
     compiled = Compiled.of(network, objective)

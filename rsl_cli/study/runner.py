@@ -114,7 +114,8 @@ def register(spec: StudySpec, line: Sequence[str] | None = None) -> None:
             study, known = spec.store.read_study(), set(spec.store.planned())
             asked = (study.get("carried"), study["config"].get("horizons"))
             words = study.get("line") if words is None else words
-            if planned <= known and asked == (spec.carried, spec.config["horizons"]) and words == study.get("line"):
+            same = asked == (spec.carried, spec.config["horizons"]) and words == study.get("line")
+            if planned <= known and same and "data" in study:
                 return
             planned |= known
         reading = spec.data.reading or Reading(shape=spec.data.input_shape)

@@ -3,7 +3,6 @@
 import csv
 import html.parser
 import io
-import json
 import re
 import subprocess
 import sys
@@ -24,7 +23,7 @@ from rsl_cli.report.judgement import judge_views
 from rsl_cli.report.plots import draw_all
 from rsl_cli.report.runs import assemble, read_runs
 from rsl_cli.report.tables import RUN_COLUMNS, runs_csv, summarise, summary_cells, summary_latex, summary_markdown
-from rsl_cli.study.store import RunKey, StudyStore
+from rsl_cli.study.store import RunKey, StudyStore, read_json
 
 FIGURES = ("isochrones", "loss_vs_params", "loss_vs_lift", "trajectories", "success", "learning_number")
 DIVERGED = {"train_loss": None, "test_loss": None, "stop_reason": "diverged"}
@@ -85,7 +84,7 @@ def test_summary(reported: tuple[StudyStore, dict[str, Any]]) -> None:
 
 
 def test_verdict_json_is_what_was_returned(reported: tuple[StudyStore, dict[str, Any]]) -> None:
-    content = json.loads((reported[0].report_dir / "verdict.json").read_text())
+    content = read_json(reported[0].report_dir / "verdict.json")
     assert content == reported[1]
     assert list(content)[:3] == ["verdict", "headline", "reasons"]
 
@@ -265,7 +264,7 @@ def test_figures_are_drawn_whatever_the_runs(name: str, tmp_path: Path) -> None:
 
 
 def test_a_damaged_trajectory_is_only_absent(tmp_path: Path) -> None:
-    store = make_study(tmp_path / "s", falling, lifts=(16, 32, 64), seeds=3, noise=0.02)
+    store = make_study(tmp_path / "s", falling, lifts=(16, 32, 64), seeds=5, noise=0.02)
     (store.run_dir(key_of(16, 0)) / "trajectory.parquet").write_bytes(b"half a file")
     (store.run_dir(key_of(16, 1)) / "trajectory.parquet").unlink()
     assert write_report(store, formats=("svg",))["verdict"] == "falls"

@@ -196,8 +196,9 @@ def age(study: StudyStore, trainer, **doubled):
         old = RunKey(key.lift, key.seed, run_id(content["identity"], key.lift, key.seed))
         study.run_dir(key).rename(study.run_dir(old))
         (study.run_dir(old) / "resume.safetensors").unlink()
-        record = {k: v for k, v in (study.record(old) or {}).items() if k != "restarted_at"}
-        write_json(study.run_dir(old) / "record.json", record | {"run_id": old.run_id})
+        file = study.run_dir(old) / "record.json"
+        record = {k: v for k, v in read_json(file).items() if k not in ("restarted_at", "files")}
+        write_json(file, record | {"run_id": old.run_id})
         aged.append(old)
     content["plan"]["runs"] = [
         {"lift": key.lift, "seed": key.seed, "run_id": key.run_id, "directory": key.directory} for key in aged
@@ -249,7 +250,9 @@ def test_a_lift_and_seed_listed_twice_are_one_run(whole, tmp_path):
     study = StudyStore(tmp_path / "s")
     keys, content = study.planned(), read_json(study.study_file)
     twins = [RunKey(key.lift, key.seed, key.run_id[::-1]) for key in keys]
-    (study.root / "runs" / keys[0].directory).rename(study.root / "runs" / twins[0].directory)
+    study.run_dir(keys[0]).rename(study.run_dir(twins[0]))
+    file = study.run_dir(twins[0]) / "record.json"
+    write_json(file, read_json(file) | {"run_id": twins[0].run_id})
     content["plan"]["runs"] += [
         {"lift": key.lift, "seed": key.seed, "run_id": key.run_id, "directory": key.directory} for key in twins
     ]
@@ -377,7 +380,7 @@ def test_runs_that_ended_for_good_are_not_tried_again(tmp_path, capsys):
         ("flow", {64: {"t_end": 1}}, "horizons.64: the study's lifts are 2, 4; add it to lift="),
         ("flow", {4: {"steps": 1}}, "horizons.4={'steps': 1}; accepted are keys of trainer flow: t_end, max_steps"),
         ("flow", {4: 1e9}, "horizons.4=1000000000.0; accepted are keys of trainer flow"),
-        ("flow", {4: {"t_end": -1}}, "trainer.t_end=-1.0; accepted: a number from 0"),
+        ("flow", {4: {"t_end": -1}}, "trainer.t_end=-1; accepted: a number from 0"),
         ("flow", 3, "horizons=3; accepted: null, or horizons by lift, e.g. {64: {t_end: 1e10}}"),
         ("cosine", {4: {"steps": 9}}, "accepted are keys of trainer adam: none, since its schedule ends its runs"),
     ],

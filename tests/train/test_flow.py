@@ -486,12 +486,12 @@ def test_the_promised_call_samples_when_asked():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"t_end": -1}, "trainer.t_end=-1.0; accepted: a number from 0"),
+        ({"t_end": -1}, "trainer.t_end=-1; accepted: a number from 0"),
         ({"t_end": 1e101}, r"trainer.t_end=1e\+101; accepted: a number from 0 to 1e\+100"),
         ({"t_end": math.nan}, "trainer.t_end=nan; accepted: a number from 0"),
         ({"max_steps": 10**20}, "trainer.max_steps=100000000000000000000; accepted: a whole number from 0"),
         ({"rtol": 0.0}, "trainer.rtol=0.0; accepted: a number from 1e-12 to 0.1"),
-        ({"epsilon": 0}, "trainer.epsilon=0.0; accepted: null or a number above 0"),
+        ({"epsilon": 0}, "trainer.epsilon=0; accepted: null or a number above 0"),
         ({"steps": 5}, "trainer key"),
     ],
 )
