@@ -170,7 +170,7 @@ def legend(figure: Figure, *panels: Axes, below: bool = False, columns: int = 1)
         figure.legend(list(handles.values()), list(handles), loc=place, ncols=columns)
 
 
-def wrapped(text: str, width: int = 66) -> str:
+def wrapped(text: str, width: int = 58) -> str:
     """Break a sentence into lines that fit a wide figure's title."""
     return "\n".join(textwrap.wrap(plain(text, most=10 * width), width, break_on_hyphens=False))
 

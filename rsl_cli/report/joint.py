@@ -38,8 +38,8 @@ def losses_at(runs: StudyRuns, column: str, at: float) -> dict[int, Array]:
     for run in runs.done:
         frame = runs.trajectories.get(run.name)
         value = math.nan if frame is None else _at(frame, column, _COLUMNS[runs.headline], at)
-        # A run at rest stays where it is.
-        if math.isnan(value) and run.stop_reason == "stationary":
+        # A run at rest stays where it is, and one that was stopped at its target would not rise above it.
+        if math.isnan(value) and run.stop_reason in ("stationary", "target"):
             value = run.loss(runs.headline)
         if math.isfinite(value):
             found.setdefault(run.key.lift, []).append(value)

@@ -4,8 +4,6 @@ import math
 import shlex
 from collections.abc import Sequence
 
-import numpy as np
-
 from rsl_cli.report.judgement import ALPHA, Judgement, Views
 from rsl_cli.report.measures import NOTHING, Measures
 from rsl_cli.report.outlook import Outlook, Success
@@ -272,7 +270,7 @@ def _identity_reasons(runs: StudyRuns) -> list[str]:
         return [
             "Recorded gradients were not checked against the flow's, |grad L|^2 = -dL/dt: the runs are older than that."
         ]
-    inside = np.exp(abs(math.log(worst))) - 1 <= DISSIPATION
+    inside = abs(worst - 1) <= DISSIPATION
     return [
         f"Recorded gradients obey |grad L|^2 = -dL/dt; the worst of all points is {worst:.3g} times the flow's."
         if inside
