@@ -42,8 +42,8 @@ STEP_ALPHA = 0.005
 """Level, one-sided, of a fall over the last doubling of the lift; a rise is looked for in two places, at half of it."""
 LEVEL_ALPHA = 0.005
 """Level of each of the two tests that a curve is level."""
-LEVEL = 0.1
-"""Level means that the exponent lies within this of zero: doubling P changes the loss by less than 7 %."""
+LEVEL = 0.08
+"""Level means that the exponent lies within this of zero: doubling P changes the loss by less than 6 %."""
 MATERIAL = 0.05
 """A fall or rise by less than this exponent is none."""
 LEFT_BEHIND = 10.0

@@ -300,7 +300,7 @@ def _run(
     train, test = math.inf if diverged else number("train_loss"), math.inf if lost else number("test_loss")
 
     def limit(loss: float, column: str) -> Limit:
-        if not math.isfinite(loss):
+        if not math.isfinite(loss) or loss <= 0:
             return Limit(0.0, loss)
         tail = Limit(0.0, loss)
         if frame is not None and clock is not None and {clock, column} <= set(frame.columns):
