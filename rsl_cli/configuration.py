@@ -21,6 +21,7 @@ _SWEEPS = ("lift", "seeds")
 """Keys with a grammar of their own."""
 _TEXT = frozenset(["study", "results_dir", "base.name", "base.target"])
 _VALUED = ("--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn", "--cfg", "-c", "--package", "-p")
+_MOST_ENTRIES = 100_000
 _ITEMS = re.compile(r"""'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|[^,]+""")
 _QUOTED = re.compile(r"""'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*\"""")
 _ENVIRONMENT = re.compile(r"\s*\$\{oc\.env:([^}]*)\}\s*")
@@ -249,6 +250,8 @@ def _first(folder: Path | None) -> Iterator[None]:
         return
     if not folder.is_dir():
         raise ConfigError(f"--config-dir {str(folder)!r}: there is no such folder")
+    for path in folder.rglob("*.yaml"):
+        _refuse_bomb(path)
     wanted: list[Path] = [folder.resolve()]
 
     class UsersFirst(SearchPathPlugin):
@@ -263,6 +266,28 @@ def _first(folder: Path | None) -> Iterator[None]:
         yield
     finally:
         wanted.clear()
+
+
+def _refuse_bomb(path: Path) -> None:
+    """Refuse a file whose aliases make more entries than any configuration has: OmegaConf writes each of them out."""
+    import yaml
+
+    sizes: dict[int, int] = {}
+
+    def entries(node: Any) -> int:
+        if id(node) not in sizes:
+            sizes[id(node)] = _MOST_ENTRIES + 1  # One that holds itself never ends.
+            parts = [part for pair in node.value for part in pair] if isinstance(node, yaml.MappingNode) else node.value
+            inner = 0 if isinstance(node, yaml.ScalarNode) else sum(map(entries, parts))
+            sizes[id(node)] = min(1 + inner, _MOST_ENTRIES + 1)
+        return sizes[id(node)]
+
+    try:
+        root = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+    except (OSError, yaml.YAMLError, UnicodeDecodeError):
+        return  # Hydra names what it cannot read, if it is asked for at all.
+    if root is not None and entries(root) > _MOST_ENTRIES:
+        raise ConfigError(f"{path}: its aliases make over {_MOST_ENTRIES:,} entries; write out what is meant")
 
 
 @contextmanager

@@ -109,6 +109,16 @@ def test_a_missing_config_folder_is_named(capsys, tmp_path):
     assert "nowhere': there is no such folder" in capsys.readouterr().err
 
 
+def test_an_alias_bomb_is_refused(capsys, tmp_path):
+    levels = ["l0: &l0 [x, x, x, x, x, x, x, x, x]"]
+    levels += [f"l{i}: &l{i} [{', '.join([f'*l{i - 1}'] * 9)}]" for i in range(1, 10)]
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base" / "bomb.yaml").write_text("\n".join(levels) + "\n")
+    assert main(["show", "base=bomb", "--config-dir", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "bomb.yaml: its aliases make over 100,000 entries" in error
+
+
 def test_a_name_longer_than_the_system_takes(capsys, tmp_path):
     assert main(["report", "x" * 5000, "--results-dir", str(tmp_path)]) == 2
     assert capsys.readouterr().err.count("\n") == 1
