@@ -20,7 +20,7 @@ _NAMES_SHOWN = 6
 
 def give_headline(runs: StudyRuns, chosen: Judgement) -> str:
     """Return one line that is true when quoted alone."""
-    used = [lift for lift in runs.lifts if lift not in runs.overparametrised_lifts]
+    used = _judged(runs)
     open_ = [run for run in runs.done if run.under_trained]
     still = f"; {len(open_)} of {len(runs.done)} runs still falling" if open_ else ""
     sure = f"{_factor(chosen.fall)}-fold " if chosen.fall > 1.05 else ""
@@ -60,8 +60,8 @@ def give_reasons(
         measures: what was measured on its networks.
     """
     chosen, crowded = views.headline, runs.overparametrised_lifts
-    used = [lift for lift in runs.lifts if lift not in crowded]
-    reasons = [_sentence(chosen.why)] if used else []
+    used = _judged(runs)
+    reasons = [_sentence(chosen.why)] if used or not runs.done else []
     if runs.done:
         reasons.append(_scope(runs, used))
     if chosen.trend is not None:
@@ -93,10 +93,16 @@ def worst_dissipation(runs: StudyRuns) -> float:
     return max(found, key=lambda ratio: abs(math.log(ratio)), default=math.nan)
 
 
+def _judged(runs: StudyRuns) -> list[int]:
+    """The lifts that the verdict is about: not overparametrised, and with a run that finished."""
+    finished = {run.key.lift for run in runs.done}
+    return [lift for lift in runs.lifts if lift in finished and lift not in runs.overparametrised_lifts]
+
+
 def _scope(runs: StudyRuns, used: Sequence[int]) -> str:
     name = LOSS_NAMES[runs.headline]
     if not used:
-        return "Every lift is overparametrised, P >= samples x outputs, so none is left for the verdict."
+        return "Every lift with a result is overparametrised, P >= samples x outputs, so none is left for the verdict."
     if runs.overparametrised_lifts:
         return f"Judged on {name} loss over {_lifts(used)}, where P < samples x outputs."
     return f"Judged on {name} loss over all lifts; P < samples x outputs at each of them."

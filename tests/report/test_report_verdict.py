@@ -188,7 +188,7 @@ def test_all_overparametrised(study: Callable[..., dict[str, Any]]) -> None:
     verdict = study(falling, samples=100)
     assert verdict["verdict"] == "inconclusive"
     assert verdict["with_overparametrised"] == "falls"
-    assert said(verdict, "Every lift is overparametrised", "Raise the number of samples above 6,657")
+    assert said(verdict, "Every lift with a result is overparametrised", "Raise the number of samples above 6,657")
 
 
 @pytest.mark.parametrize("law", [floor, level, falling, turning])
@@ -324,7 +324,8 @@ def test_a_held_out_loss_that_is_not_finite_is_no_fall(study: Callable[..., dict
 def test_planted_truths(case: str) -> None:
     """A small piece of scripts/calibrate_verdict.py's table."""
     found = next(one for one in calibrate_verdict.CASES if one.name == case)
-    tally = calibrate_verdict.calibrate(found, seeds=5, draws=20)
+    # A floor is an equivalence, which wants more seeds than a fall does: the table says how many.
+    tally = calibrate_verdict.calibrate(found, seeds=10 if found.floor else 5, draws=20)
     wrong = {"falls", "plateaus", "rises"} - set(found.right)
     assert sum(tally.verdicts[verdict] for verdict in wrong) == 0
     assert np.mean(tally.limit) == 1
