@@ -2,7 +2,8 @@
 
 All rivals do the same work on the same graph in one process; their results are compared first, then rounds take turns
 so that a noisy machine disturbs all alike. In each, a rival takes one step untimed and then one timed: in training a
-step follows one like it, which has left its own data in the caches. Run by hand:
+step follows one like it, which has left its own data in the caches. "Condensed" is the layer of constant fan-in: an
+(n, in-degree) matrix of weights beside one of sources, as structured sparse training keeps it. Run by hand:
 ``python scripts/bench_layer.py --n 1024 --in-degree 8``.
 """
 
@@ -14,13 +15,12 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
-from machine import Table, described, limits, rated, use_threads
+from machine import Table, described, finished, limits, rated, use_threads
 from numba import njit, prange
 from torch import Tensor
 from torch.nn import functional
 
-from rsl_cli.kernels import cpu
-from rsl_cli.kernels.autograd import Implementation, sparse_product
+from rsl_cli.kernels.autograd import Implementation, kernels_for, sparse_product
 from rsl_cli.kernels.pattern import Pattern
 
 Step = Callable[[], tuple[Tensor, Tensor, Tensor]]
@@ -37,8 +37,10 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=101, help="rounds; every rival runs once in each")
     parser.add_argument("--threads", type=int, help="torch's default if left out")
     parser.add_argument("--dense-limit", type=int, default=8192, help="largest n at which the masked dense rival runs")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     arguments = parser.parse_args()
     use_threads(arguments.threads)
+    torch.set_default_device(arguments.device)
     # torch calls its own CSR tensors unfinished, once for each kind of warning.
     warnings.filterwarnings("ignore", message="Sparse")
     dtype = getattr(torch, arguments.dtype)
@@ -48,12 +50,14 @@ def main() -> None:
     # A multiply-add for each edge and sample, once forward and twice backward.
     work = 6.0 * arguments.n * arguments.in_degree * arguments.samples
     found = limits()
-    print(described(found))
+    where = described(found)
+    print(where)
     rows = rated(medians, 1e3, work, found[arguments.dtype])
+    on = f"{torch.get_num_threads()} threads" if arguments.device == "cpu" else torch.cuda.get_device_name()
     Table(
-        f"layer-{arguments.n:05d}-{arguments.dtype}",
+        f"layer-{arguments.n:05d}-{arguments.dtype}" + ("" if arguments.device == "cpu" else "-cuda"),
         f"One layer, forward and backward: n={arguments.n}, in-degree {arguments.in_degree}, {arguments.samples} "
-        f"samples, {arguments.dtype}, {torch.get_num_threads()} threads; medians of {arguments.repeats} rounds",
+        f"samples, {arguments.dtype}, {on}; medians of {arguments.repeats} rounds",
         ("", "ms", "x rsl", "GF/s", "% of GEMM"),
         rows,
     ).show()
@@ -61,15 +65,17 @@ def main() -> None:
 
 def rivals(n: int, in_degree: int, samples: int, dtype: torch.dtype, dense_limit: int) -> dict[str, Step]:
     """Make every rival's step over one random graph of exact in-degree."""
-    rng = np.random.default_rng(0)
+    rng, device = np.random.default_rng(0), torch.get_default_device()
     sources = np.stack([np.sort(rng.choice(n, in_degree, replace=False)) for _ in range(n)]).ravel()
     targets = np.repeat(np.arange(n), in_degree)
     values, given, cotangent = (
-        torch.as_tensor(rng.standard_normal(size), dtype=dtype) for size in (n * in_degree, (n, samples), (n, samples))
+        torch.as_tensor(rng.standard_normal(size), dtype=dtype, device=device)
+        for size in (n * in_degree, (n, samples), (n, samples))
     )
     pattern = Pattern.from_edges(targets, sources, n, n)
     weight, x = values.clone().requires_grad_(), given.clone().requires_grad_()
-    rows, columns = torch.as_tensor(targets), torch.as_tensor(sources)
+    rows, columns = torch.as_tensor(targets, device=device), torch.as_tensor(sources, device=device)
+    own = kernels_for(values, given)
 
     def autograd(forward: Callable[[], Tensor], against: Tensor = cotangent) -> Step:
         def step() -> tuple[Tensor, Tensor, Tensor]:
@@ -81,11 +87,12 @@ def rivals(n: int, in_degree: int, samples: int, dtype: torch.dtype, dense_limit
 
     def raw() -> tuple[Tensor, Tensor, Tensor]:
         return (
-            cpu.product(values, given, pattern),
-            cpu.sampled_product(given, cotangent, pattern),
-            cpu.transposed_product(values, cotangent, pattern),
+            own.product(values, given, pattern),
+            own.sampled_product(given, cotangent, pattern),
+            own.transposed_product(values, cotangent, pattern),
         )
 
+    starts = torch.as_tensor(pattern.indptr, device=device)
     arrays = (pattern.indptr, pattern.indices, *pattern.transposed)
 
     def plain() -> tuple[Tensor, Tensor, Tensor]:
@@ -94,16 +101,20 @@ def rivals(n: int, in_degree: int, samples: int, dtype: torch.dtype, dense_limit
         return of_out, of_weight, of_x
 
     def csr() -> Tensor:
-        matrix = torch.sparse_csr_tensor(torch.from_numpy(pattern.indptr), columns, weight, (n, n))
-        return matrix @ x
+        return torch.sparse_csr_tensor(starts, columns, weight, (n, n)) @ x
+
+    def condensed() -> Tensor:
+        return torch.bmm(weight.view(n, 1, in_degree), x[columns.view(n, in_degree)]).squeeze(1)
 
     steps = {
-        "rsl": autograd(lambda: sparse_product(weight, x, pattern, Implementation.NUMBA)),
+        "rsl": autograd(lambda: sparse_product(weight, x, pattern)),
         "rsl kernels alone": raw,
-        "plain Numba loops": plain,
         "torch CSR tensor": autograd(csr),
+        "condensed": autograd(condensed),
         "plain torch (reference)": autograd(lambda: sparse_product(weight, x, pattern, Implementation.REFERENCE)),
     }
+    if device.type == "cpu":
+        steps["plain Numba loops"] = plain
     if n <= dense_limit:
         mask = torch.zeros(n, n, dtype=dtype)
         mask[rows, columns] = 1
@@ -119,9 +130,8 @@ def rivals(n: int, in_degree: int, samples: int, dtype: torch.dtype, dense_limit
         steps["masked dense product"] = masked
     if dtype is torch.float32:
         # A bag of rows of x for each target: with features as rows, the layer as it stands.
-        offsets = torch.from_numpy(pattern.indptr[:-1])
         steps["embedding_bag"] = autograd(
-            lambda: functional.embedding_bag(columns, x, offsets, mode="sum", per_sample_weights=weight)
+            lambda: functional.embedding_bag(columns, x, starts[:-1], mode="sum", per_sample_weights=weight)
         )
     return steps
 
@@ -148,8 +158,10 @@ def measure(steps: Mapping[str, Callable[[], object]], repeats: int, untimed: in
             step = steps[name]
             for _ in range(untimed):
                 step()
+            finished()
             start = time.perf_counter()
             step()
+            finished()
             seconds[name].append(time.perf_counter() - start)
     return {name: statistics.median(times) for name, times in seconds.items()}
 

@@ -2,7 +2,8 @@
 
 Rivals are the same network on the same graph and samples: written with ``embedding_bag`` and with masks, trained by
 ``torch.optim.Adam``; and as this package trains what has no circuits, by its sparse products under autograd. Losses
-after some steps are compared first; then rounds take turns. By hand: ``python scripts/bench_step.py``.
+after some steps are compared first; then rounds take turns. On a GPU every rival's step is one CUDA graph, as this
+package's is, where it is not called eager. By hand: ``python scripts/bench_step.py``.
 """
 
 import argparse
@@ -26,6 +27,8 @@ from rsl_cli.train.optimizers import Adam
 
 _RATE = 1e-3
 _COMPARED = 5
+_DENSE = 8192
+"""The largest degree at which the masked dense rival runs."""
 
 
 def main() -> None:
@@ -34,16 +37,16 @@ def main() -> None:
     parser.add_argument("--in-degree", type=int, default=8)
     parser.add_argument("--repeats", type=int, default=15, help="rounds; every rival runs once in each")
     parser.add_argument("--threads", type=int, help="torch's default if left out")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     arguments = parser.parse_args()
     use_threads(arguments.threads)
+    torch.set_default_device(arguments.device)
     found = limits()
     print(described(found))
-    for n, samples, batch, seeds in (
-        (16, 16384, 256, 1),
-        (16, 16384, 256, 16),
-        (64, 16384, 256, 1),
-        (1024, 2048, None, 1),
-    ):
+    small = ((16, 16384, 256, 1), (16, 16384, 256, 16), (64, 16384, 256, 1))
+    # A GPU captures steps on batches; passes over all samples add up on the host.
+    large = ((1024, 2048, None, 1),) if arguments.device == "cpu" else ((1024, 16384, 2048, 1), (16384, 16384, 2048, 1))
+    for n, samples, batch, seeds in (*small, *large):
         case(arguments, found, n, samples, batch, seeds)
 
 
@@ -60,34 +63,42 @@ def case(
     lifts = [rsl.sample_lift(base, n, seed, lifting) for seed in range(seeds)]
     draw = np.random.default_rng(0)
     x, y = draw.uniform(-1, 1, (samples, 2)), draw.standard_normal((samples, 1))
-    objective = Objective(Dataset("made", "regression", x, y, x[:1], y[:1], 1), "mse", dtype=torch.float32)
+    data, device = Dataset("made", "regression", x, y, x[:1], y[:1], 1), torch.get_default_device()
+    objective = Objective(data, "mse", dtype=torch.float32, device=device)
 
     def network() -> rsl.LiftedNetwork:
-        return rsl.LiftedNetwork(rsl.disjoint_union(lifts) if seeds > 1 else lifts[0])
+        return rsl.LiftedNetwork(rsl.disjoint_union(lifts) if seeds > 1 else lifts[0]).to(device)
 
     def batches() -> Batches:
         return Batches(objective, list(range(seeds)), batch)
 
-    mine, by_autograd = network(), network()
+    mine = network()
+    by_autograd = engine_steps(AutogradEngine(network(), objective, batches(), Adam()), seeds)
     compiled = Compiled.of(mine, objective)
-    assert compiled is not None
-    rivals: dict[str, Rival] = {
-        "rsl": engine_steps(CircuitEngine(mine, compiled, batches(), Adam()), seeds),
-        "rsl under autograd": engine_steps(AutogradEngine(by_autograd, objective, batches(), Adam()), seeds),
-    }
+    if compiled is None:
+        rivals = {"rsl": by_autograd}
+    else:
+        by_circuits = engine_steps(CircuitEngine(mine, compiled, batches(), Adam()), seeds)
+        rivals = {"rsl": by_circuits, "rsl under autograd": by_autograd}
     if seeds == 1:
         for name, kind in (("embedding_bag", Bags), ("masked dense", Masked)):
-            rivals[name] = module_steps(kind(network()), objective, batches())
+            if kind is Masked and n > _DENSE:
+                continue
+            rivals[name] = module_steps(kind(network()).to(device), objective, batches())
+            if device.type == "cuda":
+                rivals[f"{name}, eager"] = rivals[name]
+                rivals[name] = captured_steps(kind(network()).to(device), objective, batches())
     compare(rivals)
     edges = sum(lift.parameter_count for lift in lifts)
     width = batch or samples
-    count = max(10, int(2e7 / (edges * width)))
+    count = max(10, int(2e7 / (edges * width))) if device.type == "cpu" else 50
     medians = measure({name: (lambda f=advance: f(count)) for name, (advance, _) in rivals.items()}, arguments.repeats)
     rows = rated({name: s / count for name, s in medians.items()}, 1e6, 6.0 * edges * width, found["float32"])
+    on = f"{torch.get_num_threads()} threads" if device.type == "cpu" else torch.cuda.get_device_name()
     Table(
-        f"step-{n:05d}-{seeds:02d}",
-        f"Adam step of mlp, n={n}, seeds {seeds}, P={edges}, batch {width}, float32, {torch.get_num_threads()} "
-        f"threads; medians of {arguments.repeats} rounds",
+        f"step-{n:05d}-{seeds:02d}" + ("" if device.type == "cpu" else "-cuda"),
+        f"Adam step of mlp, n={n}, seeds {seeds}, P={edges}, batch {width}, float32, {on}; medians of "
+        f"{arguments.repeats} rounds",
         ("", "us a step", "x rsl", "GF/s", "% of GEMM"),
         rows,
     ).show()
@@ -121,10 +132,49 @@ def module_steps(module: nn.Module, objective: Objective, batches: Batches) -> R
         nonlocal done
         for step in range(done, done + count):
             chosen = batches.at(step)
-            numbers = slice(None) if chosen is None else torch.from_numpy(chosen[0])
+            numbers = slice(None) if chosen is None else torch.as_tensor(chosen[0])
             optimizer.zero_grad()
             loss_on(objective.x[numbers], objective.y[numbers]).backward()
             optimizer.step()
+        done += count
+
+    return advance, lambda: float(loss_on(objective.x, objective.y).detach())
+
+
+def captured_steps(module: nn.Module, objective: Objective, batches: Batches) -> Rival:
+    """The same with each step one CUDA graph."""
+    optimizer = torch.optim.Adam(module.parameters(), lr=_RATE, capturable=True)
+    numbers = torch.as_tensor(batches.at(0)[0])  # pyright: ignore[reportOptionalSubscript]
+    kept = [parameter.detach().clone() for parameter in module.parameters()]
+    graph, done = torch.cuda.CUDAGraph(), 0
+
+    def loss_on(x: Tensor, y: Tensor) -> Tensor:
+        return 0.5 * (module(x.T) - y.T).square().mean()
+
+    def step() -> None:
+        optimizer.zero_grad()
+        loss_on(objective.x[numbers], objective.y[numbers]).backward()
+        optimizer.step()
+
+    side = torch.cuda.Stream()
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            step()
+    torch.cuda.current_stream().wait_stream(side)
+    with torch.cuda.graph(graph):
+        step()
+    # The steps that warmed up are taken back.
+    with torch.no_grad():
+        for parameter, start in zip(module.parameters(), kept, strict=True):
+            parameter.copy_(start)
+            for value in optimizer.state[parameter].values():
+                value.zero_()
+
+    def advance(count: int) -> None:
+        nonlocal done
+        for number in range(done, done + count):
+            numbers.copy_(torch.as_tensor(batches.at(number)[0]))  # pyright: ignore[reportOptionalSubscript]
+            graph.replay()
         done += count
 
     return advance, lambda: float(loss_on(objective.x, objective.y).detach())
@@ -153,7 +203,7 @@ class Bags(nn.Module):
         self.last = nn.Parameter(net.weight("h2", "y").detach().reshape(1, -1).clone())
         self.bias1 = nn.Parameter(net.bias("h1").detach().reshape(-1, 1).clone())
         self.bias2 = nn.Parameter(net.bias("h2").detach().reshape(-1, 1).clone())
-        self.sources, self.targets = torch.from_numpy(sources), torch.from_numpy(targets)
+        self.sources, self.targets = torch.as_tensor(sources), torch.as_tensor(targets)
         self.offsets = torch.searchsorted(self.targets, torch.arange(n))
 
     def sparse(self, h: Tensor) -> Tensor:

@@ -44,12 +44,28 @@ def use_threads(threads: int | None) -> None:
     prepare(threads)
 
 
+def finished() -> None:
+    """Wait for what a GPU still does, where one is the default device."""
+    if torch.get_default_device().type == "cuda":
+        torch.cuda.synchronize()
+
+
 def limits() -> dict[str, float]:
-    """``float32`` and ``float64`` GEMM in GF/s; reading 256-byte rows at random from L2, L3 and memory, in GB/s."""
+    """Of the default device: GEMM in GF/s by type, and GB/s from each place.
+
+    Returns:
+        ``float32`` and ``float64``; on the CPU ``L2``, ``L3`` and ``memory``, reading 256-byte rows at random; on a GPU
+        ``memory``, copying (bytes read and written).
+    """
     found = {}
     for dtype in (torch.float32, torch.float64):
-        a, b = (torch.randn(1024, 1024, dtype=dtype) for _ in range(2))
-        found[str(dtype).removeprefix("torch.")] = 2 * 1024**3 / median(lambda a=a, b=b: a @ b) / 1e9
+        # A GPU needs more to be busy.
+        size = 1024 if torch.get_default_device().type == "cpu" else 8192
+        a, b = (torch.randn(size, size, dtype=dtype) for _ in range(2))
+        found[str(dtype).removeprefix("torch.")] = 2 * size**3 / median(lambda a=a, b=b: a @ b) / 1e9
+    if torch.get_default_device().type == "cuda":
+        given, into = (torch.zeros(_PLACES["memory"]) for _ in range(2))
+        return found | {"memory": 8 * len(given) / median(lambda: into.copy_(given)) / 1e9}
     draw, threads = np.random.default_rng(0), torch.get_num_threads()
     for place, size in _PLACES.items():
         rows = size // BYTES
@@ -63,12 +79,12 @@ def limits() -> dict[str, float]:
 
 
 def described(found: dict[str, float]) -> str:
-    """One line of it, kept for `scripts/bench_report.py` too."""
+    """One line of it; the CPU's is kept for `scripts/bench_report.py` too."""
+    gemm = f"GEMM {found['float32']:.0f} GF/s float32, {found['float64']:.0f} float64"
+    if "L2" not in found:
+        return f"limits of {torch.cuda.get_device_name()}: {gemm}; copying {found['memory']:.0f} GB/s"
     reads = ", ".join(f"{place} {found[place]:.0f}" for place in _PLACES)
-    text = (
-        f"limits here, {torch.get_num_threads()} threads: GEMM {found['float32']:.0f} GF/s float32, "
-        f"{found['float64']:.0f} float64; rows of {BYTES} bytes at random, GB/s: {reads}"
-    )
+    text = f"limits here, {torch.get_num_threads()} threads: {gemm}; rows of {BYTES} bytes at random, GB/s: {reads}"
     KEPT.mkdir(parents=True, exist_ok=True)
     (KEPT / "limits.txt").write_text(text)
     return text
@@ -129,8 +145,10 @@ def median(work: Callable[[], object], repeats: int = 15) -> float:
     """Median seconds of a call, after two that warm it up."""
     times = []
     for _ in range(repeats + 2):
+        finished()
         start = time.perf_counter()
         work()
+        finished()
         times.append(time.perf_counter() - start)
     return statistics.median(times[2:])
 
