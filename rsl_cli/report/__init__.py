@@ -14,7 +14,8 @@ from rsl_cli.report.judgement import judge_views
 from rsl_cli.report.measures import read_measures
 from rsl_cli.report.runs import read_runs
 from rsl_cli.report.verdict import give_verdict
-from rsl_cli.study.store import StudyStore, open_study, write_atomic, write_json
+from rsl_cli.study.files import write_atomic, write_json
+from rsl_cli.study.store import StudyStore, open_study
 
 __all__ = ["Verdict", "judge", "summary_text", "write_comparison", "write_report"]
 

@@ -16,8 +16,8 @@ from matplotlib.patches import FancyArrowPatch
 from rsl_cli.errors import ConfigError
 from rsl_cli.graph import BaseGraph, Edge
 from rsl_cli.lift import Lift, lifting_of, sample_lift
+from rsl_cli.study.files import write_atomic
 from rsl_cli.study.spec import StudySpec
-from rsl_cli.study.store import write_atomic
 
 ENGINES = ("graphviz", "matplotlib")
 _FORMATS = ("png", "pdf", "svg", "dot")

@@ -10,8 +10,7 @@ Layout of a study::
     <root>/locks/                   advisory locks of the operating system, released by any death of their holder
     <root>/report/
 
-Every file is written beside its place, synced, then moved over it, so a kill at any moment leaves the old file or
-the new one. ``record.json`` is the last file a run writes: a run is done when its record says so, never before. A run
+``record.json`` is the last file a run writes: a run is done when its record says so, never before. A run
 that is carried further writes its files beside the old ones, under names that end in how often it was, ``.1``, ``.2``:
 its record, replaced, says which are its own, and they then take the old ones' places. ``resume.safetensors`` says by
 itself where it stands, which may be beyond the record. JSON ends in a digest of its own, and a record holds the digests
@@ -19,11 +18,8 @@ of its run's files: a run that they do not fit is missing.
 """
 
 import io
-import json
 import math
-import os
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -33,12 +29,22 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from filelock import FileLock, Timeout
-from safetensors import SafetensorError
 from safetensors import numpy as safetensors_numpy
 
 from rsl_cli.errors import StoreError, first_line
+from rsl_cli.study.files import (
+    MENDED,
+    cannot_read,
+    cannot_write,
+    contiguous,
+    read_json,
+    read_tensors,
+    write_atomic,
+    write_json,
+    write_tensors,
+)
 from rsl_cli.study.integrity import SCHEMA as SCHEMA
-from rsl_cli.study.integrity import DamageError, check_record, check_study, digest, digest_of_arrays, seal, unseal
+from rsl_cli.study.integrity import DamageError, check_record, check_study, digest, unseal
 
 
 @dataclass(frozen=True)
@@ -96,7 +102,7 @@ class StudyStore:
         try:
             check_study(study)
         except DamageError as error:
-            raise StoreError(_cannot_read(self.study_file, error)) from error
+            raise StoreError(cannot_read(self.study_file, error)) from error
         return study
 
     def write_study(self, content: Mapping[str, Any]) -> None:
@@ -192,7 +198,7 @@ class StudyStore:
                 target = target.with_name(f"{path.name}.{number}")
             return path.rename(target)
         except OSError as error:
-            raise StoreError(_cannot_write(target, error)) from error
+            raise StoreError(cannot_write(target, error)) from error
 
     def discard(self, path: Path, error: Exception) -> None:
         """Set aside what cannot be gone on from, and say so."""
@@ -225,7 +231,7 @@ class StudyStore:
         frame = self.table(key, "trajectory")
         if frame is None:
             path = self._table_file(key, "trajectory")
-            raise StoreError(f"cannot read {path}: No such file; {_MENDED}")
+            raise StoreError(f"cannot read {path}: No such file; {MENDED}")
         return frame if "dissipation" in frame else frame.assign(dissipation=math.nan)
 
     def table(self, key: RunKey, name: str) -> pd.DataFrame | None:
@@ -240,9 +246,9 @@ class StudyStore:
         try:
             return pd.read_parquet(io.BytesIO(self._checked(key, f"{name}.parquet")))
         except DamageError as error:
-            raise StoreError(f"cannot read {error}; {_MENDED}") from error
+            raise StoreError(f"cannot read {error}; {MENDED}") from error
         except (OSError, ValueError) as error:
-            raise StoreError(f"cannot read {path}: {first_line(error)}; {_MENDED}") from error
+            raise StoreError(f"cannot read {path}: {first_line(error)}; {MENDED}") from error
 
     def state(self, key: RunKey) -> dict[str, np.ndarray]:
         """The run's final parameters by name.
@@ -253,7 +259,7 @@ class StudyStore:
         try:
             self._checked(key, "state.safetensors")
         except DamageError as error:
-            raise StoreError(f"cannot read {error}; {_MENDED}") from error
+            raise StoreError(f"cannot read {error}; {MENDED}") from error
         return read_tensors(self._file(key, "state.safetensors"))[0]
 
     def resume_file(self, key: RunKey) -> Path:
@@ -306,7 +312,7 @@ class StudyStore:
             _remove_other_tables(folder, tables)
         else:
             record = {**record, "continued": times}
-        files = {"state.safetensors": safetensors_numpy.save(_contiguous(state))}
+        files = {"state.safetensors": safetensors_numpy.save(contiguous(state))}
         for name, table in tables.items():
             buffer = io.BytesIO()
             table.to_parquet(buffer, index=False)
@@ -412,45 +418,6 @@ def find_studies(results_dir: Path) -> list[StudyStore]:
     return [StudyStore(path.parent) for path in sorted(files, key=lambda path: -path.stat().st_mtime)]
 
 
-def write_atomic(path: Path, content: bytes) -> None:
-    """Write a file so that a reader sees the old content or the new one, never a part.
-
-    Raises:
-        StoreError: the folder cannot be written or the disk is full; the old file is untouched.
-    """
-    temporary = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except OSError as error:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
-        raise StoreError(_cannot_write(path, error)) from error
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a mapping as strict JSON with a digest: numbers that are not finite become null."""
-    write_atomic(path, seal(content))
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON file written by `write_json`.
-
-    Raises:
-        StoreError: the file cannot be read, is not a JSON mapping, or its digest does not fit.
-    """
-    try:
-        return unseal(path.read_bytes())
-    except (OSError, DamageError) as error:
-        raise StoreError(_cannot_read(path, error)) from error
-
-
 def read_verdict(path: Path) -> str:
     """The verdict in a report's ``verdict.json``.
 
@@ -461,49 +428,6 @@ def read_verdict(path: Path) -> str:
     if not isinstance(verdict, str):
         raise StoreError(f"cannot read {path}: its verdict is {verdict!r}; `rsl report` writes it anew")
     return verdict
-
-
-def write_tensors(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None) -> None:
-    """Write named arrays and text metadata, and a digest of both, as safetensors."""
-    arrays, text = _contiguous(tensors), dict(metadata or {})
-    write_atomic(path, safetensors_numpy.save(arrays, {**text, "digest": digest_of_arrays(arrays, text)}))
-
-
-def read_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Read named arrays and metadata.
-
-    Raises:
-        StoreError: the file is missing or damaged, or its digest does not fit.
-    """
-    try:
-        content = path.read_bytes()
-        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-        arrays, text = safetensors_numpy.load(content), dict(header.get("__metadata__", {}))
-        due = text.pop("digest", None)
-        if due is not None and due != digest_of_arrays(arrays, text):
-            raise DamageError("its content does not fit its digest")
-        return arrays, text
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
-        raise StoreError(f"cannot read {path}: {first_line(error)}; {_MENDED}") from error
-
-
-_MENDED = "`rsl verify STUDY` sets a damaged run aside, then the same `rsl run` line trains it anew"
-
-
-def _cannot_read(path: Path, error: Exception) -> str:
-    fault = (error.strerror or str(error)) if isinstance(error, OSError) else first_line(error)
-    return f"cannot read {path}: {fault}; restore the file, or move its folder away"
-
-
-def _contiguous(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    return {name: np.ascontiguousarray(array) for name, array in tensors.items()}
-
-
-def _cannot_write(path: Path, error: OSError) -> str:
-    return (
-        f"cannot write {path}: {error.strerror or error}; "
-        "free space, mend the permissions or choose another folder with results_dir=PATH"
-    )
 
 
 @contextmanager
@@ -517,7 +441,7 @@ def _lock(path: Path, *, blocking: bool) -> Iterator[bool]:
             yield False
             return
     except OSError as error:
-        raise StoreError(_cannot_write(path, error)) from error
+        raise StoreError(cannot_write(path, error)) from error
     try:
         yield True
     finally:

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rsl_cli.errors import StoreError
+from rsl_cli.study.files import read_json, read_tensors
 from rsl_cli.study.integrity import is_sealed
-from rsl_cli.study.store import RunKey, StudyStore, read_json, read_tensors
+from rsl_cli.study.store import RunKey, StudyStore
 
 _RUN_FILES = {"record.json", "state.safetensors", "resume.safetensors", "error.txt"}
 _FOLDERS = {"runs", "checkpoints", "locks", "report", "damaged"}

@@ -23,7 +23,8 @@ from rsl_cli.report.judgement import judge_views
 from rsl_cli.report.plots import draw_all
 from rsl_cli.report.runs import assemble, read_runs
 from rsl_cli.report.tables import RUN_COLUMNS, runs_csv, summarise, summary_cells, summary_latex, summary_markdown
-from rsl_cli.study.store import RunKey, StudyStore, read_json
+from rsl_cli.study.files import read_json
+from rsl_cli.study.store import RunKey, StudyStore
 
 FIGURES = ("isochrones", "loss_vs_params", "loss_vs_lift", "trajectories", "success", "learning_number")
 DIVERGED = {"train_loss": None, "test_loss": None, "stop_reason": "diverged"}

@@ -26,7 +26,8 @@ from rsl_cli.report.tangent_plots import tangent_drawings
 from rsl_cli.report.trajectory_plots import trajectory_drawings
 from rsl_cli.report.verdict import give_verdict
 from rsl_cli.stats import clopper_pearson
-from rsl_cli.study.store import StudyStore, read_json
+from rsl_cli.study.files import read_json
+from rsl_cli.study.store import StudyStore
 
 LIFTS = (8, 16, 32, 64, 128)
 THEORY = ("bound", "length", "kappa", "inside", "coverage", "drift")

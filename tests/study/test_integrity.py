@@ -10,8 +10,9 @@ import pytest
 
 from rsl_cli.cli import main
 from rsl_cli.errors import StoreError
+from rsl_cli.study.files import read_json, read_tensors, write_json, write_tensors
 from rsl_cli.study.integrity import DamageError, check_record, check_study, seal, unseal
-from rsl_cli.study.store import RunKey, StudyStore, read_json, read_tensors, write_json, write_tensors
+from rsl_cli.study.store import RunKey, StudyStore
 from rsl_cli.study.verify import verify
 
 KEYS = [RunKey(4, 0, "0" * 16), RunKey(4, 1, "1" * 16)]

@@ -4,21 +4,23 @@ import os
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from rsl_cli.errors import StoreError
-from rsl_cli.study import store as module
-from rsl_cli.study.store import RunKey, StudyStore, find_studies, read_json, read_tensors, write_atomic, write_json
+from rsl_cli.study import files
+from rsl_cli.study.files import read_json, read_tensors, write_atomic, write_json
+from rsl_cli.study.store import RunKey, StudyStore, find_studies
 
 KEY = RunKey(64, 3, "0123456789abcdef")
 
 
 def test_folder_names():
     assert KEY.directory == "n00064-s003-0123456789abcdef"
-    assert StudyStore(module.Path("a/b")).run_dir(KEY) == module.Path("a/b/runs/n00064-s003-0123456789abcdef")
+    assert StudyStore(Path("a/b")).run_dir(KEY) == Path("a/b/runs/n00064-s003-0123456789abcdef")
 
 
 def test_a_run_comes_back_as_it_was_written(tmp_path):
@@ -73,7 +75,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path, monkeypat
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(module.os, victim, full)
+    monkeypatch.setattr(files.os, victim, full)
     with pytest.raises(StoreError, match="No space left on device; free space") as caught:
         write_json(path, {"a": 2})
     monkeypatch.undo()
@@ -85,7 +87,7 @@ def test_a_kill_while_writing_leaves_old_or_new(tmp_path):
     path = tmp_path / "big.json"
     script = textwrap.dedent(f"""
         from pathlib import Path
-        from rsl_cli.study.store import write_json
+        from rsl_cli.study.files import write_json
         i = 0
         while True:
             i += 1

@@ -1,0 +1,104 @@
+"""How a file is written and read: atomically, sealed by its own digest; what cannot be is said in one line.
+
+It knows no study. Every file is written beside its place, synced, then moved over it, so a kill at any moment leaves
+the old file or the new one.
+"""
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors import numpy as safetensors_numpy
+
+from rsl_cli.errors import StoreError, first_line
+from rsl_cli.study.integrity import DamageError, digest_of_arrays, seal, unseal
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Write a file so that a reader sees the old content or the new one, never a part.
+
+    Raises:
+        StoreError: the folder cannot be written or the disk is full; the old file is untouched.
+    """
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+    except OSError as error:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
+        raise StoreError(cannot_write(path, error)) from error
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a mapping as strict JSON with a digest: numbers that are not finite become null."""
+    write_atomic(path, seal(content))
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON file written by `write_json`.
+
+    Raises:
+        StoreError: the file cannot be read, is not a JSON mapping, or its digest does not fit.
+    """
+    try:
+        return unseal(path.read_bytes())
+    except (OSError, DamageError) as error:
+        raise StoreError(cannot_read(path, error)) from error
+
+
+def write_tensors(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None) -> None:
+    """Write named arrays and text metadata, and a digest of both, as safetensors."""
+    arrays, text = contiguous(tensors), dict(metadata or {})
+    write_atomic(path, safetensors_numpy.save(arrays, {**text, "digest": digest_of_arrays(arrays, text)}))
+
+
+def read_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Read named arrays and metadata.
+
+    Raises:
+        StoreError: the file is missing or damaged, or its digest does not fit.
+    """
+    try:
+        content = path.read_bytes()
+        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+        arrays, text = safetensors_numpy.load(content), dict(header.get("__metadata__", {}))
+        due = text.pop("digest", None)
+        if due is not None and due != digest_of_arrays(arrays, text):
+            raise DamageError("its content does not fit its digest")
+        return arrays, text
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+        raise StoreError(f"cannot read {path}: {first_line(error)}; {MENDED}") from error
+
+
+MENDED = "`rsl verify STUDY` sets a damaged run aside, then the same `rsl run` line trains it anew"
+
+
+def cannot_read(path: Path, error: Exception) -> str:
+    """What to say of a file that cannot be read."""
+    fault = (error.strerror or str(error)) if isinstance(error, OSError) else first_line(error)
+    return f"cannot read {path}: {fault}; restore the file, or move its folder away"
+
+
+def contiguous(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The same arrays, each in one block, as safetensors wants them."""
+    return {name: np.ascontiguousarray(array) for name, array in tensors.items()}
+
+
+def cannot_write(path: Path, error: OSError) -> str:
+    """What to say of a path that cannot be written."""
+    return (
+        f"cannot write {path}: {error.strerror or error}; "
+        "free space, mend the permissions or choose another folder with results_dir=PATH"
+    )
