@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
-from machine import Table, described, finished, limits, rated, use_threads
+from machine import Table, described, finished, limits, named, rated, use_threads
 from numba import njit, prange
 from torch import Tensor
 from torch.nn import functional
@@ -40,32 +40,32 @@ def main() -> None:
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     arguments = parser.parse_args()
     use_threads(arguments.threads)
-    torch.set_default_device(arguments.device)
+    device = torch.device(arguments.device)
     # torch calls its own CSR tensors unfinished, once for each kind of warning.
     warnings.filterwarnings("ignore", message="Sparse")
     dtype = getattr(torch, arguments.dtype)
-    steps = rivals(arguments.n, arguments.in_degree, arguments.samples, dtype, arguments.dense_limit)
+    steps = rivals(arguments.n, arguments.in_degree, arguments.samples, dtype, arguments.dense_limit, device)
     agree(steps, 1e-4 if dtype is torch.float32 else 1e-11)
     medians = measure(steps, arguments.repeats, untimed=1)
     # A multiply-add for each edge and sample, once forward and twice backward.
     work = 6.0 * arguments.n * arguments.in_degree * arguments.samples
-    found = limits()
-    where = described(found)
-    print(where)
+    found = limits(device)
+    print(described(found))
     rows = rated(medians, 1e3, work, found[arguments.dtype])
-    on = f"{torch.get_num_threads()} threads" if arguments.device == "cpu" else torch.cuda.get_device_name()
     Table(
-        f"layer-{arguments.n:05d}-{arguments.dtype}" + ("" if arguments.device == "cpu" else "-cuda"),
+        f"layer-{arguments.n:05d}-{arguments.dtype}" + ("" if device.type == "cpu" else "-cuda"),
         f"One layer, forward and backward: n={arguments.n}, in-degree {arguments.in_degree}, {arguments.samples} "
-        f"samples, {arguments.dtype}, {on}; medians of {arguments.repeats} rounds",
+        f"samples, {arguments.dtype}, {named(device)}; medians of {arguments.repeats} rounds",
         ("", "ms", "x rsl", "GF/s", "% of GEMM"),
         rows,
     ).show()
 
 
-def rivals(n: int, in_degree: int, samples: int, dtype: torch.dtype, dense_limit: int) -> dict[str, Step]:
+def rivals(
+    n: int, in_degree: int, samples: int, dtype: torch.dtype, dense_limit: int, device: torch.device
+) -> dict[str, Step]:
     """Make every rival's step over one random graph of exact in-degree."""
-    rng, device = np.random.default_rng(0), torch.get_default_device()
+    rng = np.random.default_rng(0)
     sources = np.stack([np.sort(rng.choice(n, in_degree, replace=False)) for _ in range(n)]).ravel()
     targets = np.repeat(np.arange(n), in_degree)
     values, given, cotangent = (
@@ -116,9 +116,9 @@ def rivals(n: int, in_degree: int, samples: int, dtype: torch.dtype, dense_limit
     if device.type == "cpu":
         steps["plain Numba loops"] = plain
     if n <= dense_limit:
-        mask = torch.zeros(n, n, dtype=dtype)
+        mask = torch.zeros(n, n, dtype=dtype, device=device)
         mask[rows, columns] = 1
-        dense = torch.zeros(n, n, dtype=dtype)
+        dense = torch.zeros_like(mask)
         dense[rows, columns] = values
         dense.requires_grad_()
 

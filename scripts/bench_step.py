@@ -14,7 +14,7 @@ import numpy as np
 import torch
 import yaml
 from bench_layer import measure
-from machine import Table, described, limits, rated, use_threads
+from machine import Table, described, limits, named, rated, use_threads
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -40,18 +40,25 @@ def main() -> None:
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     arguments = parser.parse_args()
     use_threads(arguments.threads)
-    torch.set_default_device(arguments.device)
-    found = limits()
+    device = torch.device(arguments.device)
+    found = limits(device)
     print(described(found))
     small = ((16, 16384, 256, 1), (16, 16384, 256, 16), (64, 16384, 256, 1))
     # A GPU captures steps on batches; passes over all samples add up on the host.
-    large = ((1024, 2048, None, 1),) if arguments.device == "cpu" else ((1024, 16384, 2048, 1), (16384, 16384, 2048, 1))
+    large = ((1024, 2048, None, 1),) if device.type == "cpu" else ((1024, 16384, 2048, 1), (16384, 16384, 2048, 1))
     for n, samples, batch, seeds in (*small, *large):
-        case(arguments, found, n, samples, batch, seeds)
+        case(arguments.in_degree, arguments.repeats, found, device, n, samples, batch, seeds)
 
 
 def case(
-    arguments: argparse.Namespace, found: dict[str, float], n: int, samples: int, batch: int | None, seeds: int
+    in_degree: int,
+    repeats: int,
+    found: dict[str, float],
+    device: torch.device,
+    n: int,
+    samples: int,
+    batch: int | None,
+    seeds: int,
 ) -> None:
     """Compare, time and print one size."""
     base = rsl.BaseGraph.from_config(
@@ -59,11 +66,11 @@ def case(
         input_shape=(2,),
         output_size=1,
     )
-    lifting = {"kind": "regular", "in_degree": arguments.in_degree}
+    lifting = {"kind": "regular", "in_degree": in_degree}
     lifts = [rsl.sample_lift(base, n, seed, lifting) for seed in range(seeds)]
     draw = np.random.default_rng(0)
     x, y = draw.uniform(-1, 1, (samples, 2)), draw.standard_normal((samples, 1))
-    data, device = Dataset("made", "regression", x, y, x[:1], y[:1], 1), torch.get_default_device()
+    data = Dataset("made", "regression", x, y, x[:1], y[:1], 1)
     objective = Objective(data, "mse", dtype=torch.float32, device=device)
 
     def network() -> rsl.LiftedNetwork:
@@ -84,21 +91,20 @@ def case(
         for name, kind in (("embedding_bag", Bags), ("masked dense", Masked)):
             if kind is Masked and n > _DENSE:
                 continue
-            rivals[name] = module_steps(kind(network()).to(device), objective, batches())
+            rivals[name] = module_steps(kind(network()), objective, batches())
             if device.type == "cuda":
                 rivals[f"{name}, eager"] = rivals[name]
-                rivals[name] = captured_steps(kind(network()).to(device), objective, batches())
+                rivals[name] = captured_steps(kind(network()), objective, batches())
     compare(rivals)
     edges = sum(lift.parameter_count for lift in lifts)
     width = batch or samples
     count = max(10, int(2e7 / (edges * width))) if device.type == "cpu" else 50
-    medians = measure({name: (lambda f=advance: f(count)) for name, (advance, _) in rivals.items()}, arguments.repeats)
+    medians = measure({name: (lambda f=advance: f(count)) for name, (advance, _) in rivals.items()}, repeats)
     rows = rated({name: s / count for name, s in medians.items()}, 1e6, 6.0 * edges * width, found["float32"])
-    on = f"{torch.get_num_threads()} threads" if device.type == "cpu" else torch.cuda.get_device_name()
     Table(
         f"step-{n:05d}-{seeds:02d}" + ("" if device.type == "cpu" else "-cuda"),
-        f"Adam step of mlp, n={n}, seeds {seeds}, P={edges}, batch {width}, float32, {on}; medians of "
-        f"{arguments.repeats} rounds",
+        f"Adam step of mlp, n={n}, seeds {seeds}, P={edges}, batch {width}, float32, {named(device)}; medians of "
+        f"{repeats} rounds",
         ("", "us a step", "x rsl", "GF/s", "% of GEMM"),
         rows,
     ).show()
@@ -132,7 +138,7 @@ def module_steps(module: nn.Module, objective: Objective, batches: Batches) -> R
         nonlocal done
         for step in range(done, done + count):
             chosen = batches.at(step)
-            numbers = slice(None) if chosen is None else torch.as_tensor(chosen[0])
+            numbers = slice(None) if chosen is None else torch.as_tensor(chosen[0], device=objective.x.device)
             optimizer.zero_grad()
             loss_on(objective.x[numbers], objective.y[numbers]).backward()
             optimizer.step()
@@ -144,7 +150,7 @@ def module_steps(module: nn.Module, objective: Objective, batches: Batches) -> R
 def captured_steps(module: nn.Module, objective: Objective, batches: Batches) -> Rival:
     """The same with each step one CUDA graph."""
     optimizer = torch.optim.Adam(module.parameters(), lr=_RATE, capturable=True)
-    numbers = torch.as_tensor(batches.at(0)[0])  # pyright: ignore[reportOptionalSubscript]
+    numbers = torch.zeros(batches.size or batches.samples, dtype=torch.int64, device=objective.x.device)
     kept = [parameter.detach().clone() for parameter in module.parameters()]
     graph, done = torch.cuda.CUDAGraph(), 0
 
@@ -173,7 +179,9 @@ def captured_steps(module: nn.Module, objective: Objective, batches: Batches) ->
     def advance(count: int) -> None:
         nonlocal done
         for number in range(done, done + count):
-            numbers.copy_(torch.as_tensor(batches.at(number)[0]))  # pyright: ignore[reportOptionalSubscript]
+            chosen = batches.at(number)
+            assert chosen is not None
+            numbers.copy_(torch.from_numpy(chosen[0]))
             graph.replay()
         done += count
 
@@ -203,8 +211,9 @@ class Bags(nn.Module):
         self.last = nn.Parameter(net.weight("h2", "y").detach().reshape(1, -1).clone())
         self.bias1 = nn.Parameter(net.bias("h1").detach().reshape(-1, 1).clone())
         self.bias2 = nn.Parameter(net.bias("h2").detach().reshape(-1, 1).clone())
-        self.sources, self.targets = torch.as_tensor(sources), torch.as_tensor(targets)
-        self.offsets = torch.searchsorted(self.targets, torch.arange(n))
+        device = self.first.device
+        self.sources, self.targets = (torch.as_tensor(ends, device=device) for ends in (sources, targets))
+        self.offsets = torch.searchsorted(self.targets, torch.arange(n, device=device))
 
     def sparse(self, h: Tensor) -> Tensor:
         """(n, N) to (n, N)."""
@@ -223,7 +232,7 @@ class Masked(Bags):
     def __init__(self, net: rsl.LiftedNetwork) -> None:
         super().__init__(net)
         n = len(self.first)
-        mask, dense = torch.zeros(n, n), torch.zeros(n, n)
+        mask, dense = (torch.zeros(n, n, device=self.first.device) for _ in range(2))
         mask[self.targets, self.sources] = 1
         dense[self.targets, self.sources] = self.second.detach()
         self.mask, self.second = mask, nn.Parameter(dense)

@@ -44,27 +44,32 @@ def use_threads(threads: int | None) -> None:
     prepare(threads)
 
 
+def named(device: torch.device) -> str:
+    """A device, as titles of tables say it."""
+    return f"{torch.get_num_threads()} threads" if device.type == "cpu" else torch.cuda.get_device_name(device)
+
+
 def finished() -> None:
-    """Wait for what a GPU still does, where one is the default device."""
-    if torch.get_default_device().type == "cuda":
+    """Wait for what a GPU still does, where one is in use."""
+    if torch.cuda.is_initialized():
         torch.cuda.synchronize()
 
 
-def limits() -> dict[str, float]:
-    """Of the default device: GEMM in GF/s by type, and GB/s from each place.
+def limits(device: torch.device | None = None) -> dict[str, float]:
+    """Of a device, the CPU if left out: GEMM in GF/s by type, and GB/s from each place.
 
     Returns:
         ``float32`` and ``float64``; on the CPU ``L2``, ``L3`` and ``memory``, reading 256-byte rows at random; on a GPU
         ``memory``, copying (bytes read and written).
     """
-    found = {}
+    device, found = device or torch.device("cpu"), {}
     for dtype in (torch.float32, torch.float64):
         # A GPU needs more to be busy.
-        size = 1024 if torch.get_default_device().type == "cpu" else 8192
-        a, b = (torch.randn(size, size, dtype=dtype) for _ in range(2))
+        size = 1024 if device.type == "cpu" else 8192
+        a, b = (torch.randn(size, size, dtype=dtype, device=device) for _ in range(2))
         found[str(dtype).removeprefix("torch.")] = 2 * size**3 / median(lambda a=a, b=b: a @ b) / 1e9
-    if torch.get_default_device().type == "cuda":
-        given, into = (torch.zeros(_PLACES["memory"]) for _ in range(2))
+    if device.type == "cuda":
+        given, into = (torch.zeros(_PLACES["memory"], device=device) for _ in range(2))
         return found | {"memory": 8 * len(given) / median(lambda: into.copy_(given)) / 1e9}
     draw, threads = np.random.default_rng(0), torch.get_num_threads()
     for place, size in _PLACES.items():
