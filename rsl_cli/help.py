@@ -1,8 +1,19 @@
-"""What ``rsl run --help`` prints: groups, options, and a line on every key, read from the configuration's own files."""
+"""What ``rsl run --help`` prints, from the configuration's own files, and the reference, from the declarations.
+
+That both say the same is tested.
+"""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rsl_cli.configuration import config_directory
+
+if TYPE_CHECKING:
+    from rsl_cli.keys import Keys
+    from rsl_cli.registry import Registry
 
 _KEY = re.compile(r"( *)([\w.]+): *(.*?)(?: +# (.*))?")
 _HEAD = """rsl run: train every lift of a study, then report. The same line again resumes it.
@@ -42,6 +53,25 @@ def run_help(words: Sequence[str], directories: Sequence[Path]) -> str:
     return "\n".join([*lines, _TAIL])
 
 
+def keys_of_file(path: Path) -> dict[str, tuple[str, str]]:
+    """What a file of the configuration says of each key: its value as it is written, and what it means."""
+    found: dict[str, tuple[str, str]] = {}
+    parents: list[str] = []
+    last = ""
+    for line in path.read_text(encoding="utf-8").split("\nhydra:")[0].splitlines():
+        more = re.fullmatch(r" {8,}# (.*)", line)
+        match = _KEY.fullmatch(line)
+        if more and last:
+            found[last] = (found[last][0], f"{found[last][1]} {more[1]}")
+        elif match:
+            indent, key, value, meaning = match.groups()
+            parents = [*parents[: len(indent) // 2], key]
+            if value and parents[0] not in ("defaults", "name", "vertices", "edges"):
+                last = ".".join(parents)
+                found[last] = (value, meaning or "")
+    return found
+
+
 def _about(path: Path) -> str:
     """The comment at a file's head."""
     lines = path.read_text(encoding="utf-8").splitlines()
@@ -51,15 +81,113 @@ def _about(path: Path) -> str:
 
 def _lines(path: Path, prefix: str) -> Iterator[str]:
     """``key=value`` and what it means, for every key of a file."""
-    parents: list[str] = []
-    for line in path.read_text(encoding="utf-8").split("\nhydra:")[0].splitlines():
-        more = re.fullmatch(r" {8,}# (.*)", line)
-        match = _KEY.fullmatch(line)
-        if more:
-            yield f"  {'':<32} {more[1]}"
-        elif match:
-            indent, key, value, meaning = match.groups()
-            parents = [*parents[: len(indent) // 2], key]
-            if value and parents[0] not in ("defaults", "name", "vertices", "edges"):
-                shown = f"{prefix}{'.'.join(parents)}={value}"
-                yield f"  {shown:<32} {meaning or ''}".rstrip()
+    for key, (value, meaning) in keys_of_file(path).items():
+        yield f"  {f'{prefix}{key}={value}':<32} {meaning}".rstrip()
+
+
+def declared() -> "dict[tuple[str, str], Keys]":
+    """Every declaration of keys by group and option; those of a study itself by two empty texts."""
+    from rsl_cli.data.target import DATASETS
+    from rsl_cli.study.keys import EXECUTORS, LINE, STUDY
+    from rsl_cli.study.measurements import THEORY
+    from rsl_cli.theory.tangent import TANGENT
+    from rsl_cli.train.settings import TRAINERS
+
+    tangent = {f"tangent.{key}": spec for key, spec in TANGENT.items()}
+    theory = {path.stem: {**THEORY, **tangent} for path in sorted((config_directory() / "theory").glob("*.yaml"))}
+    groups: dict[str, Mapping[str, Keys]] = {
+        "dataset": {name: leaf.keys for name, leaf in DATASETS.items()},
+        "trainer": TRAINERS,
+        "executor": EXECUTORS,
+        "theory": theory,
+    }
+    study: dict[tuple[str, str], Keys] = {("", ""): {**STUDY, **LINE}}
+    return study | {(group, option): keys for group, options in groups.items() for option, keys in options.items()}
+
+
+_SAID = {
+    "always": "yes",
+    "changed": "unless at its default",
+    "horizon": "no: says how far runs are carried",
+    "never": "no",
+}
+
+
+def reference() -> str:
+    """The configuration's reference in Markdown: every key with its type, range, default and meaning; every part.
+
+    A key that belongs to a run's identity makes other runs when it changes; others do not.
+    """
+    lines = ["# Configuration reference", "", "Every key can be set on a line of `rsl run`, as `key=value`.", ""]
+    seen = ""
+    for (group, option), keys in declared().items():
+        if group != seen:
+            lines += [f"## `{group}`", ""]
+            seen = group
+        path = config_directory() / group / f"{option}.yaml" if group else config_directory() / "config.yaml"
+        lines += [f"### `{group}={option}`" if group else "## A study", "", _about(path), ""]
+        written = keys_of_file(path)
+        lines += ["| key | default | accepted | meaning | part of a run's identity |", "|---|---|---|---|---|"]
+        for key, spec in keys.items():
+            default = written[key][0] if key in written else _shown(spec.default)
+            cells = (f"`{f'{group}.' * bool(group)}{key}`", f"`{default}`", spec.accepted, spec.help)
+            lines.append(_row(*cells, _SAID[spec.identity]))
+        lines.append("")
+    for title, registry in _registries().items():
+        lines += [f"## {title}", "", "| name | what it is | its keys |", "|---|---|---|"]
+        lines += [_row(f"`{name}`", _first_line(part), _fields(part)) for name, part in registry.items()]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _registries() -> "dict[str, Registry[Any]]":
+    from rsl_cli.maps import EDGE_MAPS
+    from rsl_cli.report.figures import FIGURES
+    from rsl_cli.theory.probes import PROBES
+    from rsl_cli.train.losses import LOSSES
+    from rsl_cli.train.optimizers import OPTIMIZERS
+    from rsl_cli.vertex_maps import ACTIVATIONS, COMBINES, NORMS, POOLS
+
+    return {
+        "Edge maps (`map`)": EDGE_MAPS,
+        "Activations (`activation`)": ACTIVATIONS,
+        "Combinations of slots (`combine`)": COMBINES,
+        "Norms (`norm`)": NORMS,
+        "Pools (`pool`)": POOLS,
+        "Losses (`loss`)": LOSSES,
+        "Optimisers (`trainer.name`)": OPTIMIZERS,
+        "Probes (`theory.probes`)": PROBES,
+        "Figures": FIGURES,
+    }
+
+
+def _row(*cells: str) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, bool) or value is None:
+        return {None: "null", True: "true", False: "false"}[value]
+    return f"[{', '.join(map(_shown, value))}]" if isinstance(value, list | tuple) else str(value)
+
+
+def _made(part: Any) -> Any:
+    """The class behind a factory that has some of its arguments already."""
+    return getattr(part, "func", part)
+
+
+def _first_line(part: Any) -> str:
+    """The first line of a part's own docstring, of its class where it is an object; torch's functions say nothing."""
+    made = _made(part)
+    kind = made if hasattr(made, "__name__") else type(made)
+    ours = (kind.__module__ or "").startswith("rsl_cli")
+    return (kind.__doc__ or "").strip().partition("\n")[0] if ours else ""
+
+
+def _fields(part: Any) -> str:
+    """The keys of a part, with their defaults."""
+    made, given = _made(part), len(getattr(part, "args", ()))
+    if not is_dataclass(made):
+        return ""
+    known = fields(made)[given:]
+    return ", ".join(f"{one.name}" + ("" if one.default is MISSING else f"={_shown(one.default)}") for one in known)

@@ -76,5 +76,6 @@ def finished_run(steps: int = 50, degree: int = 4, loss: str = "mse") -> probes.
     data = Dataset("made", "regression", x[:64], y[:64], x[64:], y[64:], 1)
     lift = sample_lift(BaseGraph.from_config(_BASE, input_shape=(2,), output_size=1), degree, 0)
     objective = Objective(data, loss, dtype=LiftedNetwork(lift).dtype)
-    (result,) = train_first_order(LiftedNetwork(lift), objective, FirstOrder("gd", steps))
+    settings = FirstOrder.from_config({"name": "gd", "steps": steps})
+    (result,) = train_first_order(LiftedNetwork(lift), objective, settings)
     return probes.FinishedRun(lift, "standard", objective, result)

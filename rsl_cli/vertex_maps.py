@@ -73,19 +73,23 @@ class _Tanh(torch.autograd.Function):
 
 
 def _tanh(z: Tensor) -> Tensor:
+    """The hyperbolic tangent."""
     by_numpy = z.dtype == torch.float64 and z.device.type == "cpu"
     return cast(Tensor, _Tanh.apply(z)) if by_numpy else torch.tanh(z)
 
 
 def _gelu(z: Tensor) -> Tensor:
+    """Z Phi(z), exact (Hendrycks and Gimpel, 2016)."""
     return 0.5 * z * (1 + torch.erf(z * 0.5**0.5))
 
 
 def _silu(z: Tensor) -> Tensor:
+    """Z / (1 + e^-z)."""
     return 0.5 * z * (1 + _tanh(0.5 * z))
 
 
 def _softplus(z: Tensor) -> Tensor:
+    """log(1 + e^z)."""
     # Beyond 40, e^-z is nothing beside z.
     small = z.clamp(max=40)
     return torch.log1p(torch.exp(small)) + (z - small)

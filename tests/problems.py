@@ -9,6 +9,7 @@ import yaml
 
 from rsl_cli.data import Dataset
 from rsl_cli.graph import BaseGraph
+from rsl_cli.train.first_order import FirstOrder
 from rsl_cli.train.trajectory import TrainingResult
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
@@ -30,6 +31,12 @@ def study(**changes: Any) -> dict[str, Any]:
         "lift": [2, 4, 8],
         "seeds": 3,
     } | changes
+
+
+def first_order(name: str, steps: int = 2000, learning_rate: float = 0.01, **changes: Any) -> FirstOrder:
+    """Steps of a constant rate, of all samples, unless said otherwise."""
+    plain = {"schedule": "constant", "stationary": 1e-4, "log_per_decade": 8, "dtype": "float32"}
+    return FirstOrder(name, steps, learning_rate, **(plain | changes))
 
 
 def linear_base(inputs: int, outputs: int = 1) -> BaseGraph:

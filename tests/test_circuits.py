@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import oracles
+import problems
 import pytest
 import torch
 from problems import CONF, group
@@ -21,7 +22,7 @@ from rsl_cli.lift import disjoint_union, sample_lift
 from rsl_cli.network import LiftedNetwork
 from rsl_cli.train.compiled import Compiled
 from rsl_cli.train.engines import AutogradEngine, Batches, CircuitEngine
-from rsl_cli.train.first_order import FirstOrder, train_first_order
+from rsl_cli.train.first_order import train_first_order
 from rsl_cli.train.gauss_newton import gauss_newton
 from rsl_cli.train.objective import Objective
 from rsl_cli.train.optimizers import Adam, AdamW, Gd, Lion, Sgd
@@ -224,7 +225,7 @@ def test_threads_change_no_bit(dtype):
         compiled = Compiled.of(network, objective)
         theta = flat(network.replica_tensors(dict(network.named_parameters()), 1).values())
         loss, gradient = compiled.gradient(1, theta)
-        settings = FirstOrder("adam", steps=30, batch_size=1500, dtype=str(dtype).removeprefix("torch."))
+        settings = problems.first_order("adam", steps=30, batch_size=1500, dtype=str(dtype).removeprefix("torch."))
         lift = sample_lift(base, 60, 3, {"kind": "random", "in_degree": 8})
         (alone,) = train_first_order(LiftedNetwork(lift, dtype=dtype), objective, settings)
         return [np.float64(loss), gradient, *compiled.held_out(1, theta), *(p.numpy() for p in alone.state.values())]
@@ -299,7 +300,7 @@ def test_a_long_training_saves_on_the_way():
     objective = Objective(dataset(base, "regression"), "mse", dtype=torch.float32)
     keeper = Memory(6, interrupt=False)
     train_first_order(
-        network_of(base, (4,), dtype=torch.float32), objective, FirstOrder("adam", steps=200), keeper=keeper
+        network_of(base, (4,), dtype=torch.float32), objective, problems.first_order("adam", steps=200), keeper=keeper
     )
     assert keeper.saved is not None and keeper.calls > 6
 
@@ -308,17 +309,18 @@ _NUMBERS = """
 import hashlib, sys
 sys.path[:0] = [".", "tests"]
 import numpy as np, torch
+import problems
 from problems import group
 from test_circuits import dataset, flat
 from rsl_cli import BaseGraph, LiftedNetwork, sample_lift
-from rsl_cli.train.first_order import FirstOrder, train_first_order
+from rsl_cli.train.first_order import train_first_order
 from rsl_cli.train.objective import Objective
 from rsl_cli.train.optimizers import Adam, AdamW, Gd, Lion, Sgd
 base = BaseGraph.from_config(group("base", "mlp"), input_shape=(3,), output_size=1)
 for name in ("float32", "float64"):
     network = LiftedNetwork(sample_lift(base, 8, 0), dtype=getattr(torch, name))
     objective = Objective(dataset(base, "regression", 333), "mse", dtype=network.dtype)
-    result, = train_first_order(network, objective, FirstOrder("adam", steps=30, batch_size=100, dtype=name))
+    result, = train_first_order(network, objective, problems.first_order("adam", steps=30, batch_size=100, dtype=name))
     objective.backward(network, None)
     gradients = flat(parameter.grad for parameter in network.parameters())
     for array in (np.array(result.trajectory.rows), flat(result.state.values()), gradients):

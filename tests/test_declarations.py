@@ -1,66 +1,160 @@
-"""One declaration: files say the defaults that the code has, with a line on what each key means."""
+"""One declaration: checks, files, help, identities and the reference all say what the keys say."""
 
 import re
-from pathlib import Path
+from dataclasses import replace
 
 import problems
 import pytest
 import yaml
 
-from rsl_cli.study.spec import DEFAULTS, EXECUTORS, KEYS
-from rsl_cli.theory.tangent import _KEYS as TANGENT
-from rsl_cli.train.first_order import SCHEDULES, FirstOrder
+from rsl_cli.configuration import known_keys
+from rsl_cli.data import content_identity
+from rsl_cli.data.target import DATASETS
+from rsl_cli.errors import ConfigError
+from rsl_cli.help import declared, keys_of_file, reference
+from rsl_cli.keys import Key, flag, horizon_of, identity_of, read_keys, real, whole
+from rsl_cli.study.keys import GROUPS
+from rsl_cli.study.spec import StudySpec
+from rsl_cli.train.first_order import FACTORS, FirstOrder
+from rsl_cli.train.flow import Flow
+from rsl_cli.train.lm import LevenbergMarquardt
 from rsl_cli.train.optimizers import OPTIMIZERS
-from rsl_cli.train.settings import SCHEDULES as SCHEDULE_NAMES
-from rsl_cli.train.settings import TRAINERS
+from rsl_cli.train.settings import SCHEDULES, TRAINERS
 from rsl_cli.train.trainers import trainer_settings
 
 CONF = problems.CONF
+DECLARED = declared()
 FILES = sorted(path for path in CONF.rglob("*.yaml") if path.parent.name != "experiment")
+NAMED = sorted({*TRAINERS} - {"torch", "target"})
+"""Trainers that need nothing said."""
 
 
-def same(file: Path, keys) -> None:
-    written = yaml.safe_load(file.read_text(encoding="utf-8"))
-    assert written == {"name": file.stem, **{key: spec.default for key, spec in keys.items()}}
-    kinds = {key: type(spec.default) for key, spec in keys.items()}
-    assert {key: type(value) for key, value in written.items() if key != "name"} == kinds
+def file_of(group: str, option: str):
+    return CONF / group / f"{option}.yaml" if group else CONF / "config.yaml"
 
 
-@pytest.mark.parametrize("name", TRAINERS)
-def test_trainers(name):
-    same(CONF / "trainer" / f"{name}.yaml", TRAINERS[name])
-    if name not in ("torch", "target"):
-        assert trainer_settings({"name": name}) == trainer_settings(problems.group("trainer", name))
-
-
-def test_every_trainer_is_declared():
-    assert set(TRAINERS) == {"flow", "lm", *OPTIMIZERS}
-    assert set(SCHEDULES) == set(SCHEDULE_NAMES)
-
-
-@pytest.mark.parametrize("name", ["adam", "sgd", "gd", "adamw", "lion"])
-def test_optimisers_have_the_defaults_of_their_trainers(name):
-    settings = trainer_settings({"name": name})
-    assert isinstance(settings, FirstOrder)
-    if name != "sgd":
-        assert settings.optimizer == OPTIMIZERS[name]()
-
-
-def test_executors_theory_and_the_study_itself():
-    for name, keys in EXECUTORS.items():
-        same(CONF / "executor" / f"{name}.yaml", dict(sorted(keys.items(), reverse=True)))
-    written = problems.group("theory", "tangent")["tangent"]
-    assert {key: tuple(v) if isinstance(v, list) else v for key, v in written.items()} == {
-        key: spec.default for key, spec in TANGENT.items() if key != "largest"
+@pytest.mark.parametrize(("group", "option"), DECLARED, ids=["/".join(pair) for pair in DECLARED])
+def test_files_say_what_is_declared(group, option):
+    keys, path = DECLARED[group, option], file_of(group, option)
+    written = keys_of_file(path)
+    meanings = {key: meaning for key, (_, meaning) in written.items()}
+    # Of what is measured, files are choices, and what is left out of one keeps its default.
+    expected = {key: spec.help for key, spec in keys.items() if group != "theory" or key in written}
+    assert meanings == expected and all(expected.values())
+    values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if group == "theory":
+        assert read_keys("", {key: spec for key, spec in keys.items() if "." not in key}, values)
+        return
+    own = {key: value for key, value in values.items() if key not in ("name", "defaults", "hydra")}
+    assert {key: (type(value), value) for key, value in own.items()} == {
+        key: (type(spec.default), spec.default) for key, spec in keys.items()
     }
-    study = yaml.safe_load((CONF / "config.yaml").read_text())
-    known = {key for key in study if key not in ("defaults", "hydra", "until", "budget")}
-    assert known == {key for key in KEYS if key not in ("base", "lifting", "dataset", "trainer", "executor", "theory")}
-    assert {key: study[key] for key in known} == {key: DEFAULTS[key] for key in known}
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda path: f"{path.parent.name}/{path.stem}")
-def test_every_key_has_a_line_on_what_it_means(file):
-    for line in file.read_text(encoding="utf-8").split("\nhydra:")[0].split("\nvertices:")[0].splitlines():
-        if re.match(r"[a-z_]+: *[^{ ]|  [a-z]+: ", line) and not re.match(r"(name|kind|defaults|tangent):|  - ", line):
-            assert re.search(r"\S +# \S", line), line
+def test_everything_that_has_a_file_is_declared():
+    groups = {file.parent.name for file in FILES} - {"conf"}
+    assert groups == set(GROUPS)
+    for group in ("trainer", "dataset", "executor", "theory"):
+        options = {file.stem for file in FILES if file.parent.name == group} - {"auto"}
+        assert options == {option for known, option in DECLARED if known == group}
+    assert set(TRAINERS) == {"flow", "lm", *OPTIMIZERS}
+    assert set(FACTORS) == set(SCHEDULES)
+
+
+def test_the_reference_names_every_key_and_every_part():
+    text = reference()
+    for key in known_keys():
+        if key.partition(".")[0] not in ("base", "lifting", "experiment") and "." in key and not key.endswith(".name"):
+            assert f"`{key}`" in text or key.startswith(("trainer.numbers", "trainer.classes")), key
+    for keys in DECLARED.values():
+        for spec in keys.values():
+            assert spec.help.replace("|", "\\|") in text
+    for name in [*OPTIMIZERS, *DATASETS, "conv", "attention", "token_avg", "cross_entropy"]:
+        assert f"{name}`" in text
+    rows = [line for line in text.splitlines() if line.startswith("|")]
+    assert len({len(re.findall(r"(?<!\\)\|", row)) for row in rows if "`trainer." in row}) == 1
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_a_trainer_by_its_name_is_the_one_of_its_file(name):
+    assert trainer_settings({"name": name}) == trainer_settings(problems.group("trainer", name))
+    by_name, by_file = (
+        StudySpec.from_config(problems.study(lift=2, seeds=1, trainer=trainer)).run_keys()
+        for trainer in ({"name": name}, problems.group("trainer", name))
+    )
+    assert by_name == by_file
+
+
+def test_classes_have_the_declared_defaults():
+    assert Flow() == trainer_settings({"name": "flow"})
+    assert LevenbergMarquardt() == trainer_settings({"name": "lm"})
+    for name in ("adam", "gd", "adamw", "lion"):
+        settings = trainer_settings({"name": name})
+        assert isinstance(settings, FirstOrder) and settings.optimizer == OPTIMIZERS[name]()
+
+
+def another(spec: Key, settings: dict, key: str):
+    """A value that a key takes, other than its default."""
+    for value in (6, 1, 2, 0.5, 0.05, True, False, *SCHEDULES, "float64", "flat", "copy", "drop"):
+        try:
+            if spec.read(value) != spec.read(spec.default) and value != settings.get(key):
+                return value
+        except ValueError:
+            continue
+    raise AssertionError(key)
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_what_belongs_to_a_trainers_identity_is_what_is_declared(name):
+    plain = {"name": name} | ({"schedule": "constant"} if "schedule" in TRAINERS[name] else {})
+    before = trainer_settings(plain).identity()
+    assert trainer_settings(plain).horizon == horizon_of(TRAINERS[name]) != ()
+    for key, spec in TRAINERS[name].items():
+        changed = trainer_settings(plain | {key: another(spec, plain, key)}).identity()
+        assert (changed != before) == (spec.identity in ("always", "changed")), key
+    if "schedule" in TRAINERS[name]:  # A run that its schedule ends cannot be carried on: another is another.
+        ended = [trainer_settings(plain | {"schedule": "linear", "steps": steps}).identity() for steps in (5, 6)]
+        assert ended[0] != ended[1]
+
+
+@pytest.mark.parametrize("name", ["sine2d", "spirals", "parity", "tokens", "digits", "diabetes"])
+def test_what_belongs_to_a_datasets_identity_is_what_is_declared(name):
+    before = content_identity({"name": name})
+    for key, spec in DATASETS[name].keys.items():
+        assert content_identity({"name": name, key: another(spec, {}, key)}) != before, key
+
+
+@pytest.mark.parametrize(("identity", "same"), [("changed", True), ("always", False), ("never", True)])
+def test_a_new_key_at_its_default_renames_no_run(monkeypatch, identity, same):
+    def run(**changes):
+        dataset = {"name": "sine2d", "samples": 64, "test_samples": 16, **changes}
+        return StudySpec.from_config(problems.study(lift=2, seeds=1, dataset=dataset)).run_keys()[0].run_id
+
+    before = run()
+    leaf = DATASETS["sine2d"]
+    new = flag(False).of(identity).about("new")
+    monkeypatch.setitem(DATASETS._parts, "sine2d", replace(leaf, keys={**leaf.keys, "new": new}))
+    assert (run() == before) == same
+    assert (run(new=True) == before) == (identity == "never")
+
+
+def test_readers_and_identities():
+    keys = {
+        "a": whole(1, 0, 9),
+        "b": real(0.5, 0, 1, above=True, below=True).of("changed"),
+        "c": flag(True).of("never"),
+    }
+    read = read_keys("x.", keys, {"a": 2.0, "name": "n"})
+    assert read == {"a": 2, "b": 0.5, "c": True} and type(read["a"]) is int
+    assert identity_of(keys, read) == {"a": 2}
+    assert identity_of(keys, {**read, "b": 0.25}) == {"a": 2, "b": 0.25}
+    for config, message in (
+        ({"a": 10}, "x.a=10; accepted: a whole number from 0 to 9"),
+        ({"a": float("inf")}, "x.a=inf; accepted: a whole number from 0 to 9"),
+        ({"b": 1}, "x.b=1; accepted: a number above 0 to below 1"),
+        ({"b": 10**400}, "x.b=1"),
+        ({"c": 1}, "x.c=1; accepted: true or false"),
+        ({"d": 1}, "x key 'd' is not known; accepted: name, a, b, c"),
+    ):
+        with pytest.raises(ConfigError, match=re.escape(message)):
+            read_keys("x.", keys, config)

@@ -12,6 +12,7 @@ PACKAGE = ROOT / "rsl_cli"
 ORDER = [
     "errors",
     "registry",
+    "keys",
     "rng",
     "kernels",
     "parts",

@@ -12,9 +12,10 @@ import numpy as np
 
 from rsl_cli.data.dataset import Dataset, Reading, Task
 from rsl_cli.data.formats import is_missing, is_number, read_npz
-from rsl_cli.data.holdout import KEYS, hold_out
-from rsl_cli.data.keys import Leaf, Settings, Teacher, choice, name, path, shorten
+from rsl_cli.data.holdout import KEYS, STANDARD, hold_out
+from rsl_cli.data.keys import Leaf, Settings, Teacher, name, path, told
 from rsl_cli.errors import DataError, nearest
+from rsl_cli.keys import choice, shorten
 
 MOST_CLASSES = 20
 """With ``task: auto``, integers of at most so many distinct values are classes."""
@@ -24,7 +25,7 @@ LEAST_ROWS = 8
 
 _MOST_LISTED = 8
 
-TASK = choice("auto", "auto", "regression", "classification")
+TASK = choice("auto", "auto", "regression", "classification").about("auto, regression or classification")
 
 
 def read_bytes(path: str) -> bytes:
@@ -233,11 +234,11 @@ def _from_npz(settings: Settings, teacher: Teacher | None) -> Dataset:
 LEAVES: dict[str, Leaf] = {
     "npz": Leaf(
         {
-            "path": path("data/images.npz"),
-            "inputs": name("x", "the name of an array", "x"),
-            "target": name("y", "the name of an array", "y"),
+            "path": path("data/images.npz").about("needed, e.g. dataset.path=data/images.npz"),
+            "inputs": name("x", "the name of an array", "x").about("name of the array of inputs"),
+            "target": name("y", "the name of an array", "y").about("name of the array of targets"),
             "task": TASK,
-            **KEYS,
+            **told(KEYS, standardize=f"each number of an input, and real targets, {STANDARD}"),
         },
         _from_npz,
         content=by_content,

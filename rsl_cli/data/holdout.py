@@ -9,14 +9,18 @@ from dataclasses import replace
 import numpy as np
 
 from rsl_cli.data.dataset import Dataset, Reading, Task
-from rsl_cli.data.keys import Key, Settings, flag, real, seed
+from rsl_cli.data.keys import Settings, seed
 from rsl_cli.errors import ConfigError, DataError
+from rsl_cli.keys import Key, flag, real
 from rsl_cli.rng import generator
 
+STANDARD = "to mean 0 and variance 1 over the training part"
 KEYS: dict[str, Key] = {
-    "test_fraction": real(0.2, 0.0, 1.0, inside=True),
-    "seed": seed(),
-    "standardize": flag(True),
+    "test_fraction": real(0.2, 0, 1, above=True, below=True).about(
+        "share of the rows held out; of every class the same"
+    ),
+    "seed": seed().about("of the split alone; runs have their own seeds"),
+    "standardize": flag(True).about(f"features and real targets {STANDARD}; false: as stored"),
 }
 """Keys of every dataset that is one table of rows."""
 

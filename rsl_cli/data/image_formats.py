@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from rsl_cli.data.keys import shorten
 from rsl_cli.errors import DataError
+from rsl_cli.keys import shorten
 
 DAMAGED = (OSError, EOFError, zlib.error, tarfile.TarError)
 """What the standard library raises on archives that are cut short or altered."""

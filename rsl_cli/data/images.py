@@ -15,10 +15,11 @@ import numpy as np
 
 from rsl_cli.data.dataset import Dataset, Reading
 from rsl_cli.data.files import read_bytes
-from rsl_cli.data.holdout import KEYS, split
+from rsl_cli.data.holdout import KEYS, STANDARD, split
 from rsl_cli.data.image_formats import gunzipped, read_batch, read_idx, untarred
-from rsl_cli.data.keys import Leaf, Settings, Teacher, count, flag, optional, path, seed, shaped, shorten
+from rsl_cli.data.keys import Leaf, Settings, Teacher, count, path, seed, shaped, told
 from rsl_cli.errors import ConfigError, DataError
+from rsl_cli.keys import flag, nullable, shorten
 from rsl_cli.rng import generator
 
 CLASSES = 10
@@ -146,15 +147,21 @@ def _leaf(published: _Published) -> Leaf:
     files = path(
         "data", "a folder" + (f", or of {published.archive} ({published.remedy})" if published.archive else "")
     )
+    where = nullable(files, "a copy from OpenML") if published.fetch else files
+    what, scaled = ("files", "all pixels together") if published.fetch else ("batches", "each channel")
+    fetched = "folder with these files; null: fetched from OpenML where there is a network, and kept"
+    where = where.about(fetched if published.fetch else f"needed: a folder that holds them, or {published.archive}")
     return Leaf(
         {
-            "path": optional(files, "a copy from OpenML") if published.fetch else files,
-            "checksum": flag(True),
+            "path": where,
+            "checksum": flag(True).about(
+                f"accept the published {what} only; false: any well-formed ones in their place"
+            ),
             **shaped("image"),
-            "samples": optional(count(10000, low=2), "all"),
-            "test_samples": optional(count(2000), "all"),
-            "seed": seed(),
-            "standardize": flag(True),
+            "samples": nullable(count(10000, low=2), "all").about("training images, drawn at random; null: all"),
+            "test_samples": nullable(count(2000), "all").about("held-out images, likewise"),
+            "seed": seed().about("of the choice and the order; runs have their own seeds"),
+            "standardize": flag(True).about(f"{scaled} {STANDARD}; false: 0 to 255 as stored"),
         },
         build,
         _check,
@@ -309,5 +316,9 @@ def _packaged(settings: Settings, teacher: Teacher | None) -> Dataset:
 
 LEAVES: dict[str, Leaf] = {
     **{name: _leaf(published) for name, published in PUBLISHED.items()},
-    "mnist5k": Leaf({**shaped("image"), **KEYS}, _packaged, own_shape="image"),
+    "mnist5k": Leaf(
+        {**shaped("image"), **told(KEYS, standardize=f"all pixels together {STANDARD}; false: 0 to 255 as stored")},
+        _packaged,
+        own_shape="image",
+    ),
 }

@@ -5,9 +5,10 @@ from typing import Any
 
 from rsl_cli.data import files, images, sequences, synthetic, tables, tabular, target
 from rsl_cli.data.dataset import Dataset
-from rsl_cli.data.keys import Leaf, Settings, Teacher, resolve, shorten
+from rsl_cli.data.keys import Leaf, Settings, Teacher, resolve
 from rsl_cli.data.target import DATASETS, arrays_digest
 from rsl_cli.errors import ConfigError, DataError
+from rsl_cli.keys import identity_of, shorten
 
 for _part in (synthetic, sequences, tabular, images, tables, files, target):
     for _name, _leaf in _part.LEAVES.items():
@@ -59,8 +60,8 @@ def content_identity(config: Mapping[str, Any], *, flat: bool = False, data: Dat
         DataError: the file is not there or cannot be read.
     """
     leaf, settings = _resolved(config, flat)
-    unsaid = [key for key, spec in leaf.keys.items() if not spec.said and settings[key] == spec.default]
-    content = {key: value for key, value in leaf.content(settings).items() if key not in unsaid}
+    said = identity_of(leaf.keys, settings)
+    content = {key: value for key, value in leaf.content(settings).items() if key in said or key not in leaf.keys}
     if leaf.by_arrays:
         content |= {"arrays": arrays_digest(load_dataset(config, flat=flat) if data is None else data)}
     return content

@@ -11,9 +11,10 @@ import numpy as np
 
 from rsl_cli.data.dataset import Dataset
 from rsl_cli.data.files import by_content, read_bytes
-from rsl_cli.data.keys import Leaf, Settings, Teacher, choice, integer, path, shaped
+from rsl_cli.data.keys import Leaf, Settings, Teacher, path, shaped, told
 from rsl_cli.data.synthetic import SIZES, Function, Stream, sampled
 from rsl_cli.errors import ConfigError, DataError
+from rsl_cli.keys import choice, whole
 from rsl_cli.rng import generator
 
 
@@ -119,9 +120,9 @@ LEAVES: dict[str, Leaf] = {
             "vocabulary",
             _draw,
             {
-                "task": choice("recall", *_TASKS),
-                "length": integer(4, 1, 1024),
-                "vocabulary": integer(8, 2, 1024),
+                "task": choice("recall", *_TASKS).about("recall, copy or reverse"),
+                "length": whole(4, 1, 1024).about("tokens, or pairs, at most"),
+                "vocabulary": whole(8, 2, 1024).about("values of a token; keys"),
                 **shaped("sequence"),
             },
             _check,
@@ -129,7 +130,17 @@ LEAVES: dict[str, Leaf] = {
         )
     ),
     "text": Leaf(
-        {"path": path("data/book.txt"), "length": integer(8, 1, 1024), **shaped("sequence"), **SIZES},
+        {
+            "path": path("data/book.txt").about("needed, e.g. dataset.path=data/book.txt"),
+            "length": whole(8, 1, 1024).about("characters read"),
+            **shaped("sequence"),
+            **told(
+                SIZES,
+                samples="windows of the first half to train on, drawn without repetition",
+                test_samples="windows of the second half",
+                seed="of the draws; runs have their own seeds",
+            ),
+        },
         _text,
         content=by_content,
         own_shape="sequence",

@@ -12,15 +12,20 @@ from typing import Literal
 import numpy as np
 
 from rsl_cli.data.dataset import Dataset, Task
-from rsl_cli.data.keys import Key, Leaf, Settings, Teacher, count, integer, real, seed
+from rsl_cli.data.keys import Leaf, Settings, Teacher, count, seed, told
 from rsl_cli.errors import ConfigError, DataError
+from rsl_cli.keys import Key, real, whole
 from rsl_cli.rng import generator
 
 Part = Literal["train", "held-out"]
 Stream = Callable[[str], np.random.Generator]
 """From the name of a quantity to the generator of its draws."""
 
-SIZES: dict[str, Key] = {"samples": count(16384, low=2), "test_samples": count(4096), "seed": seed()}
+SIZES: dict[str, Key] = {
+    "samples": count(16384, low=2).about("training points N"),
+    "test_samples": count(4096).about("held-out points, drawn afresh from a stream of their own"),
+    "seed": seed(),
+}
 _CONSTANT = 1e-12
 """A teacher whose spread is below this share of its size is constant but for rounding."""
 
@@ -85,9 +90,24 @@ def _check_parity(settings: Settings) -> None:
 
 _FUNCTIONS: dict[str, Function] = {
     "sine2d": Function("regression", 1, _sine2d),
-    "spirals": Function("classification", 2, _spirals, {"noise": real(0.02, 0.0), "turns": real(1.5, 0.0, 100.0)}),
+    "spirals": Function(
+        "classification",
+        2,
+        _spirals,
+        {
+            "noise": real(0.02, 0).about("standard deviation of each coordinate; the arms reach radius 1"),
+            "turns": real(1.5, 0, 100).about("of each arm"),
+        },
+    ),
     "parity": Function(
-        "classification", 2, _parity, {"bits": integer(20, 1, 4096), "k": integer(3, 1, 4096)}, _check_parity
+        "classification",
+        2,
+        _parity,
+        {
+            "bits": whole(20, 1, 4096).about("entries per input"),
+            "k": whole(3, 1, 4096).about("entries that matter, at most bits"),
+        },
+        _check_parity,
     ),
     "lemniscate": Function("regression", 2, _lemniscate),
 }
@@ -172,6 +192,12 @@ def _taught(function: Callable[[np.ndarray], np.ndarray], x: np.ndarray, setting
 LEAVES: dict[str, Leaf] = {
     **{name: sampled(function) for name, function in _FUNCTIONS.items()},
     "teacher": Leaf(
-        {"degree": integer(4, 1), "inputs": integer(2, 1, 65536), "outputs": integer(1, 1, 65536), **SIZES}, _planted
+        {
+            "degree": whole(4, 1).about("lift degree n0 of the planted network, the witness"),
+            "inputs": whole(2, 1, 65536).about("numbers per input"),
+            "outputs": whole(1, 1, 65536).about("numbers per target"),
+            **told(SIZES, seed="of the points, and of the planted graph and weights"),
+        },
+        _planted,
     ),
 }

@@ -25,8 +25,9 @@ from rsl_cli.data.files import (
 )
 from rsl_cli.data.formats import SEPARATORS, Cells, Table, is_number, read_csv, read_parquet
 from rsl_cli.data.holdout import KEYS, hold_out
-from rsl_cli.data.keys import Key, Leaf, Settings, Teacher, added, choice, name, names, path
+from rsl_cli.data.keys import Leaf, Settings, Teacher, name, names, path
 from rsl_cli.errors import ConfigError, DataError, nearest
+from rsl_cli.keys import Key, choice
 
 MOST_CATEGORIES = 1000
 """More inputs than that from one column of text are a slip, not an encoding."""
@@ -34,13 +35,17 @@ _LEAST_IDS = 20
 """Fewer distinct integers say nothing about what they are."""
 
 _HANDLING: dict[str, Key] = {
-    "drop": added(names("none", "[id]")),
-    "missing": added(choice("error", "error", "drop", "mean", "median")),
-    "categorical": added(choice("error", "error", "onehot", "ordinal")),
+    "drop": names("none", "[id]").of("changed").about("columns to leave out, e.g. [id]"),
+    "missing": choice("error", "error", "drop", "mean", "median")
+    .of("changed")
+    .about("error, drop (the rows), mean or median (of the column over training rows; rows without target go)"),
+    "categorical": choice("error", "error", "onehot", "ordinal")
+    .of("changed")
+    .about("of columns of text: error, onehot (an input for each) or ordinal (its number in sorted order)"),
 }
 _DIALECT: dict[str, Key] = {
-    "separator": added(choice("auto", "auto", *SEPARATORS)),
-    "decimal": added(choice("auto", "auto", "point", "comma")),
+    "separator": choice("auto", "auto", *SEPARATORS).of("changed").about("auto, comma, semicolon, tab or pipe"),
+    "decimal": choice("auto", "auto", "point", "comma").of("changed").about("auto, point or comma"),
 }
 
 
@@ -234,9 +239,13 @@ def _check(settings: Settings) -> None:
 
 def _keys(example: str) -> dict[str, Key]:
     return {
-        "path": path(example),
-        "target": name(None, "the name of a column", "price"),
-        "features": names("all columns but the target", "[rooms,age]"),
+        "path": path(example).about(f"needed, e.g. dataset.path={example}"),
+        "target": name(None, "the name of a column", "price").about(
+            "needed: the column to predict, e.g. dataset.target=price"
+        ),
+        "features": names("all columns but the target", "[rooms,age]").about(
+            "columns to predict it from, e.g. [rooms,age]; null: all others"
+        ),
         "task": TASK,
         **KEYS,
         **_HANDLING,

@@ -8,8 +8,9 @@ import numpy as np
 
 from rsl_cli.data.dataset import Dataset
 from rsl_cli.data.files import LEAST_ROWS, encode_target, to_numbers
-from rsl_cli.data.keys import Key, Leaf, Settings, Teacher, choice
+from rsl_cli.data.keys import Leaf, Settings, Teacher, shaped
 from rsl_cli.errors import DataError, RslError, first_line
+from rsl_cli.keys import Key, choice
 from rsl_cli.registry import Registry, load, plain_arguments
 
 DATASETS: Registry[Leaf] = Registry("dataset.name")
@@ -104,10 +105,16 @@ def _read_arguments(value: Any) -> Settings | None:
 LEAVES: dict[str, Leaf] = {
     "target": Leaf(
         {
-            "target": Key(None, f"package.function that returns {_ACCEPTED}", "mine.load", _read_target),
-            "arguments": Key(None, "null or a mapping", "{n: 100}", _read_arguments),
-            "task": choice("auto", "auto", "regression", "classification"),
-            "shape": choice("auto", "auto", "flat", "own"),
+            "target": Key(None, f"package.function that returns {_ACCEPTED}", "mine.load", _read_target).about(
+                "needed: package.function, imported from the current folder or from where Python looks"
+            ),
+            "arguments": Key(None, "null or a mapping", "{n: 100}", _read_arguments).about(
+                "by keyword, e.g. {n: 1000}; null: none"
+            ),
+            "task": choice("auto", "auto", "regression", "classification").about(
+                "auto, regression or classification; auto: text, booleans and integers of few values are classes"
+            ),
+            **shaped("own"),
         },
         _build,
         content=_content,

@@ -6,12 +6,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from rsl_cli.data import Dataset
-from rsl_cli.errors import ConfigError, one_of
+from rsl_cli.errors import ConfigError
+from rsl_cli.keys import Key, Keys, identity_of, read_keys
 from rsl_cli.lift import Lift
 from rsl_cli.network import LiftedNetwork
 from rsl_cli.registry import Origin, plain_arguments
 from rsl_cli.theory.probes import PROBES, FinishedRun, check_probe, measure
-from rsl_cli.theory.tangent import TangentProbe
+from rsl_cli.theory.tangent import TANGENT, TangentProbe
 from rsl_cli.train.losses import Loss
 from rsl_cli.train.objective import Objective
 from rsl_cli.train.trainers import Flow, Settings
@@ -20,7 +21,6 @@ from rsl_cli.train.trajectory import TrainingResult
 if TYPE_CHECKING:
     import pandas as pd
 
-_KEYS = ("name", "tangent", "coverage", "probes")
 _TABLES = ("trajectory", "drift", "tangent", "coverage")
 
 
@@ -54,25 +54,23 @@ class Theory:
         Raises:
             ConfigError: an unknown key, a value out of range, kappa of another loss, coverage without a witness.
         """
-        for key in config:
-            if key not in _KEYS:
-                raise ConfigError(one_of("theory key", key, _KEYS))
-        tangent = None if config.get("tangent") is None else TangentProbe.from_config(config["tangent"])
+        read = read_keys("theory.", THEORY, config)
+        tangent, etas = read["tangent"], read["coverage"]
         if tangent is not None and tangent.probes == 0 and (loss.name != "mse" or not isinstance(trainer, Flow)):
             tangent = None  # Only along a flow, and there is none here.
         if tangent is not None and loss.name != "mse":
             raise ConfigError(f"theory.tangent is defined for loss=mse, not {loss.name}; use theory=none or loss=mse")
-        etas = _etas(config.get("coverage"))
         if etas and data.witness_degree is None:
             raise ConfigError(
                 f"theory.coverage needs a planted witness, dataset '{data.name}' has none; use dataset=teacher"
             )
-        return cls(tangent, etas, _probes(config.get("probes")))
+        return cls(tangent, etas, read["probes"])
 
     def identity(self) -> dict[str, Any]:
         """Everything that determines the tables."""
-        plain = {"tangent": None if self.tangent is None else self.tangent.identity(), "coverage": list(self.coverage)}
-        return plain | ({"probes": [probe.origin.identity() for probe in self.probes]} if self.probes else {})
+        tangent = None if self.tangent is None else self.tangent.identity()
+        probes = tuple(probe.origin.identity() for probe in self.probes)
+        return identity_of(THEORY, {"tangent": tangent, "coverage": list(self.coverage), "probes": probes})
 
     def tables(
         self,
@@ -152,3 +150,29 @@ def _etas(value: Any) -> tuple[float, ...]:
         if isinstance(eta, bool) or not isinstance(eta, int | float) or not (math.isfinite(eta) and eta >= 0):
             raise ConfigError(f"theory.coverage={value!r}; accepted: null or a list of numbers from 0, e.g. [0.5,1]")
     return tuple(float(eta) for eta in etas)
+
+
+THEORY: Keys = {
+    "tangent": Key(
+        None,
+        f"null or the keys {', '.join(TANGENT)}",
+        "{probes: 4}",
+        lambda value: None if value is None else TangentProbe.from_config(value),
+        "kappa at the start, along the path and on a sphere; null: not",
+    ),
+    "coverage": Key(
+        None,
+        "null or a list of numbers from 0",
+        "[0.5,1]",
+        _etas,
+        "sizes eta within which copies are held against the planted witness's; null: not",
+    ),
+    "probes": Key(
+        None,
+        "null or a list of functions",
+        "[mine.sharpness]",
+        _probes,
+        "of your own, e.g. [mine.sharpness]: functions from a finished run to a table",
+    ).of("changed"),
+}
+"""What can be measured of a finished run."""

@@ -14,14 +14,15 @@ import numpy as np
 import torch
 
 from rsl_cli.data import Dataset, content_identity, load_dataset
-from rsl_cli.data.keys import Key
 from rsl_cli.errors import ConfigError, StoreError, one_of
 from rsl_cli.graph import BaseGraph, EdgeLifting, edge_lifting
 from rsl_cli.graph_config import read_graph
+from rsl_cli.keys import read_keys
 from rsl_cli.lift import sample_lift
 from rsl_cli.module import module_config
 from rsl_cli.network import PARAMETRIZATIONS, LiftedNetwork
 from rsl_cli.registry import Origin, load_plugins
+from rsl_cli.study.keys import EXECUTORS, GROUPS, STUDY
 from rsl_cli.study.machine import cores
 from rsl_cli.study.measurements import Theory
 from rsl_cli.study.store import SCHEMA, RunKey, StudyStore
@@ -30,29 +31,8 @@ from rsl_cli.theory.probes import FinishedRun
 from rsl_cli.train.first_order import FirstOrder
 from rsl_cli.train.losses import Loss, Squared, check_fit, read_loss
 from rsl_cli.train.objective import Objective
-from rsl_cli.train.settings import nullable, read_declared, real, whole
 from rsl_cli.train.trainers import Flow, Settings, chosen_trainer, horizon_keys, trainer_settings
 from rsl_cli.train.trajectory import Row, TrainingResult, Trajectory
-
-DEFAULTS: Mapping[str, Any] = {
-    "lift": "16..256",
-    "seeds": 5,
-    "loss": None,
-    "parametrization": None,
-    "device": "auto",
-    "results_dir": "results",
-    "study": None,
-    "executor": {"name": "process"},
-    "theory": {},
-    "horizons": None,
-    "plugins": None,
-}
-KEYS = ("base", "lifting", "dataset", "trainer", *DEFAULTS)
-_SECONDS = real(30.0, 0, above=True)
-EXECUTORS: Mapping[str, Mapping[str, Key]] = {
-    "local": {"checkpoint_seconds": _SECONDS},
-    "process": {"checkpoint_seconds": _SECONDS, "workers": nullable(whole(None, 1), "one per core")},
-}
 
 
 @dataclass(frozen=True)
@@ -96,13 +76,10 @@ class StudySpec:
         Raises:
             ConfigError, GraphError, DataError: the first thing that cannot be run, in one line.
         """
-        for key in config:
-            if key not in KEYS:
-                raise ConfigError(one_of("key", key, KEYS))
-        for key in ("base", "lifting", "dataset", "trainer", "executor", "theory"):
-            if not isinstance(config.get(key, DEFAULTS.get(key)), Mapping):
-                raise ConfigError(f"{key}={config.get(key)!r}; a group is needed: {key}=NAME")
-        full = {**DEFAULTS, **config}
+        full = {**read_keys("", STUDY, config, also=GROUPS), **{key: config.get(key, GROUPS[key]) for key in GROUPS}}
+        for key in GROUPS:
+            if not isinstance(full[key], Mapping):
+                raise ConfigError(f"{key}={full[key]!r}; a group is needed: {key}=NAME")
         load_plugins(full["plugins"])
         full["executor"] = _executor(full["executor"])
         if "target" in full["base"]:
@@ -355,7 +332,7 @@ def _executor(config: Mapping[str, Any]) -> dict[str, Any]:
     name = str(config.get("name"))
     if name not in EXECUTORS:
         raise ConfigError(one_of("executor", name, EXECUTORS))
-    return {"name": name, **read_declared("executor", EXECUTORS[name], config)}
+    return {"name": name, **read_keys("executor.", EXECUTORS[name], config)}
 
 
 def _device(value: Any) -> str:

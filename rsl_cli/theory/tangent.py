@@ -8,7 +8,7 @@ network was trained is not known here.
 import copy
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -18,16 +18,15 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 from torch.nn.utils import vector_to_parameters
 
-from rsl_cli.data.keys import Key
 from rsl_cli.errors import ConfigError
 from rsl_cli.kernels.serial import norm
+from rsl_cli.keys import Key, Keys, identity_of, nullable, read_keys, real, whole
 from rsl_cli.network import LiftedNetwork
 from rsl_cli.rng import generator
 from rsl_cli.theory.factor import LinearProblem
 from rsl_cli.theory.krylov import Bidiagonalisation
 from rsl_cli.theory.secular import Spectrum
 from rsl_cli.train.objective import Objective
-from rsl_cli.train.settings import nullable, read_declared, real, whole
 from rsl_cli.train.trajectory import PathPoint
 
 if TYPE_CHECKING:
@@ -132,6 +131,29 @@ _BOUNDS_APART = 0.01
 """Relative difference of the bounds on kappa at which products with the Jacobian end."""
 
 
+def _read_epsilons(value: Any) -> tuple[float, ...]:
+    if not isinstance(value, Sequence) or isinstance(value, str) or not value:
+        raise ValueError
+    return tuple(real(1.0, 0, above=True).read(epsilon) for epsilon in value)
+
+
+TANGENT: Keys = {
+    "epsilons": Key(
+        (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6),
+        "a list of numbers above 0, e.g. [1e-2,1e-4]",
+        "[1e-2,1e-4]",
+        _read_epsilons,
+        "target losses",
+    ),
+    "probes": whole(4, 0, 10_000).about("random points on the sphere around the start"),
+    "radius": real(1.0, 0, above=True).about("of that sphere"),
+    "largest": nullable(whole(None, 1))
+    .of("changed")
+    .about("parameters beyond which a lift is left out: kappa costs like P^3; null: all are measured"),
+}
+"""What can be set of kappa's measurements."""
+
+
 @dataclass(frozen=True)
 class TangentProbe:
     """Where and for which target losses kappa is measured.
@@ -143,10 +165,10 @@ class TangentProbe:
         largest: parameters beyond which a lift is not measured, since kappa costs like P^3; None: all are.
     """
 
-    epsilons: tuple[float, ...] = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
-    probes: int = 4
-    radius: float = 1.0
-    largest: int | None = None
+    epsilons: tuple[float, ...] = TANGENT["epsilons"].default
+    probes: int = TANGENT["probes"].default
+    radius: float = TANGENT["radius"].default
+    largest: int | None = TANGENT["largest"].default
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "TangentProbe":
@@ -156,31 +178,14 @@ class TangentProbe:
             ConfigError: no mapping, an unknown key or a value out of range, with the key as ``theory.tangent.KEY``.
         """
         if not isinstance(config, Mapping):
-            raise ConfigError(f"theory.tangent={config!r}; accepted: null or the keys {', '.join(_KEYS)}")
-        return cls(**read_declared("theory.tangent", _KEYS, config, also=()))
+            raise ConfigError(f"theory.tangent={config!r}; accepted: null or the keys {', '.join(TANGENT)}")
+        return cls(**read_keys("theory.tangent.", TANGENT, config, also=()))
 
     def identity(self) -> dict[str, Any]:
         """The settings that determine the numbers."""
-        settings = {**asdict(self), "epsilons": list(self.epsilons)}
-        if self.largest is None:
-            del settings["largest"]
-        return settings
+        return identity_of(TANGENT, {**vars(self), "epsilons": list(self.epsilons)})
 
 
-def _read_epsilons(value: Any) -> tuple[float, ...]:
-    if not isinstance(value, Sequence) or isinstance(value, str) or not value:
-        raise ValueError
-    return tuple(real(1.0, 0, above=True).read(epsilon) for epsilon in value)
-
-
-_KEYS: Mapping[str, Key] = {
-    "epsilons": Key(
-        TangentProbe.epsilons, "a list of numbers above 0, e.g. [1e-2,1e-4]", "[1e-2,1e-4]", _read_epsilons
-    ),
-    "probes": whole(TangentProbe.probes, 0, 10_000),
-    "radius": real(TangentProbe.radius, 0, above=True),
-    "largest": nullable(whole(None, 1)),
-}
 _COLUMNS = ("place", "probe", "time", "step", "distance", "loss", "grad_norm", "epsilon", "kappa")
 
 

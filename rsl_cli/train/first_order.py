@@ -17,13 +17,14 @@ import torch
 from torch import Tensor
 
 from rsl_cli.errors import CheckpointError
+from rsl_cli.keys import Keys, horizon_of, identity_of, read_keys
 from rsl_cli.network import LiftedNetwork
 from rsl_cli.train.checkpoint import OF_ANOTHER, Keeper, Saved
 from rsl_cli.train.compiled import Compiled
 from rsl_cli.train.engines import AutogradEngine, Batches, CircuitEngine, Engine, joined_state, replica_state
 from rsl_cli.train.objective import Objective
 from rsl_cli.train.optimizers import OPTIMIZERS, Optimizer, make_optimizer
-from rsl_cli.train.settings import TRAINERS, identity_without, read_declared
+from rsl_cli.train.settings import TRAINERS
 from rsl_cli.train.torch_optimizers import TorchOptimizer, own_optimizer
 from rsl_cli.train.trajectory import (
     FINAL,
@@ -46,7 +47,7 @@ _CALL_SECONDS = 0.2
 
 @dataclass(frozen=True)
 class FirstOrder:
-    """Settings of a first-order trainer.
+    """Settings of a first-order trainer; `from_config` knows each optimiser's defaults.
 
     Args:
         name: an optimiser's; ``torch`` or ``target`` for one that `options` names.
@@ -54,7 +55,7 @@ class FirstOrder:
         learning_rate: before the factors of the parametrization.
         batch_size: samples a step; None (or at least N) for all of them.
         momentum: of SGD, in [0, 1).
-        schedule: of the learning rate, one of `SCHEDULES`. All but ``constant`` end at ``steps``, so that another
+        schedule: of the learning rate, one of `FACTORS`. All but ``constant`` end at ``steps``, so that another
             number of steps is another run; a run at a constant rate can be carried on.
         stationary: stop a replica whose relative gradient (`rsl_cli.train.objective.relative_gradient`) falls to this.
         log_per_decade: samples of the trajectory per decade of steps.
@@ -63,14 +64,14 @@ class FirstOrder:
     """
 
     name: str
-    steps: int = 2000
-    learning_rate: float = 0.01
+    steps: int
+    learning_rate: float
+    schedule: str
+    stationary: float
+    log_per_decade: int
+    dtype: str
     batch_size: int | None = None
     momentum: float = 0.0
-    schedule: str = "constant"
-    stationary: float = 1e-4
-    log_per_decade: int = 8
-    dtype: str = "float32"
     options: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     @classmethod
@@ -83,7 +84,7 @@ class FirstOrder:
         name = str(config.get("name"))
         keys = TRAINERS.get(name, _OWN)
         own = {} if name in TRAINERS else {key: value for key, value in config.items() if key not in (*keys, "name")}
-        read = read_declared("trainer", keys, config, also=("name", *own))
+        read = read_keys("trainer.", keys, config, also=("name", *own))
         options = own | {key: value for key, value in read.items() if key not in cls.__dataclass_fields__}
         common = {key: value for key, value in read.items() if key in cls.__dataclass_fields__}
         settings = cls(name, **common, options=options)
@@ -93,7 +94,11 @@ class FirstOrder:
     @property
     def horizon(self) -> tuple[str, ...]:
         """The keys that say how far a run is carried, and are no part of what it is."""
-        return ("steps",) if self.schedule == "constant" else ()
+        return horizon_of(self._keys) if self.schedule == "constant" else ()
+
+    @property
+    def _keys(self) -> Keys:
+        return TRAINERS.get(self.name, _OWN)
 
     @cached_property
     def optimizer(self) -> Optimizer:
@@ -103,15 +108,16 @@ class FirstOrder:
 
     def identity(self) -> dict[str, Any]:
         """The settings that determine the numbers."""
-        common = identity_without(self, (*self.horizon, "options"))
+        values = {**vars(self), **self.options}
+        said = {key: values[key] for key in ("name", "batch_size", "momentum")} | identity_of(self._keys, values)
+        said |= {key: values[key] for key in horizon_of(self._keys) if key not in self.horizon}
         target = self.options.get("target", self.name)
         arguments = self.options.get("arguments") if "target" in self.options else self.options
         origin = OPTIMIZERS.origin(target, arguments or {})
         if origin is None:
-            return {**self.optimizer.identity(), **common}
+            return said
         # However it is named, by target, by a plug-in's name or by its own, it is one.
-        own = self.optimizer.identity() if self.name == "torch" else {}
-        return {**own, **common, "name": "torch" if self.name == "torch" else "target", **origin.identity()}
+        return {**said, "name": "torch" if self.name == "torch" else "target", **origin.identity()}
 
     def reaches(self, stand: Stand) -> bool:
         """Whether a run that stands there is as far as asked for."""
@@ -124,13 +130,13 @@ class FirstOrder:
 
     def factors(self, steps: range) -> np.ndarray:
         """The schedule's factors on the learning rate, float64 (len(steps),)."""
-        return SCHEDULES[self.schedule](np.array(steps), self.steps)
+        return FACTORS[self.schedule](np.array(steps), self.steps)
 
 
 _OWN = {key: value for key, value in TRAINERS["target"].items() if key not in ("target", "arguments")}
 """Keys of an optimiser that a plug-in has given a name, beside its own."""
 _WARM, _DECAY = 0.05, 0.2
-SCHEDULES: Mapping[str, Callable[[np.ndarray, int], np.ndarray]] = {
+FACTORS: Mapping[str, Callable[[np.ndarray, int], np.ndarray]] = {
     "constant": lambda step, _: np.ones(len(step)),
     "cosine": lambda step, total: 0.5 * (1 + np.cos(np.pi * step / total)),
     "linear": lambda step, total: 1 - step / total,

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from rsl_cli.data import Dataset
 from rsl_cli.errors import ConfigError, DataError
+from rsl_cli.keys import horizon_of, identity_of, read_keys
 from rsl_cli.lift import LiftUnion
 from rsl_cli.network import LiftedNetwork
 from rsl_cli.train.checkpoint import Keeper
@@ -24,7 +25,7 @@ from rsl_cli.train.ndf import Differences
 from rsl_cli.train.newton import FEW_STEPS, Newton
 from rsl_cli.train.objective import Objective
 from rsl_cli.train.replicas import Answer, Ask, Method
-from rsl_cli.train.settings import TRAINERS, identity_without, read_declared
+from rsl_cli.train.settings import TRAINERS
 from rsl_cli.train.trajectory import Stand, TrainingResult, Trajectory
 
 FIRST_TIME = 1e-2
@@ -42,6 +43,7 @@ _FIRST_STEPS = (1e3, 1e30)
 """The least first step, in spacings of floating point at its time, and the longest."""
 _SAME = 1 + 1e-12
 """Times that differ by less than this factor are one."""
+_KEYS = TRAINERS["flow"]
 
 
 @dataclass(frozen=True)
@@ -61,13 +63,13 @@ class Flow:
     """
 
     name: str = "flow"
-    t_end: float = 1e6
-    rtol: float = 1e-3
-    atol: float = 1e-6
-    epsilon: float | None = None
-    stationary: float = 1e-4
-    max_steps: int = 20000
-    log_per_decade: int = 4
+    t_end: float = _KEYS["t_end"].default
+    rtol: float = _KEYS["rtol"].default
+    atol: float = _KEYS["atol"].default
+    epsilon: float | None = _KEYS["epsilon"].default
+    stationary: float = _KEYS["stationary"].default
+    max_steps: int = _KEYS["max_steps"].default
+    log_per_decade: int = _KEYS["log_per_decade"].default
 
     @property
     def dtype(self) -> str:
@@ -81,14 +83,14 @@ class Flow:
         Raises:
             ConfigError: an unknown key or a value out of range, with the key as ``trainer.KEY``.
         """
-        return cls(**read_declared("trainer", TRAINERS["flow"], config))
+        return cls(**read_keys("trainer.", _KEYS, config))
 
-    horizon = ("t_end", "max_steps", "epsilon")
+    horizon = horizon_of(_KEYS)
     """The keys that say how far a run is carried, and are no part of what it is."""
 
     def identity(self) -> dict[str, Any]:
         """The settings that determine the numbers."""
-        return identity_without(self, self.horizon)
+        return {"name": self.name, **identity_of(_KEYS, vars(self))}
 
     def reaches(self, stand: Stand) -> bool:
         """Whether a run that stands there is as far as asked for."""

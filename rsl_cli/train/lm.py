@@ -11,13 +11,14 @@ from typing import Any
 
 import numpy as np
 
+from rsl_cli.keys import horizon_of, identity_of, read_keys
 from rsl_cli.network import LiftedNetwork
 from rsl_cli.train.checkpoint import Keeper
 from rsl_cli.train.gauss_newton import SingularError
 from rsl_cli.train.implicit import Course, is_stationary, train_implicit
 from rsl_cli.train.objective import Objective
 from rsl_cli.train.replicas import Answer, Ask, Method
-from rsl_cli.train.settings import TRAINERS, identity_without, read_declared
+from rsl_cli.train.settings import TRAINERS
 from rsl_cli.train.trajectory import Stand, TrainingResult, log_grid_steps
 
 _FIRST_DAMPING = 1e-2
@@ -25,6 +26,7 @@ _FIRST_DAMPING = 1e-2
 _LEAST_DAMPING = 1e-300
 _MOST_GROWTH = 60
 """Rejected steps in a row after which damping has grown beyond what any problem needs."""
+_KEYS = TRAINERS["lm"]
 
 
 @dataclass(frozen=True)
@@ -40,10 +42,10 @@ class LevenbergMarquardt:
     """
 
     name: str = "lm"
-    max_steps: int = 300
-    epsilon: float | None = None
-    stationary: float = 1e-4
-    log_per_decade: int = 8
+    max_steps: int = _KEYS["max_steps"].default
+    epsilon: float | None = _KEYS["epsilon"].default
+    stationary: float = _KEYS["stationary"].default
+    log_per_decade: int = _KEYS["log_per_decade"].default
 
     @property
     def dtype(self) -> str:
@@ -57,14 +59,14 @@ class LevenbergMarquardt:
         Raises:
             ConfigError: an unknown key or a value out of range, with the key as ``trainer.KEY``.
         """
-        return cls(**read_declared("trainer", TRAINERS["lm"], config))
+        return cls(**read_keys("trainer.", _KEYS, config))
 
-    horizon = ("max_steps", "epsilon")
+    horizon = horizon_of(_KEYS)
     """The keys that say how far a run is carried, and are no part of what it is."""
 
     def identity(self) -> dict[str, Any]:
         """The settings that determine the numbers."""
-        return identity_without(self, self.horizon)
+        return {"name": self.name, **identity_of(_KEYS, vars(self))}
 
     def reaches(self, stand: Stand) -> bool:
         """Whether a run that stands there is as far as asked for."""

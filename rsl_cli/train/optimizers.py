@@ -8,7 +8,7 @@ import inspect
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
 import torch
@@ -18,7 +18,6 @@ from rsl_cli.contracts import failing
 from rsl_cli.errors import ConfigError, RslError, first_line, one_of
 from rsl_cli.kernels.circuit import BETA1, BETA2, EPSILON
 from rsl_cli.network import LiftedNetwork
-from rsl_cli.parts import declared
 from rsl_cli.registry import Registry
 
 
@@ -53,8 +52,6 @@ class Optimizer(ABC):
     """Whether its step depends on how many there were."""
     adaptive: ClassVar[bool] = False
     """Whether it divides by the gradient's size, which decides how learning rates go with the degree."""
-    unsaid: ClassVar[Mapping[str, Any]] = {}
-    """Values of settings that a run's identity leaves out."""
 
     @property
     def states(self) -> tuple[str, ...]:
@@ -89,12 +86,6 @@ class Optimizer(ABC):
             states: (P,) each, of `states`.
             numbers: tensors of no axes, of `numbers`. No other number that changes may be used: steps are recorded.
         """
-
-    def identity(self) -> dict[str, Any]:
-        """The settings that determine the numbers."""
-        known = fields(self) if is_dataclass(self) else ()
-        own = {one.name: declared(getattr(self, one.name), one.type) for one in known}
-        return {key: value for key, value in own.items() if key not in self.unsaid or value != self.unsaid[key]}
 
 
 OPTIMIZERS: Registry[Callable[..., Optimizer]] = Registry("trainer.name")
@@ -146,7 +137,6 @@ class Sgd(Optimizer):
 
     momentum: float = 0.0
     nesterov: bool = False
-    unsaid: ClassVar[Mapping[str, Any]] = {"nesterov": False}
 
     def __post_init__(self) -> None:
         if self.nesterov and not self.momentum:

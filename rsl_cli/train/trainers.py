@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rsl_cli.errors import ConfigError, one_of
+from rsl_cli.keys import horizon_of
 from rsl_cli.network import LiftedNetwork
 from rsl_cli.train.checkpoint import Keeper, Saved
 from rsl_cli.train.first_order import FirstOrder, train_first_order
@@ -14,6 +15,7 @@ from rsl_cli.train.implicit import parameters_alone
 from rsl_cli.train.lm import LevenbergMarquardt, train_lm
 from rsl_cli.train.objective import Objective
 from rsl_cli.train.optimizers import OPTIMIZERS
+from rsl_cli.train.settings import TRAINERS
 from rsl_cli.train.trajectory import COLUMNS, Row, TrainingResult
 
 if TYPE_CHECKING:
@@ -65,8 +67,8 @@ def horizon_keys(identity: Mapping[str, Any]) -> tuple[str, ...]:
     Args:
         identity: its settings, of today or as studies named them when these keys were part of a run's identity.
     """
-    implicit = {"flow": Flow.horizon, "lm": LevenbergMarquardt.horizon}
-    return implicit.get(identity.get("name", ""), ("steps",) if identity.get("schedule") == "constant" else ())
+    ends = identity.get("schedule", "constant") != "constant"  # Its schedule ends such a run.
+    return () if ends else horizon_of(TRAINERS.get(identity.get("name", ""), {}))
 
 
 def from_results(settings: Settings, trajectory: "pd.DataFrame", state: Mapping[str, np.ndarray]) -> Saved:

@@ -23,9 +23,9 @@ from rsl_cli.train.trajectory import COLUMNS, Trajectory, log_grid_steps, log_sp
 DATA = load_dataset(problems.group("dataset", "sine2d", samples=300, test_samples=50))
 BASE = BaseGraph.from_config(problems.group("base", "mlp"), input_shape=(2,), output_size=1)
 SETTINGS = {
-    "adam": FirstOrder("adam", steps=60, batch_size=64, learning_rate=0.03, schedule="cosine"),
-    "sgd": FirstOrder("sgd", steps=60, batch_size=64, learning_rate=0.05, momentum=0.9),
-    "gd": FirstOrder("gd", steps=60, learning_rate=0.05),
+    "adam": problems.first_order("adam", steps=60, batch_size=64, learning_rate=0.03, schedule="cosine"),
+    "sgd": problems.first_order("sgd", steps=60, batch_size=64, learning_rate=0.05, momentum=0.9),
+    "gd": problems.first_order("gd", steps=60, learning_rate=0.05),
 }
 
 
@@ -112,7 +112,7 @@ def test_less_than_what_is_saved_ends_where_it_stands():
 def test_what_ended_for_good_goes_no_further():
     data, _ = problems.least_squares()
     objective = Objective(data, "mse", dtype=torch.float64)
-    rounds = [FirstOrder("gd", steps, 0.3, dtype="float64", stationary=1e-6) for steps in (5000, 9000)]
+    rounds = [problems.first_order("gd", steps, 0.3, dtype="float64", stationary=1e-6) for steps in (5000, 9000)]
 
     def make():
         return LiftedNetwork(sample_lift(problems.linear_base(3), 1), dtype=torch.float64)
@@ -144,7 +144,7 @@ def test_states_of_several_steps_are_refused():
     ],
 )
 def test_schedules(schedule, factors):
-    settings = FirstOrder("adam", steps=100, schedule=schedule)
+    settings = problems.first_order("adam", steps=100, schedule=schedule)
     computed = settings.factors(range(100))
     np.testing.assert_allclose(computed[[0, 25, 50, 90, 99]], factors, rtol=1e-9)
     assert computed.max() <= 1 and computed.min() > 0
@@ -178,7 +178,7 @@ def test_a_union_of_several_degrees_trains_each_as_if_alone(settings):
 def test_gradient_descent_reaches_the_least_squares_solution_and_says_so():
     data, least = problems.least_squares()
     network = LiftedNetwork(sample_lift(problems.linear_base(3), 1), dtype=torch.float64)
-    settings = FirstOrder("gd", steps=5000, learning_rate=0.3, dtype="float64", stationary=1e-6)
+    settings = problems.first_order("gd", steps=5000, learning_rate=0.3, dtype="float64", stationary=1e-6)
     (result,) = train_first_order(network, Objective(data, "mse", dtype=torch.float64), settings)
     assert result.stop_reason == "stationary"
     assert result.trajectory.last["loss"] == pytest.approx(least, rel=1e-9)
@@ -192,7 +192,7 @@ def test_gradient_descent_follows_the_flow_with_first_order_accuracy():
     for rate in (0.02, 0.01):
         network = LiftedNetwork(sample_lift(problems.linear_base(3), 1), dtype=torch.float64)
         start = network.weight("x", "y").detach().numpy().copy().ravel()
-        settings = FirstOrder("gd", steps=round(1 / rate), learning_rate=rate, dtype="float64")
+        settings = problems.first_order("gd", steps=round(1 / rate), learning_rate=rate, dtype="float64")
         train_first_order(network, Objective(data, "mse", dtype=torch.float64), settings)
         covariance, target = x.T @ x / len(x), (x.T @ y / len(x)).ravel()
         values, vectors = np.linalg.eigh(covariance)
@@ -204,7 +204,7 @@ def test_gradient_descent_follows_the_flow_with_first_order_accuracy():
 
 def test_divergence_of_one_replica_is_caught_and_leaves_the_others_alone():
     objective = Objective(DATA, "mse", dtype=torch.float32)
-    settings = FirstOrder("gd", steps=50, learning_rate=0.05)
+    settings = problems.first_order("gd", steps=50, learning_rate=0.05)
     network = union([0, 1, 2])
     with torch.no_grad():
         network.replica_tensors(dict(network.named_parameters()), 1)[next(iter(network.segments()))].fill_(torch.nan)
@@ -218,14 +218,16 @@ def test_a_rate_too_large_ends_as_diverged():
     data, _ = problems.least_squares()
     network = LiftedNetwork(sample_lift(problems.linear_base(3), 1))
     (result,) = train_first_order(
-        network, Objective(data, "mse", dtype=torch.float32), FirstOrder("gd", steps=2000, learning_rate=50.0)
+        network, Objective(data, "mse", dtype=torch.float32), problems.first_order("gd", steps=2000, learning_rate=50.0)
     )
     assert result.stop_reason == "diverged"
     assert result.trajectory.last["step"] < 2000
 
 
 def test_no_steps_still_gives_the_start():
-    (result,) = train_first_order(union([0]), Objective(DATA, "mse", dtype=torch.float32), FirstOrder("gd", steps=0))
+    (result,) = train_first_order(
+        union([0]), Objective(DATA, "mse", dtype=torch.float32), problems.first_order("gd", steps=0)
+    )
     assert result.stop_reason == "budget"
     assert [row[0] for row in result.trajectory.rows] == [0]
     assert result.trajectory.last["distance"] == 0
@@ -310,7 +312,7 @@ def test_log_spaced_steps():
         ({"learning_rate": 1e308}, "accepted: a number above 0, to 1e+38"),
         ({"learning_rate": 10**400}, "accepted: a number above 0, to 1e+38"),
         ({"stationary": math.inf}, "trainer.stationary=inf; accepted: a number from 0 to 1e+06"),
-        ({"schedule": "step"}, "trainer.schedule='step'; accepted: constant or cosine or linear or wsd"),
+        ({"schedule": "step"}, "trainer.schedule='step'; accepted: constant, cosine, linear or wsd"),
         ({"learning_rate": 0}, "trainer.learning_rate=0; accepted: a number above 0"),
         ({"learning_rate": math.nan}, "trainer.learning_rate=nan; accepted: a number above 0"),
         ({"momentum": 1.0, "name": "sgd"}, "trainer.momentum=1.0; accepted: a number from 0 to below 1"),

@@ -12,7 +12,6 @@ from rsl_cli.lift import sample_lift
 from rsl_cli.linearization import sample_jacobians
 from rsl_cli.network import LiftedNetwork
 from rsl_cli.train.compiled import Compiled
-from rsl_cli.train.first_order import FirstOrder
 from rsl_cli.train.flow import Flow
 from rsl_cli.train.lm import LevenbergMarquardt
 from rsl_cli.train.objective import Objective, lone_reach, relative_gradient
@@ -71,8 +70,8 @@ def test_a_parameter_that_outputs_do_not_feel_has_nothing_to_gain():
 TRAINERS = {
     "flow": Flow(t_end=1.0),
     "lm": LevenbergMarquardt(max_steps=30),
-    "adam": FirstOrder("adam", steps=300),
-    "gd": FirstOrder("gd", steps=300, learning_rate=1e-8),
+    "adam": problems.first_order("adam", steps=300),
+    "gd": problems.first_order("gd", steps=300, learning_rate=1e-8),
 }
 
 
@@ -91,7 +90,7 @@ def test_the_scale_of_targets_stops_no_training(name):
 
 @pytest.mark.parametrize(
     "settings",
-    [Flow(), LevenbergMarquardt(), FirstOrder("gd", steps=3000, learning_rate=0.1, dtype="float64")],
+    [Flow(), LevenbergMarquardt(), problems.first_order("gd", steps=3000, learning_rate=0.1, dtype="float64")],
     ids=lambda settings: settings.name,
 )
 def test_the_scale_of_targets_keeps_no_training_from_rest(settings):

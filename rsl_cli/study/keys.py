@@ -1,0 +1,68 @@
+"""Keys of a study itself and of executors. What is measured declares its own; so do trainers, datasets, base graphs."""
+
+from collections.abc import Mapping
+
+from rsl_cli.keys import Keys, choice, kept, nullable, real, whole
+from rsl_cli.network import PARAMETRIZATIONS
+from rsl_cli.study.sweep import lift_degrees, seed_list
+
+GROUPS: Mapping[str, Mapping[str, str] | None] = {
+    "base": None,
+    "lifting": None,
+    "dataset": None,
+    "trainer": None,
+    "executor": {"name": "process"},
+    "theory": {},
+}
+"""Keys whose values are configurations of their own, and what they are where they are left out; None: they must not."""
+
+
+STUDY: Keys = {
+    "lift": kept("16..256", "lift degrees", "16..1024", lift_degrees).about(
+        "64 | 16..1024 (doubling) | 16..1024@2 (two per octave) | [16,48,256]"
+    ),
+    "seeds": kept(5, "a count or a list", "5", seed_list).about("5 is 0..4; or [0,7]"),
+    "loss": kept(None, "null, a loss's name, or target and arguments", "mse").about(
+        "mse | cross_entropy | package.function of your own; null: mse for numbers, cross_entropy for classes"
+    ),
+    "parametrization": nullable(choice("standard", *PARAMETRIZATIONS)).about(
+        "standard | ntk | mup: readout times 1, 1/sqrt(n), 1/n, learning rates to match; null: standard "
+        "for flow and lm, as the theorem has it, mup for first-order trainers"
+    ),
+    "device": choice("auto", "auto", "cpu", "cuda").of("never").about("auto | cpu | cuda"),
+    "results_dir": kept("results", "the path of a folder", "results")
+    .of("never")
+    .about("where studies lie, each in a folder of its own"),
+    "horizons": kept(None, "null, or horizons by lift", "{64: {t_end: 1e10}}")
+    .of("horizon")
+    .about("of single lifts, where they are to be carried further: {64: {t_end: 1e10}}"),
+    "plugins": kept(None, "null or a list of modules", "[mine]")
+    .of("never")
+    .about("modules with parts of your own, e.g. [mine], imported here and in every worker"),
+    "study": kept(None, "null or a name", "mine")
+    .of("never")
+    .about("name of the study's folder; null: <base>_<dataset>_<trainer>"),
+}
+"""A study's own keys beside its groups."""
+
+LINE: Keys = {
+    "until": kept(None, "null or verdict", "verdict")
+    .of("never")
+    .about("verdict: go on (time, seeds, lifts) until the verdict is decided or the budget is spent"),
+    "budget": kept(None, "null, none or a time", "15m").of("never").about("90s | 15m | 2h | none, for until=verdict"),
+}
+"""Keys of a command line, which say what to do with a study."""
+
+_SECONDS = (
+    real(30.0, 0, above=True)
+    .of("never")
+    .about("between two notes of how far a run has come, from which it goes on when it was stopped")
+)
+EXECUTORS: Mapping[str, Keys] = {
+    "local": {"checkpoint_seconds": _SECONDS},
+    "process": {
+        "workers": nullable(whole(None, 1), "one per core").of("never").about("null: one per core"),
+        "checkpoint_seconds": _SECONDS,
+    },
+}
+"""Every executor's keys beside its name."""
