@@ -1,7 +1,8 @@
 """Gradient flow, theta' = -grad L(theta), integrated with error control over as many decades of time as it takes.
 
 Numerical differentiation formulas of order 1 to 5 (`rsl_cli.train.ndf`), their implicit equation solved by Newton's
-method (`rsl_cli.train.newton`): the flow's own equation on all samples, to the tolerance asked for.
+method: the flow's own equation on all samples, to the tolerance asked for. Numbers are learned with the Gauss-Newton
+matrix (`rsl_cli.train.newton`), classes by products with the Hessian (`rsl_cli.train.krylov`).
 """
 
 import math
@@ -21,6 +22,7 @@ from rsl_cli.lift import LiftUnion
 from rsl_cli.network import LiftedNetwork
 from rsl_cli.train.checkpoint import Keeper
 from rsl_cli.train.implicit import Course, is_stationary, train_implicit
+from rsl_cli.train.krylov import NewtonKrylov
 from rsl_cli.train.ndf import Differences
 from rsl_cli.train.newton import FEW_STEPS, Newton
 from rsl_cli.train.objective import Objective
@@ -233,7 +235,8 @@ class _Integration:
         self.under_way = False
         self.since_change = 0
         tolerance = max(10 * np.finfo(float).eps / settings.rtol, min(0.03, settings.rtol**0.5))
-        self.newton = Newton(course.samples, tolerance, course.start)
+        by_products = NewtonKrylov(tolerance) if course.by_products else None
+        self.newton = by_products or Newton(course.samples, tolerance, course.start)
 
     def run(self) -> Method:
         """Integrate from the course's state to its end."""

@@ -27,6 +27,23 @@ _CHUNK_BYTES = 24 << 20
 """Of a Jacobian's chunk: long enough for a fast product, short enough to be kept by the allocator."""
 
 
+_LARGEST = 1 << 14
+"""Side of a matrix that is still formed: 2 GiB, and as much again for its factor."""
+
+
+def is_dear(objective: Objective, parameters: int) -> bool:
+    """Whether products with the Hessian serve the flow better than the Gauss-Newton matrix does.
+
+    So they do for classes: their matrix costs as much as hundreds of gradients where few of its eigenvalues matter.
+    It depends on nothing that machines differ in, as what is chosen decides how a run's numbers are rounded.
+
+    Args:
+        objective: data and loss.
+        parameters: P.
+    """
+    return objective.classify or min(parameters, objective.samples * objective.outputs) > _LARGEST
+
+
 class SingularError(ArithmeticError):
     """A solve that rounding, or numbers that are not finite, leave no meaning."""
 

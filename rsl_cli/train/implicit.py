@@ -14,6 +14,7 @@ from threadpoolctl import threadpool_limits
 from rsl_cli.errors import CheckpointError, TrainingError
 from rsl_cli.network import LiftedNetwork
 from rsl_cli.train.checkpoint import OF_ANOTHER, Keeper, Saved
+from rsl_cli.train.gauss_newton import is_dear
 from rsl_cli.train.objective import Objective, relative_gradient
 from rsl_cli.train.replicas import Answer, Method, Replicas
 from rsl_cli.train.trajectory import COLUMNS, PathPoint, Row, Stand, TrainingResult, Trajectory
@@ -28,6 +29,7 @@ class Course:
     Args:
         start: parameters theta_0, (P,).
         samples: N.
+        by_products: whether equations are to be solved without a matrix; see `rsl_cli.train.gauss_newton.is_dear`.
         rows: samples of its trajectory.
         path: (step, time, parameters) at the points kept for later analysis.
         state: named arrays from which to go on; empty at the start.
@@ -42,6 +44,7 @@ class Course:
 
     start: np.ndarray
     samples: int
+    by_products: bool = False
     rows: list[Row] = field(default_factory=list)
     path: list[tuple[int, float, np.ndarray]] = field(default_factory=list)
     state: dict[str, np.ndarray] = field(default_factory=dict)
@@ -154,7 +157,7 @@ def train_implicit(
     if network.dtype != torch.float64 or objective.x.dtype != torch.float64:
         raise TrainingError(f"parameters are {network.dtype}; flow and lm need torch.float64")
     replicas = Replicas(network, objective)
-    courses = [Course(start, replicas.samples) for start in replicas.start]
+    courses = [Course(start, replicas.samples, is_dear(objective, len(start))) for start in replicas.start]
     _restore(replicas, courses, keeper)
     for course in courses:
         if course.end:

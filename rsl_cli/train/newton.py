@@ -28,7 +28,7 @@ _MANY_STEPS = 6
 _OVERSHOT = 0.9
 """Of the slope at an update's beginning; where it ends with a larger one of the other sign, it is cut back."""
 _MOST_CUTS = 3
-_LEAST_CONVEXITY = 0.1
+LEAST_CONVEXITY = 0.1
 """A step so long that I + c grad^2 L is seen with less curvature than this would jump over an unstable motion."""
 _FIRST_SUBSET = 256
 """Samples of the first Gauss-Newton matrix; twice as many where even half the step fails with a fresh one."""
@@ -42,7 +42,7 @@ _BENT_FOR = 6
 """Steps that one evaluation of the residuals' curvature serves, while solutions take no more than two matrices."""
 _LEVEL = 0.3
 """Of the gradient, that the error of a step's solution may be: steep directions then bend nothing."""
-_POLISHED = 3e-3
+POLISHED = 3e-3
 """Of the gradient, that the error of a polished point's may be."""
 _POLISHES = 12
 """Iterations with the kept matrix towards a polished point."""
@@ -158,7 +158,7 @@ class Newton:
         for _ in range(0 if self._fresh else _POLISHES):
             residual = c * answer.gradient + psi + z
             size = float(np.linalg.norm(residual))
-            if size <= _POLISHED * c * np.linalg.norm(answer.gradient):
+            if size <= POLISHED * c * np.linalg.norm(answer.gradient):
                 return z
             if size < best:
                 correction, best = z, size
@@ -169,7 +169,7 @@ class Newton:
             except SingularError:
                 break
             trial = yield Ask(near + z + update)
-            if not _is_finite(trial):
+            if not is_finite(trial):
                 break
             secants.append((update, trial.gradient - answer.gradient))
             z, answer = z + update, trial
@@ -186,7 +186,7 @@ class Newton:
             worse = 0 if size < 0.5 * best else worse + 1
             if size < best:
                 correction, best = descent.z, size
-            if descent.steepness <= _POLISHED or worse == 2:
+            if descent.steepness <= POLISHED or worse == 2:
                 return correction
             if not (yield from descent.step(lambda vector: float(np.linalg.norm(vector)))):
                 return correction
@@ -220,7 +220,7 @@ class Newton:
             self._curvature, self._formed_at = answer.curvature, predicted
         most = FEW_STEPS if self._age else _MANY_STEPS
         for iteration in range(1, most + 1):
-            if not _is_finite(answer):
+            if not is_finite(answer):
                 return None
             residual = c * answer.gradient + psi + correction
             try:
@@ -240,7 +240,7 @@ class Newton:
                 trial = yield Ask(predicted + correction + update)
                 change = trial.gradient - answer.gradient
                 squared, convexity = update @ update, update @ change
-                if not _is_finite(trial) or squared + c * convexity < _LEAST_CONVEXITY * squared:
+                if not is_finite(trial) or squared + c * convexity < LEAST_CONVEXITY * squared:
                     return None
                 self._secants.append((update, change))
                 before = update @ residual
@@ -312,7 +312,7 @@ class _Descent:
 
     def step(self, norm: Norm) -> Generator[Ask, Answer, bool]:
         """Take a step, of which size, and the rate at which sizes fall, are kept; whether it led towards a solution."""
-        if not _is_finite(self._answer):
+        if not is_finite(self._answer):
             return False
         try:
             update = None if self._curvature is None else -self._curvature.solve(self._c, self.residual)
@@ -326,7 +326,7 @@ class _Descent:
             return False
         self.z, self.size = self.z + update, size
         self._answer = yield Ask(self._near + self.z)
-        return _is_finite(self._answer)
+        return is_finite(self._answer)
 
     def _update_afresh(self) -> Generator[Ask, Answer, np.ndarray]:
         # Where that of the last solution leads slowly, residuals are large, and bend here otherwise than there.
@@ -340,5 +340,6 @@ class _Descent:
         return -self._curvature.solve(self._c, self.residual)
 
 
-def _is_finite(answer: Answer) -> bool:
+def is_finite(answer: Answer) -> bool:
+    """Whether loss and gradient are."""
     return math.isfinite(answer.loss) and bool(np.isfinite(answer.gradient).all())
