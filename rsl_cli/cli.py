@@ -380,7 +380,7 @@ def _list(parsed: argparse.Namespace) -> int:
             print(f"rsl: {error}", file=sys.stderr)
             status = 1
             continue
-        done = sum(record["status"] == "done" for record in records)
+        done = sum(record.done for record in records)
         missing = len(planned) - len(records)
         print(f"{store.name:<{width}} {done:>6} {len(records) - done:>6} {missing:>7}  {verdict}")
     return status

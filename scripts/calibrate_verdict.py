@@ -19,7 +19,7 @@ import pandas as pd
 from rsl_cli.report.judgement import Judgement, judge_views
 from rsl_cli.report.runs import StudyRuns, assemble
 from rsl_cli.rng import generator
-from rsl_cli.study.store import RunKey
+from rsl_cli.study.record import Record, RunKey
 
 Array = np.ndarray
 LIFTS = (8, 16, 32, 64, 128, 256)
@@ -209,7 +209,7 @@ def draw_study(case: Case, seeds: int, random: np.random.Generator) -> tuple[Stu
                 continue
             ends = zip((limits[seed, i], held[seed, i]), sizes, strict=True)
             curves = [_curve(times, value, size[seed, i], case.p, random) for value, size in ends]
-            parts.append((key, _record(case, params[i], curves, bool(diverged[seed, i])), _frame(times, curves)))
+            parts.append((key, _record(case, key, params[i], curves, bool(diverged[seed, i])), _frame(times, curves)))
     config = {"trainer": {"name": case.trainer, "schedule": "cosine"}}
     return assemble("planted", {"config": config}, parts), limits
 
@@ -221,14 +221,14 @@ def _curve(times: Array, limit: float, size: float, p: float, random: np.random.
     return np.minimum(limit + rest, 0.5) * smooth if limit > 0 else np.append(rest[:-1], 0.0)
 
 
-def _record(case: Case, params: float, curves: Sequence[Array], diverged: bool) -> dict[str, object]:
+def _record(case: Case, key: RunKey, params: float, curves: Sequence[Array], diverged: bool) -> Record:
     train, test = (None if diverged else float(curve[-1]) for curve in curves)
     flow = case.trainer == "flow"
-    return {
-        "status": "done", "trainer": case.trainer, "params": params, "samples": 16384, "outputs": 1, "steps": 1000,
-        "train_loss": train, "test_loss": test, "flow_time": T_END if flow else None, "resolution": 1e-30,
-        "stop_reason": "diverged" if diverged else "time" if flow else "budget", "wall_seconds": 1.0,
-    }  # fmt: skip
+    return Record(
+        run_id=key.run_id, lift=key.lift, seed=key.seed, status="done", trainer=case.trainer, params=round(params),
+        samples=16384, outputs=1, steps=1000, train_loss=train, test_loss=test, flow_time=T_END if flow else None,
+        resolution=1e-30, stop_reason="diverged" if diverged else "time" if flow else "budget", wall_seconds=1.0,
+    )  # fmt: skip
 
 
 def _frame(times: Array, curves: Sequence[Array]) -> pd.DataFrame:

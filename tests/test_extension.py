@@ -151,7 +151,7 @@ def test_a_users_parts_are_trained_reported_exported_and_resumed(folder, capsys)
         table = study.store.table(key, "largest")
         assert table is not None
         record = study.store.record(key)
-        assert record is not None and table["loss"][0] == record["train_loss"]
+        assert record is not None and table["loss"][0] == record.train_loss
         state = study.store.state(key)
         assert table["largest"][0] == pytest.approx(max(np.abs(v).max() for v in state.values()) ** 2)
     assert Path("results/mine/report/index.html").is_file()
@@ -217,7 +217,7 @@ def test_short_names_come_from_plugins_in_every_worker(folder, capsys):
         assert main([*LINE, "plugins=[my_diagonal]"]) == 0
         store = load_study("results/mine").store
         assert store.read_study()["identity"]["base"]["edges"][1]["map"]["target"] == "my_diagonal.Diagonal"
-        assert [record["status"] for record in store.records()] == ["done"] * 4
+        assert [record.status for record in store.records()] == ["done"] * 4
     finally:
         from rsl_cli.maps import EDGE_MAPS
 

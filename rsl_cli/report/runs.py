@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from rsl_cli.errors import StoreError
 from rsl_cli.stats import ZERO_LOSS, Limit, tail_limit
-from rsl_cli.study.store import RunKey, StudyStore
+from rsl_cli.study.record import Record, RunKey
+from rsl_cli.study.store import StudyStore
 
 Which = Literal["train", "test"]
 LOSS_NAMES: dict[Which, str] = {"train": "training", "test": "held-out"}
@@ -122,7 +123,7 @@ class StudyRuns:
     name: str
     study: Mapping[str, Any]
     runs: tuple[Run, ...]
-    records: tuple[Mapping[str, Any], ...]
+    records: tuple[Record, ...]
     trajectories: Mapping[str, pd.DataFrame] = field(default_factory=dict)
 
     @cached_property
@@ -167,7 +168,7 @@ class StudyRuns:
     @property
     def loss_unit(self) -> str:
         """What the losses are, for axes."""
-        kinds = {record.get("loss") for record in self.records} - {None}
+        kinds = {record.loss for record in self.records} - {None}
         names = {"mse": "half mean squared error", "cross_entropy": "cross-entropy, nats"}
         return " / ".join(names.get(str(kind), str(kind)) for kind in sorted(map(str, kinds))) or "as recorded"
 
@@ -213,7 +214,7 @@ def read_runs(store: StudyStore) -> StudyRuns:
 def assemble(
     name: str,
     study: Mapping[str, Any],
-    parts: Iterable[tuple[RunKey, Mapping[str, Any] | None, pd.DataFrame | None]],
+    parts: Iterable[tuple[RunKey, Record | None, pd.DataFrame | None]],
 ) -> StudyRuns:
     """Put together what the report speaks of, from a study's plan and each run's record and trajectory.
 
@@ -222,7 +223,7 @@ def assemble(
     asked, own = study.get("carried") or {}, study.get("config", {}).get("horizons") or {}
     cut = [(key, *_cut(record, frame, {**asked, **own.get(str(key.lift), {})})) for key, record, frame in parts]
     records = tuple(record for _, record, _ in cut if record is not None)
-    tested = any(record.get("test_loss") is not None for record in records)
+    tested = any(record.test_loss is not None for record in records)
     clock = _clock(study.get("config", {}).get("trainer") or {})
     runs = tuple(_run(key, record, frame, tested, clock) for key, record, frame in cut)
     frames = {run.name: frame for run, (_, _, frame) in zip(runs, cut, strict=True) if frame is not None}
@@ -238,14 +239,14 @@ def _trajectory(store: StudyStore, key: RunKey) -> pd.DataFrame | None:
 
 
 def _cut(
-    record: Mapping[str, Any] | None, frame: pd.DataFrame | None, asked: Mapping[str, Any]
-) -> tuple[Mapping[str, Any] | None, pd.DataFrame | None]:
+    record: Record | None, frame: pd.DataFrame | None, asked: Mapping[str, Any]
+) -> tuple[Record | None, pd.DataFrame | None]:
     """A run at the time or step that the study asks for, if it was carried beyond that."""
-    if record is None or frame is None or record.get("status") != "done":
+    if record is None or frame is None or not record.done:
         return record, frame
     for column, reached, most in (
-        ("time", record.get("flow_time"), asked.get("t_end")),
-        ("step", record.get("steps"), asked.get("steps")),
+        ("time", record.flow_time, asked.get("t_end")),
+        ("step", record.steps, asked.get("steps")),
     ):
         if most is not None and reached is not None and reached > most * (1 + 1e-9):
             kept = frame.loc[frame[column].to_numpy(dtype=np.float64) <= most * (1 + 1e-9)]
@@ -253,23 +254,23 @@ def _cut(
     return record, frame
 
 
-def _ended_early(record: Mapping[str, Any], frame: pd.DataFrame, reason: str) -> dict[str, Any]:
+def _ended_early(record: Record, frame: pd.DataFrame, reason: str) -> Record:
     """The record that a run would have if its trajectory had ended where this one does."""
     last = {str(name): float(value) for name, value in frame.iloc[-1].items()}
     test = last["test_loss"] if math.isfinite(last["test_loss"]) else None
-    variance = record["test_loss"] / record["loss_std"] if record.get("loss_std") and record.get("test_loss") else None
-    return {
-        **record,
-        "train_loss": last["loss"],
-        "test_loss": test,
-        "loss_std": test / variance if variance and test is not None else None,
-        "accuracy": None,
-        "flow_time": last["time"] if math.isfinite(last["time"]) else None,
-        "steps": int(last["step"]),
-        "grad_norm": last["grad_norm"],
-        "distance": last["distance"],
-        "stop_reason": reason,
-    }
+    variance = record.test_loss / record.loss_std if record.loss_std and record.test_loss else None
+    return replace(
+        record,
+        train_loss=last["loss"],
+        test_loss=test,
+        loss_std=test / variance if variance and test is not None else None,
+        accuracy=None,
+        flow_time=last["time"] if math.isfinite(last["time"]) else None,
+        steps=int(last["step"]),
+        grad_norm=last["grad_norm"],
+        distance=last["distance"],
+        stop_reason=reason,
+    )
 
 
 def _clock(trainer: Mapping[str, Any]) -> str | None:
@@ -284,20 +285,13 @@ def _clock(trainer: Mapping[str, Any]) -> str | None:
     return "step" if steady and trainer.get("name") in ("gd", "sgd") else None
 
 
-def _run(
-    key: RunKey, record: Mapping[str, Any] | None, frame: pd.DataFrame | None, tested: bool, clock: str | None
-) -> Run:
-    content = {} if record is None else record
-    status = content.get("status", "missing")
-    diverged = status == "done" and (content.get("stop_reason") == "diverged" or content.get("train_loss") is None)
-
-    def number(name: str) -> float:
-        value = content.get(name)
-        return math.nan if value is None else float(value)
-
+def _run(key: RunKey, record: Record | None, frame: pd.DataFrame | None, tested: bool, clock: str | None) -> Run:
+    record, status = record or _NOTHING, "missing" if record is None else record.status
+    diverged = status == "done" and (record.stop_reason == "diverged" or record.train_loss is None)
     # JSON holds no infinity: where others have a held-out loss, none at all means that it was not finite.
-    lost = tested and status == "done" and content.get("test_loss") is None
-    train, test = math.inf if diverged else number("train_loss"), math.inf if lost else number("test_loss")
+    lost = tested and status == "done" and record.test_loss is None
+    train = math.inf if diverged else _number(record.train_loss)
+    test = math.inf if lost else _number(record.test_loss)
 
     def limit(loss: float, column: str) -> Limit:
         if not math.isfinite(loss) or loss <= 0:
@@ -305,30 +299,38 @@ def _run(
         tail = Limit(0.0, loss)
         if frame is not None and clock is not None and {clock, column} <= set(frame.columns):
             tail = tail_limit(frame[clock].to_numpy(), frame[column].to_numpy())
-        if content.get("stop_reason") == "stationary":
+        if record.stop_reason == "stationary":
             return Limit(max(tail.low, loss * (1 - AT_REST)), max(loss, min(tail.high, loss)), tail.slope)
         return Limit(min(tail.low, loss), max(tail.high, loss), tail.slope)
 
     return Run(
         key=key,
         status=status,
-        trainer=content.get("trainer"),
-        params=number("params"),
-        samples=number("samples"),
-        outputs=number("outputs"),
+        trainer=record.trainer,
+        params=_number(record.params),
+        samples=_number(record.samples),
+        outputs=_number(record.outputs),
         train_loss=train,
         test_loss=test,
-        accuracy=number("accuracy"),
-        stop_reason=content.get("stop_reason"),
+        accuracy=_number(record.accuracy),
+        stop_reason=record.stop_reason,
         train_limit=limit(train, "loss"),
         test_limit=limit(test, "test_loss"),
         dissipation=_worst_dissipation(frame),
-        resolution=number("resolution"),
-        flow_time=number("flow_time"),
-        wall_seconds=number("wall_seconds"),
-        witness_degree=content.get("witness_degree"),
-        error=content.get("error"),
+        resolution=_number(record.resolution),
+        flow_time=_number(record.flow_time),
+        wall_seconds=_number(record.wall_seconds),
+        witness_degree=record.witness_degree,
+        error=record.error,
     )
+
+
+_NOTHING = Record(run_id="", lift=0, seed=0, status="failed")
+"""What is known of a run that has no record."""
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else float(value)
 
 
 def _worst_dissipation(frame: pd.DataFrame | None) -> float:

@@ -60,9 +60,10 @@ def runs_csv(runs: StudyRuns) -> str:
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(RUN_COLUMNS)
     for record in runs.records:
-        limit = limits.get(str(record.get("run_id")))
+        limit = limits.get(record.run_id)
+        values = record.values()
         known = {} if limit is None or math.isnan(limit.high) else {"limit_low": limit.low, "limit_high": limit.high}
-        writer.writerow([{**record, **known}.get(column) for column in RUN_COLUMNS])
+        writer.writerow([{**values, **known}.get(column) for column in RUN_COLUMNS])
     return buffer.getvalue()
 
 

@@ -12,13 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from rsl_cli.study.record import RECORD_TYPES
-
 SCHEMA = 1
-"""Version of what a record means; part of every run's identity."""
+"""Version of what ``study.json`` and a run's identity mean."""
 
 _SEAL = re.compile(rb'(  "digest": "sha256:)([0-9a-f]{64})("\n}\n)\Z')
-_SCHEMA_FAULT = f"written by another version of rsl; accepted: schema {SCHEMA}"
 
 
 class DamageError(ValueError):
@@ -73,34 +70,14 @@ def digest_of_arrays(arrays: Mapping[str, np.ndarray], text: Mapping[str, str]) 
     return found.hexdigest()
 
 
-def check_record(record: Mapping[str, Any], lift: int, seed: int, run_id: str) -> None:
-    """Check a run's record.
-
-    Raises:
-        DamageError: no status, the record of another run, or a value of another type than `RECORD_TYPES` says.
-    """
-    if record.get("status") not in ("done", "failed"):
-        raise DamageError(f"status is {record.get('status')!r}; accepted: done or failed")
-    _check_schema(record)
-    for key, due in (("lift", lift), ("seed", seed), ("run_id", run_id)):
-        if record.get(key, due) != due:
-            raise DamageError(f"{key} is {record[key]!r}, its folder's is {due!r}")
-    for key, value in record.items():
-        accepted = RECORD_TYPES.get(key)
-        if accepted and value is not None and (not isinstance(value, accepted) or isinstance(value, bool)):
-            raise DamageError(f"{key} is {value!r}, a {type(value).__name__}")
-    files = record.get("files", {})
-    if not all(isinstance(one, dict) and {"bytes", "sha256"} <= one.keys() for one in files.values()):
-        raise DamageError("files is no mapping of names to sizes and digests")
-
-
 def check_study(study: Mapping[str, Any]) -> None:
     """Check the content of ``study.json``.
 
     Raises:
         DamageError: another schema, or no identity or plan of the due shape.
     """
-    _check_schema(study)
+    if study.get("schema", SCHEMA) != SCHEMA:
+        raise DamageError(f"written by another version of rsl; accepted: schema {SCHEMA}")
     for key in ("identity", "config", "plan"):
         if key in study and not isinstance(study[key], dict):
             raise DamageError(f"{key} is no mapping")
@@ -111,11 +88,6 @@ def check_study(study: Mapping[str, Any]) -> None:
         lift, seed, run_id = map(run.get, ("lift", "seed", "run_id")) if isinstance(run, dict) else (None, None, None)
         if not (type(lift) is type(seed) is int and isinstance(run_id, str) and re.fullmatch(r"[0-9a-f]{16}", run_id)):
             raise DamageError(f"plan.runs holds {str(run)[:60]}; due: lift, seed and run_id of 16 hex digits")
-
-
-def _check_schema(content: Mapping[str, Any]) -> None:
-    if content.get("schema", SCHEMA) != SCHEMA:
-        raise DamageError(_SCHEMA_FAULT)
 
 
 def _finite(value: Any) -> Any:

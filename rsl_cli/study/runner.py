@@ -83,10 +83,10 @@ def make_plan(spec: StudySpec) -> Plan:
 def stand_of(store: StudyStore, key: RunKey) -> Stand | None:
     """Where a finished run stands by its record; None if it is not finished."""
     record = store.record(key)
-    if record is None or record["status"] != "done":
+    if record is None or not record.done:
         return None
-    time, loss = (math.nan if record[name] is None else record[name] for name in ("flow_time", "train_loss"))
-    return Stand(record["stop_reason"], record["steps"], time, loss)
+    time, loss = (math.nan if value is None else value for value in (record.flow_time, record.train_loss))
+    return Stand(str(record.stop_reason), int(record.steps or 0), time, loss)
 
 
 def _is_reached(spec: StudySpec, key: RunKey, stand: Stand | None) -> bool:
@@ -247,7 +247,7 @@ def _train(spec: StudySpec, starts: Mapping[RunKey, Saved], progress: Progress |
             measured["tangent"] = with_path_before(
                 spec.store.table(key, "tangent"), measured["tangent"], result.restarted_at
             )
-        record = _record(spec, key, lift.parameter_count, result, keeper.seconds(key), objective.resolution()).plain()
+        record = _record(spec, key, lift.parameter_count, result, keeper.seconds(key), objective.resolution())
         state = {name: tensor.cpu().numpy() for name, tensor in result.state.items()}
         spec.store.write_run(key, record, {"trajectory": result.trajectory.to_frame(), **measured}, state, final=final)
     return {key.directory: "done" for key in item.keys}
@@ -284,7 +284,7 @@ def record_failure(spec: StudySpec, key: RunKey, error: Exception) -> str:
     """Write why a run failed; returns ``failed``."""
     text = "".join(traceback.format_exception(error))
     record = Record(**_named(spec, key), status="failed", error=f"{type(error).__name__}: {first_line(error)}")
-    spec.store.write_failure(key, record.plain(), text)
+    spec.store.write_failure(key, record, text)
     return "failed"
 
 
@@ -309,14 +309,14 @@ class _Keeper:
 
     def seconds(self, key: RunKey) -> float:
         """What a run has taken so far, an equal share of its unions'."""
-        before = self.starts[key][1].get("seconds") or (self.store.record(key) or {}).get("wall_seconds") or 0.0
-        return float(before) + (time.monotonic() - self.began) / len(self.starts)
+        record = self.store.record(key)
+        before = self.starts[key][1].get("seconds") or (record.wall_seconds if record else None)
+        return float(before or 0.0) + (time.monotonic() - self.began) / len(self.starts)
 
 
 def _named(spec: StudySpec, key: RunKey) -> dict[str, Any]:
     """What a record says of a run before it is trained."""
     return {
-        "schema": SCHEMA,
         "run_id": key.run_id,
         "base": spec.base.name,
         "dataset": spec.data.name,

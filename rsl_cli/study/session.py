@@ -113,7 +113,7 @@ class Study:
     @property
     def runs(self) -> pd.DataFrame:
         """One row per run that has a record."""
-        return pd.DataFrame(self.store.records())
+        return pd.DataFrame([record.values() for record in self.store.records()])
 
     def trajectory(self, lift: int, seed: int) -> pd.DataFrame:
         """One run's trajectory.

@@ -22,7 +22,7 @@ import math
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,21 +44,9 @@ from rsl_cli.study.files import (
     write_tensors,
 )
 from rsl_cli.study.integrity import SCHEMA as SCHEMA
-from rsl_cli.study.integrity import DamageError, check_record, check_study, digest, unseal
-
-
-@dataclass(frozen=True)
-class RunKey:
-    """Which run: its lift degree, its seed and the hash of everything that determines its numbers."""
-
-    lift: int
-    seed: int
-    run_id: str
-
-    @property
-    def directory(self) -> str:
-        """Name of the run's folder, e.g. ``n00064-s003-0123456789abcdef``."""
-        return f"n{self.lift:05d}-s{self.seed:03d}-{self.run_id}"
+from rsl_cli.study.integrity import DamageError, check_study, digest, is_sealed, unseal
+from rsl_cli.study.record import RECORD_SCHEMA, Record, Written
+from rsl_cli.study.record import RunKey as RunKey
 
 
 @dataclass(frozen=True)
@@ -130,13 +118,12 @@ class StudyStore:
         """The run's folder."""
         return self.root / "runs" / key.directory
 
-    def record(self, key: RunKey) -> dict[str, Any] | None:
+    def record(self, key: RunKey) -> Record | None:
         """The run's record, or None if it has none yet, or one that `fault` finds fault with."""
         try:
-            record = self._record(key)
+            return self._record(key)
         except DamageError:
             return None
-        return record and {name: value for name, value in record.items() if name != "files"}
 
     def fault(self, key: RunKey, *, thorough: bool = False) -> str | None:
         """What shows that a run's files are not what was written, in one line; None if nothing does.
@@ -147,40 +134,37 @@ class StudyStore:
         """
         try:
             record = self._record(key)
-            for name in (record or {}).get("files", {}) if thorough else ():
-                self._checked(key, name)
+            for name in record.files if record and thorough else ():
+                self._checked(key, name, record)
         except DamageError as error:
             return str(error)
         return None
 
-    def _record(self, key: RunKey) -> dict[str, Any] | None:
+    def _record(self, key: RunKey) -> Record | None:
         folder = self.run_dir(key)
         path = folder / "record.json"
         try:
             if not path.exists():
                 return None
-            record = unseal(path.read_bytes())
-            check_record(record, key.lift, key.seed, key.run_id)
+            content = path.read_bytes()
+            record = Record.read(unseal(content), key, sealed=is_sealed(content))
         except (OSError, DamageError) as error:
             raise DamageError(f"{path}: {first_line(error)}") from error
-        for name, due in record.get("files", {}).items():
+        for name, due in record.files.items():
             file = _located(folder, name, record)
             size = file.stat().st_size if file.is_file() else None
-            if size != due["bytes"]:
-                raise DamageError(
-                    f"{file}: {'missing' if size is None else f'{size} bytes'}; {due['bytes']} were written"
-                )
+            if size != due.bytes:
+                raise DamageError(f"{file}: {'missing' if size is None else f'{size} bytes'}; {due.bytes} were written")
         return record
 
-    def _checked(self, key: RunKey, name: str) -> bytes:
+    def _checked(self, key: RunKey, name: str, record: Record | None) -> bytes:
         """A file of a run, as its record says it is; what has no digest is taken as it is."""
-        record = self._record(key) or {}
-        path, due = _located(self.run_dir(key), name, record), record.get("files", {}).get(name)
+        path, due = _located(self.run_dir(key), name, record), record and record.files.get(name)
         try:
             content = path.read_bytes()
         except OSError as error:
             raise DamageError(f"{path}: {error.strerror}") from error
-        if due is not None and digest(content) != due["sha256"]:
+        if due is not None and digest(content) != due.sha256:
             raise DamageError(f"{path}: its content does not fit the digest in its record")
         return content
 
@@ -213,9 +197,9 @@ class StudyStore:
     def is_done(self, key: RunKey) -> bool:
         """Whether the run finished; a failed run did not, and a damaged one is to be done again."""
         record = self.record(key)
-        return record is not None and record["status"] == "done"
+        return record is not None and record.done
 
-    def records(self) -> list[dict[str, Any]]:
+    def records(self) -> list[Record]:
         """The records of all planned runs that have one, done or failed, by lift, then seed; not the damaged ones."""
         found = (self.record(key) for key in self.planned())
         return [record for record in found if record is not None]
@@ -244,7 +228,7 @@ class StudyStore:
         if not path.exists():
             return None
         try:
-            return pd.read_parquet(io.BytesIO(self._checked(key, f"{name}.parquet")))
+            return pd.read_parquet(io.BytesIO(self._checked(key, f"{name}.parquet", self._record(key))))
         except DamageError as error:
             raise StoreError(f"cannot read {error}; {MENDED}") from error
         except (OSError, ValueError) as error:
@@ -257,7 +241,7 @@ class StudyStore:
             StoreError: there are none, or they are damaged.
         """
         try:
-            self._checked(key, "state.safetensors")
+            self._checked(key, "state.safetensors", self._record(key))
         except DamageError as error:
             raise StoreError(f"cannot read {error}; {MENDED}") from error
         return read_tensors(self._file(key, "state.safetensors"))[0]
@@ -286,7 +270,7 @@ class StudyStore:
     def write_run(
         self,
         key: RunKey,
-        record: Mapping[str, Any],
+        record: Record,
         tables: Mapping[str, pd.DataFrame],
         state: Mapping[str, np.ndarray],
         *,
@@ -303,15 +287,13 @@ class StudyStore:
             final: whether it goes no further, so that what it would go on from is removed.
         """
         assert "trajectory" in tables
-        folder, before = self.run_dir(key), self.record(key) or {}
-        times = before.get("continued", 0) + 1 if before.get("status") == "done" else 0
+        folder, before = self.run_dir(key), self.record(key)
+        times = before.continued + 1 if before and before.done else 0
         _take_places(folder, times - 1)
         for left in folder.glob(".*.tmp"):
             left.unlink(missing_ok=True)  # By a process that was killed: the lock is held here.
         if not times:
             _remove_other_tables(folder, tables)
-        else:
-            record = {**record, "continued": times}
         files = {"state.safetensors": safetensors_numpy.save(contiguous(state))}
         for name, table in tables.items():
             buffer = io.BytesIO()
@@ -319,27 +301,28 @@ class StudyStore:
             files[f"{name}.parquet"] = buffer.getvalue()
         for name, content in files.items():
             write_atomic(folder / _named(name, times), content)
-        digests = {name: {"bytes": len(content), "sha256": digest(content)} for name, content in files.items()}
-        write_json(folder / "record.json", {**record, "files": digests})
+        written = {name: Written(len(content), digest(content)) for name, content in files.items()}
+        record = replace(record, schema=RECORD_SCHEMA, continued=times, files=written)
+        write_json(folder / "record.json", record.plain())
         _take_places(folder, times)
         _remove_other_tables(folder, tables)
         (folder / "error.txt").unlink(missing_ok=True)
         if final:
             self.resume_file(key).unlink(missing_ok=True)
 
-    def write_failure(self, key: RunKey, record: Mapping[str, Any], error: str) -> None:
+    def write_failure(self, key: RunKey, record: Record, error: str) -> None:
         """Write why a run failed; it counts as missing when the study is run again, or is what it was before."""
         folder = self.run_dir(key)
         write_atomic(folder / "error.txt", error.encode())
         if not self.is_done(key):
-            write_json(folder / "record.json", record)
+            write_json(folder / "record.json", record.plain())
 
     def _table_file(self, key: RunKey, name: str) -> Path:
         return self._file(key, f"{name}.parquet")
 
     def _file(self, key: RunKey, name: str) -> Path:
         """Where one of the files that the run's record speaks of lies."""
-        return _located(self.run_dir(key), name, self.record(key) or {})
+        return _located(self.run_dir(key), name, self.record(key))
 
     @contextmanager
     def study_lock(self) -> Iterator[None]:
@@ -379,8 +362,8 @@ def _named(name: str, times: int) -> str:
     return f"{name}.{times}" if times else name
 
 
-def _located(folder: Path, name: str, record: Mapping[str, Any]) -> Path:
-    own = folder / _named(name, record.get("continued", 0))
+def _located(folder: Path, name: str, record: Record | None) -> Path:
+    own = folder / _named(name, record.continued if record else 0)
     return own if own.is_file() else folder / name
 
 

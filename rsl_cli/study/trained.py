@@ -50,7 +50,7 @@ def choose_run(store: StudyStore, words: tuple[str, ...] | list[str] = ()) -> Ru
     Raises:
         StoreError: a word that is none of these, or no finished run is left.
     """
-    keys = {key: record for key in store.planned() if (record := store.record(key)) and record["status"] == "done"}
+    keys = {key: record for key in store.planned() if (record := store.record(key)) and record.done}
     for word in words:
         name, equals, value = word.partition("=")
         if equals and (name not in ("lift", "seed") or not value.isdigit()):
@@ -67,7 +67,7 @@ def choose_run(store: StudyStore, words: tuple[str, ...] | list[str] = ()) -> Ru
     if not keys:
         raise StoreError(f"study '{store.name}' has no finished run; `rsl list` counts them")
     # A run that diverged has no loss.
-    return min(keys, key=lambda key: (keys[key]["test_loss"] is None, keys[key]["test_loss"] or 0.0))
+    return min(keys, key=lambda key: (keys[key].test_loss is None, keys[key].test_loss or 0.0))
 
 
 def run_network(store: StudyStore, key: RunKey) -> TrainedNetwork:

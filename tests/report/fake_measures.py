@@ -1,10 +1,11 @@
 """Tables of a run whose laws are known: a flow with L' = -(2 c L)^2 / kappa0, every slack of which is c = 1.3."""
 
 import math
-from typing import Any
 
 import numpy as np
 import pandas as pd
+
+from rsl_cli.study.record import Record
 
 SLACK = 1.3
 EPSILONS = tuple(10.0**-k for k in range(1, 7))
@@ -32,8 +33,8 @@ def kappa(lift: int, seed: int, loss: float, epsilon: float) -> float:
     return kappa0(lift, seed) * (1 - math.sqrt(epsilon / loss)) ** 2
 
 
-def tables_of(record: dict[str, Any]) -> dict[str, pd.DataFrame]:
-    lift, seed = record["lift"], record["seed"]
+def tables_of(record: Record) -> dict[str, pd.DataFrame]:
+    lift, seed = record.lift, record.seed
     return {
         "trajectory": trajectory(lift, seed),
         "tangent": tangent(lift, seed),

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import fake_measures
 import numpy as np
 import pandas as pd
 
+from rsl_cli.study.record import Record
 from rsl_cli.study.store import RunKey, StudyStore
 
 LIFTS = (16, 32, 64, 128, 256, 512)
@@ -61,13 +63,13 @@ def make_study(
         held = test_law(params, key.lift) if test_law else None if train is None else 1.1 * train
         losses = [None if loss is None else loss * factor for loss in (train, held if held_out else None)]
         record = record_of(key, params, samples, *losses, classification=classification, flow=flow)
-        record |= change(key.lift, key.seed)
+        record = replace(record, **change(key.lift, key.seed))
         if (key.lift, key.seed) in missing:
             continue
         if (key.lift, key.seed) in failed:
-            kept = ("schema", "run_id", "base", "dataset", "trainer", "lifting", "in_degree", "lift", "seed")
-            record = {name: value if name in kept else None for name, value in record.items()}
-            store.write_failure(key, record | {"status": "failed", "error": "out of memory"}, "out of memory\n")
+            kept = ("run_id", "base", "dataset", "trainer", "lifting", "in_degree", "lift", "seed")
+            named = {name: getattr(record, name) for name in kept}
+            store.write_failure(key, Record(**named, status="failed", error="out of memory"), "out of memory\n")
             continue
         frame = _trajectory(record) if trajectories else pd.DataFrame({"step": [0]})
         tables = {"trajectory": frame} if not measured else fake_measures.tables_of(record)
@@ -104,48 +106,47 @@ def record_of(
     *,
     classification: bool = False,
     flow: bool = False,
-) -> dict[str, Any]:
-    return {
-        "schema": 1,
-        "run_id": key.run_id,
-        "base": "mlp",
-        "dataset": "sine2d",
-        "trainer": "flow" if flow else "adam",
-        "lifting": "random",
-        "in_degree": 8.0,
-        "lift": key.lift,
-        "seed": key.seed,
-        "params": params,
-        "samples": samples,
-        "outputs": 1,
-        "train_loss": train,
-        "test_loss": held,
-        "loss_std": None if held is None or classification else held / 0.25,
-        "accuracy": max(0.0, 1 - held) if classification and held is not None else None,
-        "flow_time": 1e6 if flow else None,
-        "steps": 1000,
-        "grad_norm": 1e-4,
-        "distance": 3.0,
-        "stop_reason": "diverged" if train is None else "stationary",
-        "wall_seconds": 1.5,
-        "status": "done",
-        "loss": "cross_entropy" if classification else "mse",
-        "parametrization": "standard",
-        "initial_loss": 0.5,
-        "log_slope": -0.001,
-        "relative_gradient": 0.001,
-        "resolution": 1e-30,
-        "witness_degree": None,
-    }
+) -> Record:
+    return Record(
+        run_id=key.run_id,
+        base="mlp",
+        dataset="sine2d",
+        trainer="flow" if flow else "adam",
+        lifting="random",
+        in_degree=8.0,
+        lift=key.lift,
+        seed=key.seed,
+        params=params,
+        samples=samples,
+        outputs=1,
+        train_loss=train,
+        test_loss=held,
+        loss_std=None if held is None or classification else held / 0.25,
+        accuracy=max(0.0, 1 - held) if classification and held is not None else None,
+        flow_time=1e6 if flow else None,
+        steps=1000,
+        grad_norm=1e-4,
+        distance=3.0,
+        stop_reason="diverged" if train is None else "stationary",
+        wall_seconds=1.5,
+        status="done",
+        loss="cross_entropy" if classification else "mse",
+        parametrization="standard",
+        initial_loss=0.5,
+        log_slope=-0.001,
+        relative_gradient=0.001,
+        resolution=1e-30,
+        witness_degree=None,
+    )
 
 
-def _trajectory(record: dict[str, Any]) -> pd.DataFrame:
+def _trajectory(record: Record) -> pd.DataFrame:
     step = np.unique(np.concatenate([[0], np.geomspace(1, 1000, 40).round()]))
-    random = np.random.default_rng(record["seed"])
-    last = record["train_loss"] or 1e-12
+    random = np.random.default_rng(record.seed)
+    last = record.train_loss or 1e-12
     loss = last + (0.5 - min(last, 0.4)) / (1 + step) ** 1.2 * np.exp(0.05 * random.standard_normal(step.size))
-    held = loss * 1.1 if record["test_loss"] is not None else np.full(step.size, math.nan)
-    time = step**2.0 if record["flow_time"] else np.full(step.size, math.nan)
+    held = loss * 1.1 if record.test_loss is not None else np.full(step.size, math.nan)
+    time = step**2.0 if record.flow_time else np.full(step.size, math.nan)
     return pd.DataFrame(
         {
             "step": step.astype(int),

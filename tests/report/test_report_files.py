@@ -24,6 +24,7 @@ from rsl_cli.report.plots import draw_all
 from rsl_cli.report.runs import assemble, read_runs
 from rsl_cli.report.tables import RUN_COLUMNS, runs_csv, summarise, summary_cells, summary_latex, summary_markdown
 from rsl_cli.study.files import read_json
+from rsl_cli.study.record import Record
 from rsl_cli.study.store import RunKey, StudyStore
 
 FIGURES = ("isochrones", "loss_vs_params", "loss_vs_lift", "trajectories", "success", "learning_number")
@@ -66,7 +67,7 @@ def test_runs_csv(reported: tuple[StudyStore, dict[str, Any]]) -> None:
     assert [row["status"] for row in rows].count("failed") == 1
     record = reported[0].record(key_of(16, 0))
     assert record is not None
-    assert float(rows[0]["train_loss"]) == record["train_loss"]
+    assert float(rows[0]["train_loss"]) == record.train_loss
     assert rows[0]["params"] == "209"
     assert rows[0]["accuracy"] == ""
 
@@ -79,7 +80,7 @@ def test_summary(reported: tuple[StudyStore, dict[str, Any]]) -> None:
     assert frame.loc[32, "missing"] == 1
     assert frame.loc[16, "under_trained"] == 1
     assert list(frame.index[frame["overparametrised"] == "yes"]) == [256]
-    losses = [record["test_loss"] for record in reported[0].records() if record["lift"] == 128]
+    losses = [record.test_loss for record in reported[0].records() if record.lift == 128]
     assert frame.loc[128, "test_median"] == pytest.approx(np.median(losses))
     assert frame.loc[128, "test_q3"] == pytest.approx(np.quantile(losses, 0.75))
 
@@ -199,7 +200,7 @@ def test_half_diverged_medians_are_infinite(tmp_path: Path) -> None:
 
 
 def test_failed_records_leave_empty_cells() -> None:
-    record = {"run_id": "a", "lift": 4, "seed": 0, "status": "failed", "params": None}
+    record = Record(run_id="a", lift=4, seed=0, status="failed")
     text = runs_csv(assemble("s", {}, [(RunKey(4, 0, "a"), record, None)]))
     assert text.splitlines()[1] == "a,,,,,,4,0,,,,,,,,,,,,,failed,,"
 

@@ -12,6 +12,7 @@ from rsl_cli.errors import ConfigError, StoreError
 from rsl_cli.progress import Display
 from rsl_cli.study import runner, session, store
 from rsl_cli.study.files import read_json, write_json
+from rsl_cli.study.record import Record
 from rsl_cli.study.runner import make_plan
 from rsl_cli.study.session import load_study, run_study
 from rsl_cli.study.spec import StudySpec, run_id
@@ -43,8 +44,9 @@ def snapshot(study: StudyStore):
     """Everything that a study computed, by lift and seed, but for the time it took."""
     runs = {}
     for key in study.planned():
-        record = study.record(key) or {}
-        kept = {name: value for name, value in record.items() if name not in ("wall_seconds", "continued", "run_id")}
+        record = study.record(key)
+        assert record is not None
+        kept = {name: value for name, value in record.values().items() if name not in ("wall_seconds", "run_id")}
         state = {name: array.tobytes() for name, array in study.state(key).items()}
         tables = [study.table(key, name) for name in ("trajectory", "drift", "tangent")]
         texts = [None if one is None else one.to_csv(float_format="%.17g") for one in tables]
@@ -199,7 +201,7 @@ def age(study: StudyStore, trainer, **doubled):
         (study.run_dir(old) / "resume.safetensors").unlink()
         file = study.run_dir(old) / "record.json"
         record = {k: v for k, v in read_json(file).items() if k not in ("restarted_at", "files")}
-        write_json(file, record | {"run_id": old.run_id})
+        write_json(file, record | {"schema": 1, "run_id": old.run_id})
         aged.append(old)
     content["plan"]["runs"] = [
         {"lift": key.lift, "seed": key.seed, "run_id": key.run_id, "directory": key.directory} for key in aged
@@ -228,7 +230,7 @@ def test_old_studies_are_recognised_and_carried_on(name, whole, tmp_path, capsys
     for key in first.planned():
         record, path = first.record(key), first.trajectory(key)
         one = whole(name).trajectory(next(k for k in whole(name).planned() if (k.lift, k.seed) == (key.lift, key.seed)))
-        assert record is not None and record["restarted_at"] == 30.0 and record["flow_time"] == 1000.0
+        assert record is not None and record.restarted_at == 30.0 and record.flow_time == 1000.0
         assert path["loss"].iloc[-1] == pytest.approx(one["loss"].iloc[-1], rel=1e-2)
         # Not a number is lost: the samples and the kappas of before are there, those of after join them.
         old = pd.read_csv(pd.io.common.StringIO(before[key.lift, key.seed][1][0]), index_col=0)
@@ -240,7 +242,7 @@ def test_old_studies_are_recognised_and_carried_on(name, whole, tmp_path, capsys
         assert times == [[0, 1.0], [1, 10.0], [2, 30.0], [3, 100.0], [4, 1000.0]]
     # From there it goes on as any run does.
     assert run_study(config(tmp_path, name, trainer=TRAINERS["flow"][0] | {"t_end": 1e4})).done == 4
-    assert {record["restarted_at"] for record in first.records()} == {30.0}
+    assert {record.restarted_at for record in first.records()} == {30.0}
     kappas = first.table(first.planned()[0], "tangent")
     assert kappas is not None
     assert kappas.query("place == 'path'")["time"].drop_duplicates().tolist() == [1.0, 10.0, 30.0, 1e2, 1e3, 1e4]
@@ -292,10 +294,17 @@ def test_a_kill_between_any_two_files_leaves_the_old_run_or_the_new_one(tmp_path
 
     def write(round_):
         tables = {"trajectory": frames[round_], "drift": frames[round_]}
-        one.write_run(key, {"status": "done", "steps": round_}, tables, {"w": frames[round_]["step"].to_numpy()})
+        one.write_run(
+            key,
+            Record(run_id=key.run_id, lift=4, seed=0, status="done", steps=round_),
+            tables,
+            {"w": frames[round_]["step"].to_numpy()},
+        )
 
     def check():
-        round_ = (one.record(key) or {})["steps"]
+        record = one.record(key)
+        assert record is not None and isinstance(record.steps, int)
+        round_ = record.steps
         for name in ("trajectory", "drift"):
             pd.testing.assert_frame_equal(one.table(key, name), frames[round_])
         assert one.state(key)["w"].tolist() == [0, round_ + 1]

@@ -11,7 +11,8 @@ import pytest
 from rsl_cli.cli import main
 from rsl_cli.errors import StoreError
 from rsl_cli.study.files import read_json, read_tensors, write_json, write_tensors
-from rsl_cli.study.integrity import DamageError, check_record, check_study, seal, unseal
+from rsl_cli.study.integrity import DamageError, check_study, seal, unseal
+from rsl_cli.study.record import Record
 from rsl_cli.study.store import RunKey, StudyStore
 from rsl_cli.study.verify import verify
 
@@ -24,7 +25,7 @@ def a_study(root):
     store.write_study({"schema": 1, "identity": {}, "config": {}, "plan": {"runs": runs}})
     for key in KEYS:
         frame = pd.DataFrame({"step": [0, 1], "loss": [0.5, 0.25 + key.seed]})
-        record = {"schema": 1, "lift": 4, "seed": key.seed, "run_id": key.run_id, "status": "done", "train_loss": 0.25}
+        record = Record(lift=4, seed=key.seed, run_id=key.run_id, status="done", train_loss=0.25)
         store.write_run(key, record, {"trajectory": frame, "drift": frame}, {"w": frame["loss"].to_numpy()})
         store.write_resume(key, {"w": frame["loss"].to_numpy()}, {"training": "{}"})
     write_json(store.report_dir / "verdict.json", {"verdict": "falls"})
@@ -140,12 +141,14 @@ def test_foreign_files_and_damage_beside_runs(tmp_path):
         ({"test_loss": True}, "test_loss is True, a bool"),
         ({"lift": 8}, "lift is 8, its folder's is 4"),
         ({"files": []}, "files is \\[\\], a list"),
+        ({"schema": 2, "files": {}}, "its digests are missing"),
+        ({"run_id": None}, "run_id is None, its folder's is"),
         ({"files": {"a": 1}}, "files is no mapping"),
     ],
 )
 def test_records_of_a_wrong_shape(tmp_path, change, fault):
     with pytest.raises(DamageError, match=fault):
-        check_record({"status": "done"} | change, 4, 0, "0" * 16)
+        Record.read({"status": "done"} | change, KEYS[0])
     store = a_study(tmp_path / "s")
     path = store.run_dir(KEYS[0]) / "record.json"
     path.write_text(json.dumps({"status": "done"} | change))
@@ -187,7 +190,9 @@ def test_a_damaged_run_is_not_deleted_when_it_is_written_again(tmp_path):
     (store.run_dir(KEYS[0]) / "trajectory.parquet").write_bytes(b"half")
     assert not store.is_done(KEYS[0])
     store.mend(KEYS[0])
-    store.write_run(KEYS[0], {"status": "done"}, {"trajectory": pd.DataFrame({"step": [0]})}, {})
+    store.write_run(
+        KEYS[0], Record(lift=4, seed=0, run_id="0" * 16, status="done"), {"trajectory": pd.DataFrame({"step": [0]})}, {}
+    )
     assert store.is_done(KEYS[0]) and verify(store).clean
     assert (store.root / "damaged" / KEYS[0].directory / "trajectory.parquet").read_bytes() == b"half"
 

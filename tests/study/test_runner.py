@@ -22,7 +22,7 @@ def snapshot(store):
     """Everything that a study computed, by run; only the time it took is left out."""
     runs = {}
     for key in store.planned():
-        record = {name: value for name, value in store.record(key).items() if name not in TIMES}
+        record = {name: value for name, value in store.record(key).values().items() if name not in TIMES}
         state = {name: array.tobytes() for name, array in store.state(key).items()}
         runs[key.directory] = (json.dumps(record), store.trajectory(key).to_json(double_precision=15), state)
     return runs
@@ -53,13 +53,11 @@ def test_records_hold_what_the_format_promises(whole):
     assert list(frame["lift"]) == [2] * 3 + [4] * 3 + [8] * 3
     assert set(frame["status"]) == {"done"} and set(frame["stop_reason"]) == {"budget"}
     for record in store.records():
-        last = load_study(store.root).trajectory(record["lift"], record["seed"]).iloc[-1]
-        assert (record["train_loss"], record["test_loss"], record["steps"]) == (last.loss, last.test_loss, last.step)
-        assert record["params"] == sum(
-            a.size for a in load_study(store.root).state(record["lift"], record["seed"]).values()
-        )
+        last = load_study(store.root).trajectory(record.lift, record.seed).iloc[-1]
+        assert (record.train_loss, record.test_loss, record.steps) == (last.loss, last.test_loss, last.step)
+        assert record.params == sum(a.size for a in load_study(store.root).state(record.lift, record.seed).values())
         variance = StudySpec.from_config(whole[0]).data.target_variance
-        assert record["loss_std"] == pytest.approx(record["test_loss"] / variance)
+        assert record.loss_std == pytest.approx(record.test_loss / variance)
 
 
 def test_processes_give_the_same_numbers_as_one(whole, tmp_path):
@@ -277,7 +275,7 @@ def test_teacher_study_runs_and_names_its_witness(tmp_path):
     data = problems.group("dataset", "teacher", degree=2, samples=128, test_samples=64)
     config = problems.study(dataset=data, lift=[2], seeds=2, results_dir=str(tmp_path))
     store = run_study(config).store
-    assert {record["witness_degree"] for record in store.records()} == {2}
+    assert {record.witness_degree for record in store.records()} == {2}
     assert StudySpec.from_config(config).data.target_variance == pytest.approx(1)
 
 

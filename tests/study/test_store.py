@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,11 @@ import pytest
 from rsl_cli.errors import StoreError
 from rsl_cli.study import files
 from rsl_cli.study.files import read_json, read_tensors, write_atomic, write_json
+from rsl_cli.study.record import Record
 from rsl_cli.study.store import RunKey, StudyStore, find_studies
 
 KEY = RunKey(64, 3, "0123456789abcdef")
+DONE = Record(run_id=KEY.run_id, lift=64, seed=3, status="done")
 
 
 def test_folder_names():
@@ -27,10 +30,10 @@ def test_a_run_comes_back_as_it_was_written(tmp_path):
     store = StudyStore(tmp_path / "s")
     frame = pd.DataFrame({"step": [0, 1], "loss": [0.5, math.nan], "dissipation": [math.nan, 1.0]})
     state = {"w": np.arange(6.0).reshape(2, 3)[:, ::2]}
-    store.write_run(
-        KEY, {"status": "done", "train_loss": np.float64(0.5), "bad": math.inf}, {"trajectory": frame}, state
-    )
-    assert store.is_done(KEY) and store.record(KEY) == {"status": "done", "train_loss": 0.5, "bad": None}
+    store.write_run(KEY, replace(DONE, train_loss=np.float64(0.5), distance=math.inf), {"trajectory": frame}, state)
+    record = store.record(KEY)
+    assert store.is_done(KEY) and record is not None and record.values() == replace(DONE, train_loss=0.5).values()
+    assert record.files.keys() == {"trajectory.parquet", "state.safetensors"}
     pd.testing.assert_frame_equal(store.trajectory(KEY), frame)
     np.testing.assert_array_equal(store.state(KEY)["w"], state["w"])
 
@@ -40,7 +43,7 @@ def test_tables_beside_the_trajectory(tmp_path):
     steps, kappa = pd.DataFrame({"step": [0]}), pd.DataFrame({"place": ["start", "ball"], "kappa": [2.0, math.inf]})
     with pytest.raises(StoreError, match=r"cannot read .*trajectory\.parquet: No such file; `rsl verify STUDY` sets"):
         store.trajectory(KEY)
-    store.write_run(KEY, {"status": "done"}, {"trajectory": steps, "tangent": kappa}, {})
+    store.write_run(KEY, DONE, {"trajectory": steps, "tangent": kappa}, {})
     pd.testing.assert_frame_equal(store.table(KEY, "tangent"), kappa)
     pd.testing.assert_frame_equal(store.table(KEY, "trajectory"), steps)
     pd.testing.assert_frame_equal(store.trajectory(KEY), steps.assign(dissipation=math.nan))
@@ -54,16 +57,16 @@ def test_tables_beside_the_trajectory(tmp_path):
 def test_a_run_written_again_keeps_no_table_of_before(tmp_path):
     store = StudyStore(tmp_path / "s")
     steps = pd.DataFrame({"step": [0]})
-    store.write_run(KEY, {"status": "done"}, {"trajectory": steps, "tangent": steps}, {})
-    store.write_run(KEY, {"status": "done"}, {"trajectory": steps}, {})
+    store.write_run(KEY, DONE, {"trajectory": steps, "tangent": steps}, {})
+    store.write_run(KEY, DONE, {"trajectory": steps}, {})
     assert store.table(KEY, "tangent") is None and len(store.trajectory(KEY)) == 1
 
 
 def test_a_failed_run_is_not_done_and_success_removes_its_error(tmp_path):
     store = StudyStore(tmp_path / "s")
-    store.write_failure(KEY, {"status": "failed"}, "why")
+    store.write_failure(KEY, replace(DONE, status="failed"), "why")
     assert not store.is_done(KEY) and (store.run_dir(KEY) / "error.txt").read_text() == "why"
-    store.write_run(KEY, {"status": "done"}, {"trajectory": pd.DataFrame({"step": [0]})}, {})
+    store.write_run(KEY, DONE, {"trajectory": pd.DataFrame({"step": [0]})}, {})
     assert store.is_done(KEY) and not (store.run_dir(KEY) / "error.txt").exists()
 
 

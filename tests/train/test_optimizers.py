@@ -97,7 +97,7 @@ def test_a_study_by_rmsprop_goes_on_where_it_stopped(tmp_path):
     trainer = problems.group("trainer", "torch", target="torch.optim.RMSprop", steps=30, batch_size=64)
     config = problems.study(trainer=trainer, lift=[2], seeds=2, results_dir=str(tmp_path))
     store = run_study(config).store
-    assert [record["status"] for record in store.records()] == ["done", "done"]
+    assert [record.status for record in store.records()] == ["done", "done"]
     assert load_study(store.root).runs["train_loss"].notna().all()
     identity = StudySpec.from_config(config).identity["trainer"]
     assert (identity["name"], identity["target"]) == ("torch", "torch.optim.rmsprop.RMSprop")
