@@ -281,12 +281,14 @@ def _study(asked: Composed) -> tuple[int, Any]:
         )
     store = outcome.store
     for name in outcome.failed:
-        say(f"rsl: run {name} failed; see {store.root / 'runs' / name / 'error.txt'}", error=True)
+        say(f"rsl: run {name} failed; see {store.folder_of(name) / 'error.txt'}", error=True)
     try:
         from rsl_cli.report import summary_text, write_report
 
         verdict = write_report(store)
         say(f"{summary_text(store, verdict)}\nreport: {store.report_dir / 'index.html'}")
+        for fault in verdict.get("damaged", ()):
+            say(f"rsl: {fault}", error=True)
     except Exception as error:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
@@ -299,7 +301,6 @@ def _study(asked: Composed) -> tuple[int, Any]:
 def _report(parsed: argparse.Namespace) -> int:
     from rsl_cli.report import summary_text, write_report
     from rsl_cli.study.store import StudyStore, find_studies
-    from rsl_cli.study.verify import faults
 
     stores = [_find(name, parsed.results_dir) for name in parsed.study]
     if not stores:
@@ -311,7 +312,7 @@ def _report(parsed: argparse.Namespace) -> int:
     for store in stores:
         verdict = write_report(store, formats=tuple(parsed.format.split(",")), delta=parsed.delta)
         print(f"study {store.name}\n{summary_text(store, verdict)}\nreport: {store.report_dir / 'index.html'}")
-        for fault in faults(store):
+        for fault in verdict.get("damaged", ()):
             print(f"rsl: {fault}", file=sys.stderr)
         if parsed.check and verdict["verdict"] != "falls":
             print(f"rsl: study {store.name}: the verdict is '{verdict['verdict']}', not 'falls'", file=sys.stderr)
@@ -372,7 +373,7 @@ def _list(parsed: argparse.Namespace) -> int:
     for store in studies:
         file = store.report_dir / "verdict.json"
         try:
-            records, planned = store.records(), store.planned()
+            done, failed, missing = store.counted()
             verdict = read_verdict(file) if file.is_file() else "no report yet"
         except StoreError as error:
             # One damaged study hides no other.
@@ -380,9 +381,7 @@ def _list(parsed: argparse.Namespace) -> int:
             print(f"rsl: {error}", file=sys.stderr)
             status = 1
             continue
-        done = sum(record.done for record in records)
-        missing = len(planned) - len(records)
-        print(f"{store.name:<{width}} {done:>6} {len(records) - done:>6} {missing:>7}  {verdict}")
+        print(f"{store.name:<{width}} {done:>6} {failed:>6} {missing:>7}  {verdict}")
     return status
 
 

@@ -34,10 +34,10 @@ def test_run_again_list_report_and_check(tmp_path, capsys):
     shown = capsys.readouterr()
     assert "9 of 9 runs to do" in shown.out and "VERDICT: " in shown.out and "[9/9 runs" in shown.err
     root = tmp_path / "results" / "mlp_sine2d_adam"
-    before = {path: path.stat().st_mtime_ns for path in root.glob("runs/*/*")}
+    before = {path: path.stat().st_mtime_ns for path in root.glob("runs/*/*/*")}
     assert main(["run", *QUICK]) == 0
     assert "nothing to do: all 9 runs are done" in capsys.readouterr().out
-    assert {path: path.stat().st_mtime_ns for path in root.glob("runs/*/*")} == before
+    assert {path: path.stat().st_mtime_ns for path in root.glob("runs/*/*/*")} == before
     verdict = json.loads((root / "report" / "verdict.json").read_text())["verdict"]
     assert main(["list"]) == 0
     assert verdict in capsys.readouterr().out

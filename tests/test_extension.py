@@ -229,7 +229,7 @@ def test_a_part_that_changes_between_processes_is_refused(folder, capsys):
     edit(folder / "my_data.py", "import numpy as np\n", again + "import numpy as np\n")
     shown = one_line(capsys, LINE)
     assert "computes something else: dataset.source" in shown
-    assert not list(Path("results/mine/runs").glob("*/record.json"))
+    assert not list(Path("results/mine/runs").rglob("record.json"))
 
 
 DATA = "import numpy as np\nx, y = np.zeros((20, 2)) + np.arange(20)[:, None], np.arange(20.0)\n"

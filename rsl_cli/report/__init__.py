@@ -8,7 +8,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from rsl_cli.errors import ConfigError, one_of
+from rsl_cli.errors import ConfigError, StoreError, first_line, one_of
 from rsl_cli.report import tables
 from rsl_cli.report.judgement import judge_views
 from rsl_cli.report.measures import read_measures
@@ -45,9 +45,11 @@ def write_report(store: StudyStore, *, formats: Sequence[str] = ("png", "pdf"), 
     for form in formats:
         _check_format(form)
     _check_delta(delta)
-    runs = read_runs(store)
+    runs = read_runs(store, tidy=True)
     views, measures = judge_views(runs), read_measures(store, runs)
-    verdict = give_verdict(runs, views, delta, measures)
+    verdict: dict[str, Any] = give_verdict(runs, views, delta, measures)
+    if runs.faults:
+        verdict["damaged"] = list(runs.faults)
     summary = tables.summarise(runs)
     figures = draw_all(runs, verdict["headline"], views.headline.law, delta, formats, measures)
     texts = {
@@ -55,6 +57,7 @@ def write_report(store: StudyStore, *, formats: Sequence[str] = ("png", "pdf"), 
         "summary.csv": tables.summary_csv(summary),
         "summary.md": tables.summary_markdown(summary),
         "summary.tex": tables.summary_latex(summary),
+        "summary.txt": tables.summary_terminal(summary) + "\n",
     }
     for name, text in texts.items():
         write_atomic(store.report_dir / name, text.encode())
@@ -123,14 +126,22 @@ def summary_text(store: StudyStore, verdict: Mapping[str, Any]) -> str:
     """Return what a terminal shows of a report: a table by lift, the verdict and its reasons.
 
     Args:
-        store: the study.
+        store: the study, reported.
         verdict: what `write_report` returned, or ``verdict.json``.
 
     Returns:
         Lines without a final newline.
+
+    Raises:
+        StoreError: its report has no summary.
     """
+    file = store.report_dir / "summary.txt"
+    try:
+        table = file.read_text(encoding="utf-8").rstrip("\n")
+    except (OSError, ValueError) as error:
+        raise StoreError(f"cannot read {file}: {first_line(error)}; `rsl report` writes it") from error
     headline = textwrap.wrap(f"VERDICT: {verdict['headline']}", _WIDTH, subsequent_indent="  ")
-    lines = [tables.summary_terminal(tables.summarise(read_runs(store))), "", *headline]
+    lines = [table, "", *headline]
     for reason in verdict["reasons"]:
         lines += textwrap.wrap(reason, _WIDTH, initial_indent="  - ", subsequent_indent="    ", break_on_hyphens=False)
     return "\n".join(lines)

@@ -3,11 +3,11 @@
 import math
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from rsl_cli.report.runs import StudyRuns
 from rsl_cli.stats import JointLaw, fit_joint_law
+from rsl_cli.study.survey import Sampled
 
 Array = NDArray[np.float64]
 _MOST_TIMES = 6
@@ -18,11 +18,7 @@ def isochrone_times(runs: StudyRuns) -> tuple[str, list[float]]:
     """The clock's column, and powers of ten of it that runs reached, six at most: every second one back."""
     flow = any(run.flow_time > 0 for run in runs.done)
     column = "time" if flow else "step"
-    ends = [
-        float(frame[column].to_numpy(dtype=np.float64).max())
-        for frame in runs.trajectories.values()
-        if column in frame and len(frame)
-    ]
+    ends = [float(frame[column].max()) for frame in runs.trajectories.values() if column in frame and len(frame)]
     ends = [end for end in ends if math.isfinite(end) and end > 0]
     if not ends:
         return column, []
@@ -35,7 +31,7 @@ def isochrone_times(runs: StudyRuns) -> tuple[str, list[float]]:
 def losses_at(runs: StudyRuns, column: str, at: float) -> dict[int, Array]:
     """Return lift -> headline losses of the runs that reached a time, interpolated in log-log; (runs,)."""
     found: dict[int, list[float]] = {}
-    for run in runs.done:
+    for run in runs.shown:
         frame = runs.trajectories.get(run.name)
         value = math.nan if frame is None else _at(frame, column, _COLUMNS[runs.headline], at)
         # A run at rest stays where it is, and one that was stopped at its target would not rise above it.
@@ -46,10 +42,10 @@ def losses_at(runs: StudyRuns, column: str, at: float) -> dict[int, Array]:
     return {lift: np.array(values) for lift, values in sorted(found.items())}
 
 
-def _at(frame: pd.DataFrame, column: str, loss: str, at: float) -> float:
-    if not {column, loss} <= set(frame.columns):
+def _at(frame: Sampled, column: str, loss: str, at: float) -> float:
+    if not {column, loss} <= frame.keys():
         return math.nan
-    clock, values = (frame[name].to_numpy(dtype=np.float64) for name in (column, loss))
+    clock, values = frame[column], frame[loss]
     kept = (clock > 0) & np.isfinite(clock) & (values > 0) & np.isfinite(values)
     if not kept.any() or clock[kept][-1] < at * (1 - 1e-6) or clock[kept][0] > at * (1 + 1e-6):
         return math.nan

@@ -64,7 +64,7 @@ NOTHING = Measures()
 
 
 def read_measures(store: StudyStore, runs: StudyRuns) -> Measures:
-    """Read the tables of all finished runs; those that cannot be read are named, not raised.
+    """Read the tables of the runs that are shown; those that cannot be read are named, not raised.
 
     Args:
         store: the study.
@@ -74,7 +74,7 @@ def read_measures(store: StudyStore, runs: StudyRuns) -> Measures:
     unreadable: list[str] = []
     for (name, numbers), text in zip(NUMBERS.items(), TEXT, strict=True):
         parts: dict[str, list[NDArray[Any]]] = {}
-        for run in runs.done:
+        for run in runs.shown:
             try:
                 table = store.table(run.key, name)
                 if table is None:

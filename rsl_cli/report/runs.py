@@ -7,13 +7,13 @@ from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
-from rsl_cli.errors import StoreError
 from rsl_cli.stats import ZERO_LOSS, Limit, tail_limit
 from rsl_cli.study.record import Record, RunKey
 from rsl_cli.study.store import StudyStore
+from rsl_cli.study.survey import Sampled, survey
+from rsl_cli.study.survey import curves as read_curves
 
 Which = Literal["train", "test"]
 LOSS_NAMES: dict[Which, str] = {"train": "training", "test": "held-out"}
@@ -23,6 +23,8 @@ IMPLICIT = ("flow", "lm")
 
 FINISHED = 1.1
 """A run has shown its limit if that is known within this ratio."""
+MOST_SHOWN = 100
+"""So many seeds of a lift have their curves drawn and followed; verdict, tables and limits rest on all."""
 AT_REST = 1e-3
 """How far, relatively, the limit of a run may still lie below the loss at which its trainer found it stationary."""
 
@@ -118,33 +120,44 @@ class Table:
 
 @dataclass(frozen=True)
 class StudyRuns:
-    """Everything the report says is said from this: the plan with its runs, ``study.json``, trajectories by run."""
+    """Everything the report says is said from this: the plan with its runs, ``study.json``, trajectories by run.
+
+    ``trajectories`` are those of ``shown``. ``faults`` says whose files are damaged: these runs are missing here.
+    """
 
     name: str
     study: Mapping[str, Any]
     runs: tuple[Run, ...]
     records: tuple[Record, ...]
-    trajectories: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+    trajectories: Mapping[str, Sampled] = field(default_factory=dict)
+    faults: tuple[str, ...] = ()
 
     @cached_property
     def done(self) -> tuple[Run, ...]:
         """The runs that finished, diverged ones included."""
         return tuple(run for run in self.runs if run.status == "done")
 
-    @property
+    @cached_property
+    def shown(self) -> tuple[Run, ...]:
+        """The finished runs whose curves are drawn and followed: of each lift the first `MOST_SHOWN` seeds'."""
+        return tuple(
+            run for lift in self.lifts for run in [r for r in self.at(lift) if r.status == "done"][:MOST_SHOWN]
+        )
+
+    @cached_property
     def lifts(self) -> tuple[int, ...]:
         """The planned lift degrees, ascending."""
         return tuple(sorted({run.key.lift for run in self.runs}))
 
-    @property
+    @cached_property
     def overparametrised_lifts(self) -> tuple[int, ...]:
         """The lifts with at least one overparametrised run."""
         return tuple(sorted({run.key.lift for run in self.done if run.overparametrised}))
 
-    @property
+    @cached_property
     def dense_lifts(self) -> tuple[int, ...]:
         """The lifts that are complete graphs, since the in-degree reaches a fibre: small dense networks."""
-        return tuple(sorted({run.key.lift for run in self.runs if self._dense(run.key.lift)}))
+        return tuple(lift for lift in self.lifts if self._dense(lift))
 
     def _dense(self, lift: int) -> bool:
         config = self.study.get("config", {})
@@ -154,12 +167,12 @@ class StudyRuns:
             return False
         return degree >= min(_fibres(config.get("base") or {}, lift), default=lift)
 
-    @property
+    @cached_property
     def headline(self) -> Which:
         """The loss that the verdict is about: held-out where there is any."""
         return "test" if any(math.isfinite(run.test_loss) for run in self.done) else "train"
 
-    @property
+    @cached_property
     def limit(self) -> float | None:
         """The number of parameters from which on runs are overparametrised, if it is one number."""
         limits = {run.samples * run.outputs for run in self.done}
@@ -180,7 +193,14 @@ class StudyRuns:
 
     def at(self, lift: int) -> tuple[Run, ...]:
         """The planned runs of one lift."""
-        return tuple(run for run in self.runs if run.key.lift == lift)
+        return self._by_lift.get(lift, ())
+
+    @cached_property
+    def _by_lift(self) -> Mapping[int, tuple[Run, ...]]:
+        found: dict[int, list[Run]] = {}
+        for run in self.runs:
+            found.setdefault(run.key.lift, []).append(run)
+        return {lift: tuple(runs) for lift, runs in found.items()}
 
     def with_loss(self, which: Which) -> tuple[Run, ...]:
         """The finished runs that have this loss, diverged ones included."""
@@ -200,21 +220,32 @@ class StudyRuns:
         return Table(lifts, seeds, params, losses, low, high, least, ~np.isnan(losses))
 
 
-def read_runs(store: StudyStore) -> StudyRuns:
+def read_runs(store: StudyStore, *, tidy: bool = False) -> StudyRuns:
     """Read a study's plan, records and trajectories.
+
+    Args:
+        store: the study.
+        tidy: enter what its catalogue lacks, and merge that.
 
     Raises:
         StoreError: the folder holds no study, or a file is damaged.
     """
     study = store.read_study()
     keys = sorted(store.planned(), key=lambda key: (key.lift, key.seed))
-    return assemble(store.name, study, [(key, store.record(key), _trajectory(store, key)) for key in keys])
+    found = survey(store, keys, thoroughly=True)
+    curves = read_curves(store, found.records)
+    parts = ((key, found.records.get(key), curves.get(key)) for key in keys)
+    runs = replace(assemble(store.name, study, parts), faults=tuple(found.faults))
+    if tidy:
+        store.note(found.unnoted)
+        store.catalogue.merge()
+    return runs
 
 
 def assemble(
     name: str,
     study: Mapping[str, Any],
-    parts: Iterable[tuple[RunKey, Record | None, pd.DataFrame | None]],
+    parts: Iterable[tuple[RunKey, Record | None, Sampled | None]],
 ) -> StudyRuns:
     """Put together what the report speaks of, from a study's plan and each run's record and trajectory.
 
@@ -227,20 +258,14 @@ def assemble(
     clock = _clock(study.get("config", {}).get("trainer") or {})
     runs = tuple(_run(key, record, frame, tested, clock) for key, record, frame in cut)
     frames = {run.name: frame for run, (_, _, frame) in zip(runs, cut, strict=True) if frame is not None}
-    return StudyRuns(name, study, runs, records, frames)
-
-
-def _trajectory(store: StudyStore, key: RunKey) -> pd.DataFrame | None:
-    try:
-        return store.trajectory(key)
-    except StoreError:
-        # Without a tail a loss bounds its limit from above only; the file's damage is for `rsl verify` to tell.
-        return None
+    found = StudyRuns(name, study, runs, records)
+    shown = {run.name: frames[run.name] for run in found.shown if run.name in frames}
+    return replace(found, trajectories=shown)
 
 
 def _cut(
-    record: Record | None, frame: pd.DataFrame | None, asked: Mapping[str, Any]
-) -> tuple[Record | None, pd.DataFrame | None]:
+    record: Record | None, frame: Sampled | None, asked: Mapping[str, Any]
+) -> tuple[Record | None, Sampled | None]:
     """A run at the time or step that the study asks for, if it was carried beyond that."""
     if record is None or frame is None or not record.done:
         return record, frame
@@ -249,14 +274,15 @@ def _cut(
         ("step", record.steps, asked.get("steps")),
     ):
         if most is not None and reached is not None and reached > most * (1 + 1e-9):
-            kept = frame.loc[frame[column].to_numpy(dtype=np.float64) <= most * (1 + 1e-9)]
+            early = frame[column] <= most * (1 + 1e-9)
+            kept = {name: values[early] for name, values in frame.items()}
             return _ended_early(record, kept, "time" if column == "time" else "budget"), kept
     return record, frame
 
 
-def _ended_early(record: Record, frame: pd.DataFrame, reason: str) -> Record:
+def _ended_early(record: Record, frame: Sampled, reason: str) -> Record:
     """The record that a run would have if its trajectory had ended where this one does."""
-    last = {str(name): float(value) for name, value in frame.iloc[-1].items()}
+    last = {name: float(values[-1]) for name, values in frame.items()}
     test = last["test_loss"] if math.isfinite(last["test_loss"]) else None
     variance = record.test_loss / record.loss_std if record.loss_std and record.test_loss else None
     return replace(
@@ -285,7 +311,7 @@ def _clock(trainer: Mapping[str, Any]) -> str | None:
     return "step" if steady and trainer.get("name") in ("gd", "sgd") else None
 
 
-def _run(key: RunKey, record: Record | None, frame: pd.DataFrame | None, tested: bool, clock: str | None) -> Run:
+def _run(key: RunKey, record: Record | None, frame: Sampled | None, tested: bool, clock: str | None) -> Run:
     record, status = record or _NOTHING, "missing" if record is None else record.status
     diverged = status == "done" and (record.stop_reason == "diverged" or record.train_loss is None)
     # JSON holds no infinity: where others have a held-out loss, none at all means that it was not finite.
@@ -297,8 +323,8 @@ def _run(key: RunKey, record: Record | None, frame: pd.DataFrame | None, tested:
         if not math.isfinite(loss) or loss <= 0:
             return Limit(0.0, loss)
         tail = Limit(0.0, loss)
-        if frame is not None and clock is not None and {clock, column} <= set(frame.columns):
-            tail = tail_limit(frame[clock].to_numpy(), frame[column].to_numpy())
+        if frame is not None and clock is not None and {clock, column} <= frame.keys():
+            tail = tail_limit(frame[clock], frame[column])
         if record.stop_reason == "stationary":
             return Limit(max(tail.low, loss * (1 - AT_REST)), max(loss, min(tail.high, loss)), tail.slope)
         return Limit(min(tail.low, loss), max(tail.high, loss), tail.slope)
@@ -333,11 +359,11 @@ def _number(value: float | None) -> float:
     return math.nan if value is None else float(value)
 
 
-def _worst_dissipation(frame: pd.DataFrame | None) -> float:
+def _worst_dissipation(frame: Sampled | None) -> float:
     """The recorded |grad L|^2 / (-dL/dt) farthest from 1 along a flow; NaN where it was not recorded."""
     if frame is None or "dissipation" not in frame:
         return math.nan
-    ratio = frame["dissipation"].to_numpy(dtype=np.float64)
+    ratio = frame["dissipation"]
     ratio = ratio[np.isfinite(ratio) & (ratio > 0)]
     return float(ratio[np.argmax(np.abs(np.log(ratio)))]) if ratio.size else math.nan
 

@@ -9,12 +9,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from rsl_cli.report.measures import Rows
 from rsl_cli.report.runs import StudyRuns
 from rsl_cli.stats import Proportion, clopper_pearson
+from rsl_cli.study.survey import Sampled
 from rsl_cli.theory.bound import kl_slack, length_bound, loss_bound
 
 Array = NDArray[np.float64]
@@ -132,7 +132,7 @@ def telling_epsilon(shares: Mapping[float, Mapping[float, Mapping[int, Inside]]]
     return max(sorted(shares), key=change)
 
 
-def flow_curves(runs: StudyRuns, trajectories: Mapping[str, pd.DataFrame], tangent: Rows) -> list[Curve]:
+def flow_curves(runs: StudyRuns, trajectories: Mapping[str, Sampled], tangent: Rows) -> list[Curve]:
     """Return the bounded part of every run's flow, where it has a flow time and kappa was measured along its path.
 
     Args:
@@ -144,9 +144,9 @@ def flow_curves(runs: StudyRuns, trajectories: Mapping[str, pd.DataFrame], tange
         return []
     groups = tangent.where((tangent["place"] != "ball") & np.isfinite(tangent["time"])).by("run")
     curves = []
-    for run in runs.done:
+    for run in runs.shown:
         frame = trajectories.get(run.name)
-        if run.name in groups and frame is not None and {"time", "loss", "distance"} <= set(frame.columns):
+        if run.name in groups and frame is not None and {"time", "loss", "distance"} <= frame.keys():
             curve = _curve(run.name, run.key.lift, frame, groups[run.name])
             curves += [] if curve is None else [curve]
     return curves
@@ -158,7 +158,7 @@ def epsilon_key(epsilon: float) -> str:
     return short if float(short) == epsilon else f"{epsilon:.6g}"
 
 
-def _curve(name: str, lift: int, frame: pd.DataFrame, rows: Rows) -> Curve | None:
+def _curve(name: str, lift: int, frame: Sampled, rows: Rows) -> Curve | None:
     time, loss, distance = (np.asarray(frame[key], dtype=np.float64) for key in ("time", "loss", "distance"))
     known = np.isfinite(time) & np.isfinite(loss) & np.isfinite(distance) & (time >= 0)
     time, loss, distance = time[known], loss[known], distance[known]

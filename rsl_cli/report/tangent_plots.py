@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
 import numpy as np
-import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
@@ -25,6 +24,7 @@ from rsl_cli.report.tangent import (
     telling_epsilon,
 )
 from rsl_cli.stats import quantile
+from rsl_cli.study.survey import Sampled
 
 Array = NDArray[np.float64]
 T = TypeVar("T")
@@ -32,7 +32,7 @@ T = TypeVar("T")
 _MOST_PANELS = 6
 
 
-def tangent_drawings(runs: StudyRuns, trajectories: Mapping[str, pd.DataFrame], tangent: Rows) -> dict[str, Drawing]:
+def tangent_drawings(runs: StudyRuns, trajectories: Mapping[str, Sampled], tangent: Rows) -> dict[str, Drawing]:
     """Return the figures that the measured tangent approximation numbers allow.
 
     Args:

@@ -4,7 +4,6 @@ import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 from rsl_cli.report import canvas
 from rsl_cli.report.canvas import DASHES, WIDE, Drawing
 from rsl_cli.report.runs import LOSS_NAMES, StudyRuns, Which
+from rsl_cli.study.survey import Sampled
 
 Array = NDArray[np.float64]
 Curves = list[tuple[int, Array, Array]]
@@ -19,7 +19,7 @@ Curves = list[tuple[int, Array, Array]]
 _MOST_POINTS = 400
 
 
-def trajectory_drawings(runs: StudyRuns, trajectories: Mapping[str, pd.DataFrame]) -> dict[str, Drawing]:
+def trajectory_drawings(runs: StudyRuns, trajectories: Mapping[str, Sampled]) -> dict[str, Drawing]:
     """Return the figures of the trajectories: always that of the losses, that of the decay for flows only.
 
     Args:
@@ -34,7 +34,7 @@ def trajectory_drawings(runs: StudyRuns, trajectories: Mapping[str, pd.DataFrame
     return drawings
 
 
-def _trajectories(figure: Figure, runs: StudyRuns, trajectories: Mapping[str, pd.DataFrame]) -> None:
+def _trajectories(figure: Figure, runs: StudyRuns, trajectories: Mapping[str, Sampled]) -> None:
     flow = any(math.isfinite(run.flow_time) for run in runs.done)
     column, label = ("time", "flow time t") if flow else ("step", "training step")
     views: tuple[Which, ...] = ("train", "test") if runs.headline == "test" else ("train",)
@@ -69,7 +69,7 @@ def _draw(panel: Axes, lifts: Sequence[int], curves: Curves) -> None:
         panel.plot(x, y, color=colours[lift], linestyle=dash, linewidth=1.0, alpha=0.8)
 
 
-def _curves(runs: StudyRuns, trajectories: Mapping[str, pd.DataFrame], view: Which, column: str) -> Curves:
+def _curves(runs: StudyRuns, trajectories: Mapping[str, Sampled], view: Which, column: str) -> Curves:
     """Positive points of every run's curve, thinned evenly in log place: a figure of a million points opens nowhere."""
     curves = []
     for run in runs.done:

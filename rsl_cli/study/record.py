@@ -66,7 +66,7 @@ class Record:
     loss_std: float | None = _of("held-out loss over the targets' variance")
     accuracy: float | None = _of("share of held-out samples classified rightly")
     flow_time: float | None = _of("flow time at the end")
-    steps: float | None = _of("steps taken")
+    steps: int | None = _of("steps taken")
     grad_norm: float | None = _of("norm of the training loss's gradient")
     distance: float | None = _of("|theta - theta_0|")
     stop_reason: str | None = None
@@ -126,10 +126,7 @@ class Record:
         for name, value in due.items():
             if content[name] != value:
                 raise DamageError(f"{name} is {content[name]!r}, its folder's is {value!r}")
-        known = {name: value for name, value in content.items() if name in _TYPES and value is not None}
-        for name, value in known.items():
-            if not isinstance(value, _TYPES[name]) or isinstance(value, bool):
-                raise DamageError(f"{name} is {value!r}, a {type(value).__name__}")
+        known = {name: _value(name, value) for name, value in content.items() if name in _TYPES and value is not None}
         for name in ("run_id", "lift", "seed"):
             if name not in known:
                 raise DamageError(f"it does not say {name}")
@@ -146,6 +143,14 @@ def _of_today(content: dict[str, Any], sealed: bool) -> dict[str, Any]:
     for version in range(schema, RECORD_SCHEMA):
         content = MIGRATIONS[version](content)
     return content
+
+
+def _value(name: str, value: Any) -> Any:
+    if FIELDS[name] is int and isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if not isinstance(value, _TYPES[name]) or isinstance(value, bool):
+        raise DamageError(f"{name} is {value!r}, a {type(value).__name__}")
+    return float(value) if FIELDS[name] is float else value
 
 
 def _files(files: Mapping[str, Any]) -> dict[str, Written]:
@@ -167,5 +172,7 @@ def _accepted(hint: Any) -> tuple[type, ...]:
 
 
 _TYPES = {name: _accepted(hint) for name, hint in get_type_hints(Record).items()}
+FIELDS: Mapping[str, type] = {name: kinds[-1] for name, kinds in _TYPES.items()}
+"""Every field, with what its value is where it is not null."""
 VALUES = tuple(one.name for one in fields(Record) if one.name not in ("continued", "files"))
 """The fields that say something of the run itself, in the order of a file and a table."""

@@ -21,6 +21,7 @@ from rsl_cli.study.measurements import with_path_before
 from rsl_cli.study.record import Record
 from rsl_cli.study.spec import StudySpec, refuse_other
 from rsl_cli.study.store import SCHEMA, RunKey, StudyStore
+from rsl_cli.study.survey import survey
 from rsl_cli.train.checkpoint import Saved
 from rsl_cli.train.first_order import FirstOrder
 from rsl_cli.train.objective import Objective
@@ -73,8 +74,8 @@ def make_plan(spec: StudySpec) -> Plan:
         StoreError: the study's folder computes something else.
     """
     keys = tuple(_keys(spec))
-    found = {key: stand_of(spec.store, key) for key in keys}
-    stands = {key: stand for key, stand in found.items() if stand is not None}
+    found = survey(spec.store, keys).records if spec.store.exists() else {}
+    stands = {key: stand for key, record in found.items() if (stand := _stand(record)) is not None}
     missing = tuple(key for key in keys if not _is_reached(spec, key, stands.get(key)))
     parameters = {lift: expected_parameters(spec.base, lift, spec.lifting) for lift in spec.lifts}
     return Plan(keys, missing, stands, parameters)
@@ -83,10 +84,14 @@ def make_plan(spec: StudySpec) -> Plan:
 def stand_of(store: StudyStore, key: RunKey) -> Stand | None:
     """Where a finished run stands by its record; None if it is not finished."""
     record = store.record(key)
-    if record is None or not record.done:
+    return record and _stand(record)
+
+
+def _stand(record: Record) -> Stand | None:
+    if not record.done:
         return None
     time, loss = (math.nan if value is None else value for value in (record.flow_time, record.train_loss))
-    return Stand(str(record.stop_reason), int(record.steps or 0), time, loss)
+    return Stand(str(record.stop_reason), record.steps or 0, time, loss)
 
 
 def _is_reached(spec: StudySpec, key: RunKey, stand: Stand | None) -> bool:
@@ -250,6 +255,7 @@ def _train(spec: StudySpec, starts: Mapping[RunKey, Saved], progress: Progress |
         record = _record(spec, key, lift.parameter_count, result, keeper.seconds(key), objective.resolution())
         state = {name: tensor.cpu().numpy() for name, tensor in result.state.items()}
         spec.store.write_run(key, record, {"trajectory": result.trajectory.to_frame(), **measured}, state, final=final)
+    spec.store.note(item.keys)
     return {key.directory: "done" for key in item.keys}
 
 
@@ -285,6 +291,7 @@ def record_failure(spec: StudySpec, key: RunKey, error: Exception) -> str:
     text = "".join(traceback.format_exception(error))
     record = Record(**_named(spec, key), status="failed", error=f"{type(error).__name__}: {first_line(error)}")
     spec.store.write_failure(key, record, text)
+    spec.store.note([key])
     return "failed"
 
 
@@ -343,7 +350,7 @@ def _record(
         loss_std=last["test_loss"] / variance if variance and not diverged else None,
         accuracy=None if diverged else result.accuracy,
         flow_time=last["time"],
-        steps=last["step"],
+        steps=int(last["step"]),
         grad_norm=last["grad_norm"],
         distance=last["distance"],
         stop_reason=result.stop_reason,

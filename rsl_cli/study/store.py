@@ -3,9 +3,11 @@
 Layout of a study::
 
     <root>/study.json
-    <root>/runs/n00064-s003-<id>/   record.json  trajectory.parquet  state.safetensors  error.txt
+    <root>/runs/<first two digits of id>/n00064-s003-<id>/
+                                    record.json  trajectory.parquet  state.safetensors  error.txt
                                     and a <name>.parquet for every other table of the run;
                                     resume.safetensors: what it goes on from, while it trains or could further
+    <root>/catalogue/               a copy of all records and trajectories in few files, see `rsl_cli.study.catalogue`
     <root>/damaged/                 what was found damaged, set aside
     <root>/locks/                   advisory locks of the operating system, released by any death of their holder
     <root>/report/
@@ -13,25 +15,26 @@ Layout of a study::
 ``record.json`` is the last file a run writes: a run is done when its record says so, never before. A run
 that is carried further writes its files beside the old ones, under names that end in how often it was, ``.1``, ``.2``:
 its record, replaced, says which are its own, and they then take the old ones' places. ``resume.safetensors`` says by
-itself where it stands, which may be beyond the record. JSON ends in a digest of its own, and a record holds the digests
+itself where it stands, which may be beyond the record. Studies of earlier versions have their runs in ``runs`` itself
+and no catalogue, and keep it so. JSON ends in a digest of its own, and a record holds the digests
 of its run's files: a run that they do not fit is missing.
 """
 
 import io
 import math
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 from filelock import FileLock, Timeout
 from safetensors import numpy as safetensors_numpy
 
 from rsl_cli.errors import StoreError, first_line
+from rsl_cli.study.catalogue import Catalogue
 from rsl_cli.study.files import (
     MENDED,
     cannot_read,
@@ -47,6 +50,13 @@ from rsl_cli.study.integrity import SCHEMA as SCHEMA
 from rsl_cli.study.integrity import DamageError, check_study, digest, is_sealed, unseal
 from rsl_cli.study.record import RECORD_SCHEMA, Record, Written
 from rsl_cli.study.record import RunKey as RunKey
+from rsl_cli.study.survey import counted, note, survey
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+LAYOUT = "sharded"
+"""Of the folders of a study's runs."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +80,24 @@ class StudyStore:
         return self.root / "report"
 
     @property
+    def catalogue(self) -> Catalogue:
+        """The copy of all records."""
+        return Catalogue(self.root / "catalogue")
+
+    @property
+    def sharded(self) -> bool:
+        """Whether run folders lie in folders by their hash, and are catalogued; those of older studies do not."""
+        known = self.__dict__.get("_sharded")
+        if known is None:
+            if not self.exists():
+                return True
+            known = self._remember(read_json(self.study_file))
+        return known
+
+    def _remember(self, study: Mapping[str, Any]) -> bool:
+        return self.__dict__.setdefault("_sharded", study.get("layout") == LAYOUT)
+
+    @property
     def study_file(self) -> Path:
         """The file that makes a folder a study."""
         return self.root / "study.json"
@@ -91,11 +119,12 @@ class StudyStore:
             check_study(study)
         except DamageError as error:
             raise StoreError(cannot_read(self.study_file, error)) from error
+        self._remember(study)
         return study
 
     def write_study(self, content: Mapping[str, Any]) -> None:
         """Replace ``study.json``; hold `study_lock` around reading and writing it."""
-        write_json(self.study_file, content)
+        write_json(self.study_file, content if self.exists() else {**content, "layout": LAYOUT})
 
     def planned(self) -> list[RunKey]:
         """Every run that the study has been asked for, by lift, then seed.
@@ -116,7 +145,18 @@ class StudyStore:
 
     def run_dir(self, key: RunKey) -> Path:
         """The run's folder."""
-        return self.root / "runs" / key.directory
+        return self.folder_of(key.directory)
+
+    def folder_of(self, name: str) -> Path:
+        """The folder of the run whose folder has that name."""
+        shard = (name.rpartition("-")[2][:2],) if self.sharded else ()
+        return Path(self.root, "runs", *shard, name)
+
+    def files_of(self, key: RunKey) -> dict[str, Path]:
+        """The files of a run that has a record, the record among them, by the names they have at present."""
+        folder, record = self.run_dir(key), self.record(key)
+        found = [_located(folder, name, record) for name in (record.files if record else ())]
+        return {path.name: path for path in [folder / "record.json", *found]}
 
     def record(self, key: RunKey) -> Record | None:
         """The run's record, or None if it has none yet, or one that `fault` finds fault with."""
@@ -201,10 +241,20 @@ class StudyStore:
 
     def records(self) -> list[Record]:
         """The records of all planned runs that have one, done or failed, by lift, then seed; not the damaged ones."""
-        found = (self.record(key) for key in self.planned())
-        return [record for record in found if record is not None]
+        return list(survey(self, self.planned()).records.values())
 
-    def trajectory(self, key: RunKey) -> pd.DataFrame:
+    def counted(self) -> tuple[int, int, int]:
+        """How many planned runs are done, failed and missing."""
+        keys = self.planned()
+        done, failed = counted(self, keys)
+        return done, failed, len(keys) - done - failed
+
+    def note(self, keys: Iterable[RunKey]) -> None:
+        """Enter runs into the catalogue, if the study has one."""
+        if self.sharded:
+            note(self, keys)
+
+    def trajectory(self, key: RunKey) -> "pd.DataFrame":
         """The run's trajectory: columns step, time, loss, test_loss, grad_norm, distance, dissipation.
 
         Runs of earlier versions have no dissipation: it is NaN.
@@ -214,21 +264,26 @@ class StudyStore:
         """
         frame = self.table(key, "trajectory")
         if frame is None:
-            path = self._table_file(key, "trajectory")
+            path = self.run_dir(key) / "trajectory.parquet"
             raise StoreError(f"cannot read {path}: No such file; {MENDED}")
         return frame if "dissipation" in frame else frame.assign(dissipation=math.nan)
 
-    def table(self, key: RunKey, name: str) -> pd.DataFrame | None:
+    def table(self, key: RunKey, name: str) -> "pd.DataFrame | None":
         """One of the run's tables by name, or None if the run has no such table.
 
         Raises:
             StoreError: the table is damaged.
         """
-        path = self._table_file(key, name)
-        if not path.exists():
-            return None
+        import pandas as pd
+
+        path = self.run_dir(key) / f"{name}.parquet"
         try:
-            return pd.read_parquet(io.BytesIO(self._checked(key, f"{name}.parquet", self._record(key))))
+            record = self._record(key)
+            path = _located(self.run_dir(key), path.name, record)
+            # What a record with digests does not name is no table of the run's.
+            if not path.exists() or (record and record.files and f"{name}.parquet" not in record.files):
+                return None
+            return pd.read_parquet(io.BytesIO(self._checked(key, f"{name}.parquet", record)))
         except DamageError as error:
             raise StoreError(f"cannot read {error}; {MENDED}") from error
         except (OSError, ValueError) as error:
@@ -241,10 +296,11 @@ class StudyStore:
             StoreError: there are none, or they are damaged.
         """
         try:
-            self._checked(key, "state.safetensors", self._record(key))
+            record = self._record(key)
+            self._checked(key, "state.safetensors", record)
         except DamageError as error:
             raise StoreError(f"cannot read {error}; {MENDED}") from error
-        return read_tensors(self._file(key, "state.safetensors"))[0]
+        return read_tensors(_located(self.run_dir(key), "state.safetensors", record))[0]
 
     def resume_file(self, key: RunKey) -> Path:
         """Where lies what the run goes on from."""
@@ -271,7 +327,7 @@ class StudyStore:
         self,
         key: RunKey,
         record: Record,
-        tables: Mapping[str, pd.DataFrame],
+        tables: Mapping[str, "pd.DataFrame"],
         state: Mapping[str, np.ndarray],
         *,
         final: bool = True,
@@ -316,13 +372,6 @@ class StudyStore:
         write_atomic(folder / "error.txt", error.encode())
         if not self.is_done(key):
             write_json(folder / "record.json", record.plain())
-
-    def _table_file(self, key: RunKey, name: str) -> Path:
-        return self._file(key, f"{name}.parquet")
-
-    def _file(self, key: RunKey, name: str) -> Path:
-        """Where one of the files that the run's record speaks of lies."""
-        return _located(self.run_dir(key), name, self.record(key))
 
     @contextmanager
     def study_lock(self) -> Iterator[None]:
@@ -372,7 +421,7 @@ def _take_places(folder: Path, times: int) -> None:
         path.replace(path.with_suffix(""))
 
 
-def _remove_other_tables(folder: Path, tables: Mapping[str, pd.DataFrame]) -> None:
+def _remove_other_tables(folder: Path, tables: Mapping[str, "pd.DataFrame"]) -> None:
     for path in folder.glob("*.parquet"):
         if path.stem not in tables:
             path.unlink(missing_ok=True)

@@ -12,9 +12,10 @@ from rsl_cli.errors import StoreError
 from rsl_cli.study.files import read_json, read_tensors
 from rsl_cli.study.integrity import is_sealed
 from rsl_cli.study.store import RunKey, StudyStore
+from rsl_cli.study.survey import known, note
 
 _RUN_FILES = {"record.json", "state.safetensors", "resume.safetensors", "error.txt"}
-_FOLDERS = {"runs", "checkpoints", "locks", "report", "damaged"}
+_FOLDERS = {"runs", "checkpoints", "locks", "report", "damaged", "catalogue"}
 
 
 @dataclass(frozen=True)
@@ -48,19 +49,24 @@ class Findings:
 
 
 def verify(store: StudyStore) -> Findings:
-    """Read every file of a study and compare it with its digest; set aside what does not fit.
+    """Read every file of a study and compare it with its digest; set aside what does not fit; catalogue it anew.
 
     A run that another process holds is left alone: it is being written.
 
     Raises:
         StoreError: ``study.json`` cannot be read; without it nothing can be told.
     """
-    damaged: list[str] = []
+    damaged = [
+        f"{path}: its content does not fit its name; {_aside(store, path)}" for path in store.catalogue.damaged()
+    ]
     runs = unsealed = 0
     planned = store.planned()
+    noted = known(store)
     for key in planned:
         with store.run_lock(key, blocking=False) as held:
             fault = _run_fault(store, key) if held else None
+            if held and key.directory in noted and not (store.run_dir(key) / "record.json").exists():
+                damaged.append(f"{store.run_dir(key)}: missing, but was recorded")
             if fault:
                 damaged.append(f"{fault}; set aside: {store.set_aside(store.run_dir(key))}")
                 continue
@@ -80,13 +86,9 @@ def verify(store: StudyStore) -> Findings:
             read_json(verdict)
     except StoreError as error:
         damaged.append(f"{str(error).partition(';')[0].removeprefix('cannot read ')}; {_aside(store, verdict)}")
+    if store.sharded:
+        note(store, planned, anew=True)
     return Findings(tuple(damaged), tuple(_foreign(store, planned)), runs, unsealed)
-
-
-def faults(store: StudyStore) -> list[str]:
-    """A line for each run whose files are not what was written, so that a report says what it leaves out."""
-    found = (store.fault(key, thorough=True) for key in store.planned())
-    return [f"{fault}; not reported; `rsl verify {store.root}` sets the run aside" for fault in found if fault]
 
 
 def _aside(store: StudyStore, path: Path) -> str:
@@ -101,15 +103,17 @@ def _run_fault(store: StudyStore, key: RunKey) -> str | None:
 
 
 def _foreign(store: StudyStore, planned: list[RunKey]) -> list[Path]:
-    names = {key.directory for key in planned}
+    owners = {store.run_dir(key): key for key in planned}
+    shards = {folder.parent for folder in owners} - {store.root / "runs"}
     found = [path for path in store.root.iterdir() if path.name not in _FOLDERS | {"study.json"}]
-    for folder in (store.root / "runs").glob("*"):
-        if folder.name not in names:
-            found.append(folder)
-        elif folder.is_dir():
+    for path in [path for folder in (store.root / "runs", *shards) for path in folder.glob("*")]:
+        if path not in owners and path not in shards:
+            found.append(path)
+        elif path in owners and path.is_dir():
+            record = store.record(owners[path])
+            # A record of before there were digests does not say what its tables are.
+            files = set(record.files) if record and record.files else {one.name for one in path.glob("*.parquet")}
             # A number at the end: of a run that was being carried further.
-            names_there = {path: re.sub(r"\.\d+$", "", path.name) for path in folder.iterdir()}
-            found += [
-                path for path, name in names_there.items() if name not in _RUN_FILES and not name.endswith(".parquet")
-            ]
+            names = {one: re.sub(r"\.\d+$", "", one.name) for one in path.iterdir()}
+            found += [one for one, name in names.items() if name not in files | _RUN_FILES]
     return sorted(found)

@@ -80,7 +80,7 @@ def test_a_study_carried_on_in_rounds_is_the_one_made_in_one_go(name, whole, tmp
         assert (outcome.done, outcome.failed) == (4, [])
     assert snapshot(outcome.store) == snapshot(whole(name))
     assert run_study(config(tmp_path, name)).done == 0
-    assert all(path.suffix in (".json", ".parquet", ".safetensors") for path in outcome.store.root.glob("runs/*/*"))
+    assert all(path.suffix in (".json", ".parquet", ".safetensors") for path in outcome.store.root.glob("runs/*/*/*"))
 
 
 def test_some_runs_go_on_while_others_begin(whole, tmp_path):
@@ -189,17 +189,18 @@ def test_how_far_a_run_is_carried_is_no_part_of_what_it_is(name, key, value):
     assert len(ids) == 1
 
 
-def age(study: StudyStore, trainer, **doubled):
+def age(study: StudyStore, trainer) -> StudyStore:
     """Make a study what it would be if made when names said how far, and nothing to go on from was kept."""
+    shutil.rmtree(study.catalogue.root)
     content = read_json(study.study_file)
     content["identity"]["trainer"] = {**content["identity"]["trainer"], **trainer}
-    del content["carried"], content["config"]["horizons"]
+    del content["carried"], content["layout"], content["config"]["horizons"]
     aged = []
     for key in study.planned():
         old = RunKey(key.lift, key.seed, run_id(content["identity"], key.lift, key.seed))
-        study.run_dir(key).rename(study.run_dir(old))
-        (study.run_dir(old) / "resume.safetensors").unlink()
-        file = study.run_dir(old) / "record.json"
+        folder = study.run_dir(key).rename(study.root / "runs" / old.directory)
+        (folder / "resume.safetensors").unlink()
+        file = folder / "record.json"
         record = {k: v for k, v in read_json(file).items() if k not in ("restarted_at", "files")}
         write_json(file, record | {"schema": 1, "run_id": old.run_id})
         aged.append(old)
@@ -207,6 +208,9 @@ def age(study: StudyStore, trainer, **doubled):
         {"lift": key.lift, "seed": key.seed, "run_id": key.run_id, "directory": key.directory} for key in aged
     ]
     study.write_study(content)
+    for shard in study.root.glob("runs/??"):
+        shard.rmdir()
+    return StudyStore(study.root)
 
 
 @pytest.mark.parametrize("name", ["flow", "gd", "lm"])
@@ -214,7 +218,7 @@ def test_old_studies_are_recognised_and_carried_on(name, whole, tmp_path, capsys
     first = run_study(config(tmp_path, name, 1)).store
     trainer = dict(StudySpec.from_config(config(tmp_path, name, 1)).carried)
     before = snapshot(first)
-    age(first, trainer)
+    first = age(first, trainer)
     assert first.carried() == trainer
     folders = {path.name for path in first.root.glob("runs/*")}
     assert run_study(config(tmp_path, name, 1)).done == 0 and run_study(config(tmp_path, name, 0)).done == 0
@@ -253,6 +257,7 @@ def test_a_lift_and_seed_listed_twice_are_one_run(whole, tmp_path):
     study = StudyStore(tmp_path / "s")
     keys, content = study.planned(), read_json(study.study_file)
     twins = [RunKey(key.lift, key.seed, key.run_id[::-1]) for key in keys]
+    study.run_dir(twins[0]).parent.mkdir(exist_ok=True)
     study.run_dir(keys[0]).rename(study.run_dir(twins[0]))
     file = study.run_dir(twins[0]) / "record.json"
     write_json(file, read_json(file) | {"run_id": twins[0].run_id})

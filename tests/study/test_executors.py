@@ -94,7 +94,7 @@ def test_a_run_that_is_deadly_fails_by_name_and_the_others_finish(tmp_path):
 
     outcome = run_study(config_in(tmp_path), progress=progress)
     assert outcome.done == 4 and {name[:6] for name in outcome.failed} == {"n00008"} and len(outcome.failed) == 2
-    text = (outcome.store.root / "runs" / outcome.failed[0] / "error.txt").read_text()
+    text = (outcome.store.folder_of(outcome.failed[0]) / "error.txt").read_text()
     assert "worker process died by signal 9 (out of memory?), with no other beside it" in text
 
 

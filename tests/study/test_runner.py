@@ -223,7 +223,7 @@ def test_no_number_comes_from_a_damaged_checkpoint_and_none_blocks(whole, tmp_pa
 
     with pytest.raises(KeyboardInterrupt):
         run_study(config, progress=stop)
-    path, *_ = sorted((tmp_path / store.name / "runs").glob("*/resume.safetensors"))
+    path, *_ = sorted((tmp_path / store.name / "runs").rglob("resume.safetensors"))
     damage(path)
     again = run_study(config)
     assert again.done == 9 and snapshot(again.store) == snapshot(store)

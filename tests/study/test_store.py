@@ -23,7 +23,7 @@ DONE = Record(run_id=KEY.run_id, lift=64, seed=3, status="done")
 
 def test_folder_names():
     assert KEY.directory == "n00064-s003-0123456789abcdef"
-    assert StudyStore(Path("a/b")).run_dir(KEY) == Path("a/b/runs/n00064-s003-0123456789abcdef")
+    assert StudyStore(Path("a/b")).run_dir(KEY) == Path("a/b/runs/01/n00064-s003-0123456789abcdef")
 
 
 def test_a_run_comes_back_as_it_was_written(tmp_path):

@@ -1,0 +1,121 @@
+"""How long a study of many runs takes to be listed, planned, grown, reported and verified; the runs are made up.
+
+Studies of 1e3, 1e4 and 1e5 runs (or of the sizes named) are written by the store's own code into a temporary folder,
+then each command is timed in a process of its own. What lies on disk is removed at the end::
+
+    python scripts/bench_store.py [RUNS ...]
+"""
+
+import math
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from rsl_cli.study.record import Record, RunKey
+from rsl_cli.study.store import StudyStore
+
+LIFTS = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
+ITEM = 20
+"""Runs that are noted together, as the runs of one union are."""
+COMMANDS = {
+    "list": "from rsl_cli.cli import main; main(['list', '--results-dir', r'{results}'])",
+    "resume plan": "from rsl_cli.study.survey import survey; from rsl_cli.study.store import StudyStore; "
+    "from pathlib import Path; store = StudyStore(Path(r'{study}')); "
+    "assert len(survey(store, store.planned()).records) == {runs}",
+    "grow": "import sys; sys.path.insert(0, 'scripts'); from bench_store import *; grow(StudyStore(Path(r'{study}')))",
+    "report": "from rsl_cli.cli import main; main(['report', r'{study}', '--format', 'png'])",
+    "verify": "from rsl_cli.cli import main; main(['verify', r'{study}'])",
+}
+
+
+def make(root: Path, runs: int) -> StudyStore:
+    """Write a study of flows that fall like a power of the lift."""
+    store, seeds = StudyStore(root), runs // len(LIFTS)
+    keys = [key_of(lift, seed) for lift in LIFTS for seed in range(seeds)]
+    store.write_study(plan(root.name, keys))
+    write(store, keys)
+    return store
+
+
+def grow(store: StudyStore) -> None:
+    """Add one seed to each lift."""
+    keys = store.planned()
+    new = [key_of(lift, len(keys)) for lift in LIFTS]
+    store.write_study(plan(store.name, [*keys, *new]))
+    write(store, new)
+
+
+def write(store: StudyStore, keys: list[RunKey]) -> None:
+    """Write runs as items of `ITEM`."""
+    time_ = np.concatenate([[0.0], np.geomspace(1e-2, 1e6, 33)])
+    for start in range(0, len(keys), ITEM):
+        part = keys[start : start + ITEM]
+        for key in part:
+            rng = np.random.default_rng([key.lift, key.seed])
+            loss = (1 / key.lift * math.exp(0.2 * rng.standard_normal()) + 0.5 / (1 + time_)) * 0.5
+            columns = {"step": np.arange(time_.size), "time": time_, "loss": loss, "test_loss": 1.1 * loss}
+            frame = pd.DataFrame(columns | {"grad_norm": loss, "distance": time_, "dissipation": 1.0})
+            store.write_run(key, record_of(key, float(loss[-1])), {"trajectory": frame}, {"w": loss[:8]})
+        store.note(part)
+
+
+def key_of(lift: int, seed: int) -> RunKey:
+    """A run's key; its hash is spread as a real one is."""
+    return RunKey(lift, seed, f"{(lift * 2654435761 + seed * 11400714819323198485) % 2**64:016x}")
+
+
+def record_of(key: RunKey, loss: float) -> Record:
+    """What a flow's record says."""
+    return Record(
+        run_id=key.run_id, lift=key.lift, seed=key.seed, status="done", base="mlp", dataset="sine2d", trainer="flow",
+        lifting="random", in_degree=8.0, params=13 * key.lift, samples=2**17, outputs=1, train_loss=loss,
+        test_loss=1.1 * loss, flow_time=1e6, steps=400, grad_norm=1e-4, distance=3.0, stop_reason="time",
+        wall_seconds=1.0, loss="mse", parametrization="standard", initial_loss=0.5, resolution=1e-30,
+    )  # fmt: skip
+
+
+def plan(name: str, keys: list[RunKey]) -> dict[str, Any]:
+    """The content of ``study.json``."""
+    runs = [{"lift": k.lift, "seed": k.seed, "run_id": k.run_id, "directory": k.directory} for k in keys]
+    trainer = {"name": "flow", "t_end": 1e6}
+    config = {"base": {"name": "mlp"}, "trainer": trainer, "horizons": {}, "lift": "16..8192"}
+    grid = {"lifts": list(LIFTS), "seeds": sorted({k.seed for k in keys}), "samples": 2**17, "outputs": 1}
+    content = {"schema": 1, "name": name, "config": config, "identity": {}, "carried": {"t_end": 1e6}}
+    return content | {"plan": grid | {"runs": runs}}
+
+
+def timed(code: str) -> tuple[float, float]:
+    """Seconds and peak memory, GB, of a program in a process of its own."""
+    peak = "\nimport resource; print('peak', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    began = time.perf_counter()
+    done = subprocess.run([sys.executable, "-c", code + peak], capture_output=True, text=True, check=False)
+    seconds = time.perf_counter() - began
+    if done.returncode:
+        raise SystemExit(done.stderr)
+    return seconds, int(done.stdout.rsplit("peak", 1)[1]) / 2**20
+
+
+def main(sizes: list[int]) -> None:
+    """Print the table."""
+    print("| runs | write, ms a run | files a run | " + " | ".join(f"{name}, s (GB)" for name in COMMANDS) + " |")
+    for runs in sizes:
+        with tempfile.TemporaryDirectory(prefix="rsl-store-") as results:
+            began = time.perf_counter()
+            root = make(Path(results) / "s", runs).root
+            each = (time.perf_counter() - began) / runs * 1e3
+            entries = sum(1 for _ in root.rglob("*")) / runs
+            cells = []
+            for code in COMMANDS.values():
+                seconds, memory = timed(code.format(results=results, study=root, runs=runs))
+                cells.append(f"{seconds:.1f} ({memory:.2f})")
+            print(f"| {runs} | {each:.1f} | {entries:.2f} | " + " | ".join(cells) + " |", flush=True)
+
+
+if __name__ == "__main__":
+    main([int(float(word)) for word in sys.argv[1:]] or [1000, 10_000, 100_000])
