@@ -16,6 +16,7 @@ from rsl_cli.report.runs import read_runs
 from rsl_cli.report.verdict import give_verdict
 from rsl_cli.study.files import write_atomic, write_json
 from rsl_cli.study.store import StudyStore, open_study
+from rsl_cli.study.verify import write_digests
 
 __all__ = ["Verdict", "judge", "summary_text", "write_comparison", "write_report"]
 
@@ -66,6 +67,7 @@ def write_report(store: StudyStore, *, formats: Sequence[str] = ("png", "pdf"), 
     write_json(store.report_dir / "verdict.json", verdict)
     page = render_page(runs, verdict, summary, [*figures, *texts, "verdict.json"])
     write_atomic(store.report_dir / "index.html", page.encode())
+    write_digests(store.report_dir, [*texts, *figures, "verdict.json", "index.html"])
     return verdict
 
 

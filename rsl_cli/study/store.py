@@ -124,7 +124,7 @@ class StudyStore:
 
     def write_study(self, content: Mapping[str, Any]) -> None:
         """Replace ``study.json``; hold `study_lock` around reading and writing it."""
-        write_json(self.study_file, content if self.exists() else {**content, "layout": LAYOUT})
+        write_json(self.study_file, {**content, "layout": LAYOUT} if self.sharded else content)
 
     def planned(self) -> list[RunKey]:
         """Every run that the study has been asked for, by lift, then seed.
@@ -152,10 +152,10 @@ class StudyStore:
         shard = (name.rpartition("-")[2][:2],) if self.sharded else ()
         return Path(self.root, "runs", *shard, name)
 
-    def files_of(self, key: RunKey) -> dict[str, Path]:
-        """The files of a run that has a record, the record among them, by the names they have at present."""
-        folder, record = self.run_dir(key), self.record(key)
-        found = [_located(folder, name, record) for name in (record.files if record else ())]
+    def files_of(self, key: RunKey, record: Record) -> dict[str, Path]:
+        """A run's record and the files that it names, by the names they have at present."""
+        folder = self.run_dir(key)
+        found = [_located(folder, name, record) for name in record.files]
         return {path.name: path for path in [folder / "record.json", *found]}
 
     def record(self, key: RunKey) -> Record | None:
@@ -196,6 +196,18 @@ class StudyStore:
             if size != due.bytes:
                 raise DamageError(f"{file}: {'missing' if size is None else f'{size} bytes'}; {due.bytes} were written")
         return record
+
+    def content(self, key: RunKey, name: str, record: Record | None) -> bytes | None:
+        """A file of a run as its record says it is, or None if the run has none of that name.
+
+        Raises:
+            DamageError: it is another.
+        """
+        # What a record with digests does not name is no file of the run's.
+        named = record is None or not record.files or name in record.files
+        return (
+            self._checked(key, name, record) if named and _located(self.run_dir(key), name, record).exists() else None
+        )
 
     def _checked(self, key: RunKey, name: str, record: Record | None) -> bytes:
         """A file of a run, as its record says it is; what has no digest is taken as it is."""
@@ -278,12 +290,8 @@ class StudyStore:
 
         path = self.run_dir(key) / f"{name}.parquet"
         try:
-            record = self._record(key)
-            path = _located(self.run_dir(key), path.name, record)
-            # What a record with digests does not name is no table of the run's.
-            if not path.exists() or (record and record.files and f"{name}.parquet" not in record.files):
-                return None
-            return pd.read_parquet(io.BytesIO(self._checked(key, f"{name}.parquet", record)))
+            content = self.content(key, path.name, self._record(key))
+            return None if content is None else pd.read_parquet(io.BytesIO(content))
         except DamageError as error:
             raise StoreError(f"cannot read {error}; {MENDED}") from error
         except (OSError, ValueError) as error:

@@ -5,16 +5,19 @@ report, or what a run would go on from. Nothing is deleted.
 """
 
 import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rsl_cli.errors import StoreError
-from rsl_cli.study.files import read_json, read_tensors
-from rsl_cli.study.integrity import is_sealed
+from rsl_cli.study.files import read_json, read_tensors, write_json
+from rsl_cli.study.integrity import digest, is_sealed
 from rsl_cli.study.store import RunKey, StudyStore
 from rsl_cli.study.survey import known, note
 
 _RUN_FILES = {"record.json", "state.safetensors", "resume.safetensors", "error.txt"}
+_DIGESTS = "digests.json"
 _FOLDERS = {"runs", "checkpoints", "locks", "report", "damaged", "catalogue"}
 
 
@@ -80,15 +83,35 @@ def verify(store: StudyStore) -> Findings:
         if path.is_file():
             runs += 1
             unsealed += not is_sealed(path.read_bytes())
-    verdict = store.report_dir / "verdict.json"
-    try:
-        if verdict.exists():
-            read_json(verdict)
-    except StoreError as error:
-        damaged.append(f"{str(error).partition(';')[0].removeprefix('cannot read ')}; {_aside(store, verdict)}")
+    for path, fault in _report_faults(store.report_dir):
+        there = f"; {_aside(store, path)}" if path.exists() else ""
+        damaged.append(f"{path}: {fault}{there}; `rsl report {store.root}` writes it anew")
     if store.sharded:
         note(store, planned, anew=True)
     return Findings(tuple(damaged), tuple(_foreign(store, planned)), runs, unsealed)
+
+
+def write_digests(folder: Path, names: Iterable[str]) -> None:
+    """Keep what the files of a folder are, in one more file, so that `verify` can tell whether they are that still."""
+    write_json(folder / _DIGESTS, {name: digest((folder / name).read_bytes()) for name in sorted(names)})
+
+
+def _report_faults(folder: Path) -> Iterator[tuple[Path, str]]:
+    due: dict[str, Any] = {}
+    for path in (folder / _DIGESTS, folder / "verdict.json"):
+        try:
+            content = read_json(path) if path.exists() else {}
+        except StoreError as error:
+            yield path, str(error).partition(";")[0].removeprefix(f"cannot read {path}: ")
+        else:
+            due |= content if path.name == _DIGESTS else {}
+    due.pop("verdict.json", None)  # It is sealed itself.
+    for name, expected in due.items():
+        file = folder / name
+        if not file.is_file():
+            yield file, "missing"
+        elif digest(file.read_bytes()) != expected:
+            yield file, "its content does not fit its digest"
 
 
 def _aside(store: StudyStore, path: Path) -> str:

@@ -17,9 +17,12 @@ from rsl_cli.train.checkpoint import OF_ANOTHER, Keeper, Saved
 from rsl_cli.train.gauss_newton import is_dear
 from rsl_cli.train.objective import Objective, relative_gradient
 from rsl_cli.train.replicas import Answer, Method, Replicas
-from rsl_cli.train.trajectory import COLUMNS, PathPoint, Row, Stand, TrainingResult, Trajectory
+from rsl_cli.train.trajectory import PathPoint, Row, Stand, TrainingResult, Trajectory
 
 Progress = Callable[[int, int, float], None]
+
+SOLVER = 1
+"""Raised where a step is computed otherwise than before: what an earlier one left is not gone on from then."""
 
 
 @dataclass
@@ -69,13 +72,19 @@ class Course:
         arrays |= {"parameters": self.parameters, "start": self.start}
         path = [(step, at) for step, at, _ in self.path]
         text = {"rows": list(self.rows), "path": path, "share": self.share, "end": self.end, "accuracy": self.accuracy}
-        text |= {"restarted_at": self.restarted_at, "relative_gradient": self.relative_gradient}
+        text |= {"restarted_at": self.restarted_at, "relative_gradient": self.relative_gradient, "solver": SOLVER}
         self.saved = (arrays, text)
 
     def restore(self, arrays: Mapping[str, np.ndarray], text: Mapping[str, Any]) -> None:
-        """Take up what was committed; nothing, if nothing was, or what an earlier version sampled otherwise."""
-        if not text or any(len(row) != len(COLUMNS) for row in text["rows"]):
+        """Take up what was committed; nothing, if nothing was.
+
+        Raises:
+            CheckpointError: it is of another network, or of another version of the solver.
+        """
+        if not text:
             return
+        if text.get("solver") != SOLVER:
+            raise CheckpointError("the checkpoint is of another version of the solver; the run begins anew")
         if not np.array_equal(arrays["start"], self.start):
             raise CheckpointError(OF_ANOTHER)
         self.rows = [Row(*row) for row in text["rows"]]

@@ -207,7 +207,7 @@ def age(study: StudyStore, trainer) -> StudyStore:
     content["plan"]["runs"] = [
         {"lift": key.lift, "seed": key.seed, "run_id": key.run_id, "directory": key.directory} for key in aged
     ]
-    study.write_study(content)
+    write_json(study.study_file, content)
     for shard in study.root.glob("runs/??"):
         shard.rmdir()
     return StudyStore(study.root)
