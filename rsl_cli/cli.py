@@ -86,7 +86,8 @@ def _open_streams() -> None:
 
 def _complain(text: str) -> None:
     with suppress(OSError):
-        print(f"rsl: {text}", file=sys.stderr)
+        # A word of the user's may hold an end of line.
+        print("rsl:", "\\n".join(text.splitlines()), file=sys.stderr)
 
 
 def _fault(error: Exception) -> str:

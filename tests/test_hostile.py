@@ -37,6 +37,9 @@ def refusal(capsys, tmp_path, *words):
         ("base.name=${oc.env:HOME}", "base.name="),
         ("base.name=" + "a" * 300, "at most 100 of them"),
         ("study=../x", "study='../x'"),
+        ("lift=1..16777216", "GB at lift 16777216, where this machine has"),
+        ("lift=4..16777216@2", "or begin with force=true"),
+        ("force=maybe", "force='maybe'"),
     ],
 )
 def test_values_are_refused_before_anything_is_written(capsys, tmp_path, word, answer):

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from rsl_cli.stats import ZERO_LOSS, Limit, tail_limit
 from rsl_cli.study.record import Record, RunKey
 from rsl_cli.study.store import StudyStore
-from rsl_cli.study.survey import Sampled, survey
+from rsl_cli.study.survey import Sampled, survey, unswept
 from rsl_cli.study.survey import curves as read_curves
 
 Which = Literal["train", "test"]
@@ -220,6 +220,7 @@ class StudyRuns:
         return Table(lifts, seeds, params, losses, low, high, least, ~np.isnan(losses))
 
 
+@unswept()
 def read_runs(store: StudyStore, *, tidy: bool = False) -> StudyRuns:
     """Read a study's plan, records and trajectories.
 

@@ -1,15 +1,18 @@
 """What a lift costs before it is made, arithmetic and memory, by expected numbers of edges; and who trains together."""
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 
 import torch
 
 from rsl_cli.circuits import has_circuits
+from rsl_cli.errors import ConfigError
 from rsl_cli.graph import BaseGraph, EdgeLifting, slot_key
 from rsl_cli.kernels.strip import BYTES
 from rsl_cli.lift import expected_parameters, fibre_sizes, lifting_of, mean_in_degree
 from rsl_cli.study.machine import memory_limit
+from rsl_cli.study.record import RunKey
 from rsl_cli.study.spec import StudySpec
 from rsl_cli.train.first_order import FirstOrder
 from rsl_cli.train.objective import samples_at_once
@@ -22,6 +25,12 @@ _LAUNCH = 1e8
 """Floating-point operations of a pass, some milliseconds' worth, that make its calls a small part of it."""
 _ROOM = 0.5
 """Share of the memory there is that unions may be expected to take."""
+_RATE, _CALL = 1e11, 2e-5
+"""Floating-point operations a second, and seconds of a step without any, that few machines better."""
+_FEW_STEPS = 100
+"""Steps that a solver takes at the least."""
+_LONG = 7 * 86400.0
+"""Seconds from which a study is too long to begin without being told to."""
 _SUBSET = 512
 """Samples of the Gauss-Newton matrix, mostly."""
 
@@ -66,6 +75,34 @@ def memory(spec: StudySpec, degree: int) -> float:
     # Weights and gradient; the first-order trainers' buffers: gradient, learning rates, moments, and a step's own.
     copies = 8 if isinstance(spec.trainer, FirstOrder) else 4
     return copies * parameters * item + max(kept, implicit) + 28 * edges
+
+
+def check_affordable(spec: StudySpec, missing: Sequence[RunKey]) -> None:
+    """Say before anything starts what a study would take, if that is beyond this machine or beyond a week.
+
+    Raises:
+        ConfigError: it would, and ``force`` is not set.
+    """
+    counts = Counter(key.lift for key in missing)
+    if not counts or spec.config["force"]:
+        return
+    largest = max(counts, key=lambda lift: memory(spec, lift))
+    need, there = memory(spec, largest), _memory_there(spec) * spec.workers
+    if spec.config["executor"]["name"] not in ("local", "process"):
+        there = math.inf  # Other machines' is not known here.
+    seconds = sum(count * _least_seconds(spec, lift) for lift, count in counts.items()) / spec.workers
+    if need > there or seconds > _LONG:
+        raise ConfigError(
+            f"this study is expected to take {need / 2**30:.3g} GB at lift {largest}, where this machine has "
+            f"{there / 2**30:.3g}, and at least {seconds / 3600:.3g} h; ask for fewer or smaller lifts, or steps, "
+            "or begin with force=true"
+        )
+
+
+def _least_seconds(spec: StudySpec, degree: int) -> float:
+    """What training one run takes at the very least: all its steps at a rate that few machines reach."""
+    steps = spec.trainer.steps if isinstance(spec.trainer, FirstOrder) else _FEW_STEPS
+    return steps * max(_work(spec, degree) / _RATE, _CALL)
 
 
 def union_size(spec: StudySpec, degree: int, seeds: int) -> int:

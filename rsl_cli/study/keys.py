@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from rsl_cli.keys import Keys, choice, kept, nullable, real, whole
+from rsl_cli.keys import Keys, choice, flag, kept, nullable, real, whole
 from rsl_cli.network import PARAMETRIZATIONS
 from rsl_cli.study.sweep import lift_degrees, seed_list
 
@@ -39,6 +39,7 @@ STUDY: Keys = {
     "plugins": kept(None, "null or a list of modules", "[mine]")
     .of("never")
     .about("modules with parts of your own, e.g. [mine], imported here and in every worker"),
+    "force": flag(False).of("never").about("begin though the study is expected to take too much time or memory"),
     "study": kept(None, "null or a name", "mine")
     .of("never")
     .about("name of the study's folder; null: <base>_<dataset>_<trainer>"),

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from rsl_cli.errors import StoreError
-from rsl_cli.study.costs import may_share, union_size
+from rsl_cli.study.costs import check_affordable, may_share, union_size
 from rsl_cli.study.executors import execute
 from rsl_cli.study.naming import named
 from rsl_cli.study.runner import Item, Plan, Progress, make_plan, pack, register
@@ -62,6 +62,7 @@ def run_study(
     """
     spec = named(StudySpec.from_config(config))
     plan = make_plan(spec)
+    check_affordable(spec, plan.missing)
     if planned:
         planned(spec, plan)
     outcome = Outcome(spec.store)
@@ -96,7 +97,7 @@ def check_studies(configs: Sequence[Mapping[str, Any]]) -> None:
     asked: dict[str, dict[str, Any]] = {}
     for config in configs:
         spec = named(StudySpec.from_config(config), asked)
-        make_plan(spec)
+        check_affordable(spec, make_plan(spec).missing)
         asked[spec.name] = spec.identity
 
 
