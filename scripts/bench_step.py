@@ -163,6 +163,7 @@ def captured_steps(module: nn.Module, objective: Objective, batches: Batches) ->
         optimizer.step()
 
     side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
         for _ in range(3):
             step()
