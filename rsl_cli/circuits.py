@@ -13,7 +13,7 @@ from rsl_cli.graph import BaseGraph, Vertex, slot_key
 from rsl_cli.kernels.circuit import FUNCTIONS, Circuit
 from rsl_cli.kernels.stencil import Stencil
 from rsl_cli.lift import Lift
-from rsl_cli.network import weight_multiplier
+from rsl_cli.parametrization import is_multiplied, weight_multiplier
 
 _MOST_SHARING = 4
 """Uses of each weight by one kept edge, above which a stencil's long runs are faster than one entry for each use."""
@@ -22,8 +22,12 @@ _WIDEST = 512
 """Numbers of a copy, read by a matrix, above which torch's dense product is faster than one entry for each weight."""
 
 
-def has_circuits(base: BaseGraph) -> bool:
-    """Whether lifts of a base graph are written out as circuits."""
+def has_circuits(base: BaseGraph, parametrization: str) -> bool:
+    """Whether lifts of a base graph are written out as circuits, in a network of some parametrization."""
+    # What has no weight has no place where a readout's multiplier could stand.
+    bare = [edge for edge in base.edges if base.weight_shape(edge) is None]
+    if any(is_multiplied(edge, base, parametrization) for edge in bare):
+        return False
     weighted = [base.stencil(edge) for edge in base.edges if base.weight_shape(edge) is not None]
     return all(map(_is_pointwise, base.vertices)) and all(
         _uses(stencil) <= _MOST_SHARING and stencil.columns <= _WIDEST for stencil in weighted
@@ -50,7 +54,7 @@ def circuit_of(lift: Lift, parametrization: str) -> tuple[Circuit, np.ndarray] |
         The circuit, and the factor by which each parameter is multiplied, float64 (P,), in the order of
         `torch.nn.utils.parameters_to_vector`; None if the base graph has no circuits.
     """
-    return _Draft(lift, parametrization).finished() if has_circuits(lift.base) else None
+    return _Draft(lift, parametrization).finished() if has_circuits(lift.base, parametrization) else None
 
 
 class _Draft:

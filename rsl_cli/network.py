@@ -1,6 +1,8 @@
 """Networks over lifts: one weight per kept edge, one bias per copy, and nothing dense that is not dense.
 
-Activations are feature-major, (copies * numbers per copy, samples), so that a sparse product streams contiguous rows.
+On a CPU, perceptrons of every kind go through their circuits, whole strips of samples at a time, see
+`rsl_cli.circuit_node`; everything else goes edge by edge. There activations are feature-major,
+(copies * numbers per copy, samples), so that a sparse product streams contiguous rows.
 Every base edge is a sparse product; but on a GPU one whose copies are all joined (from the input, or a readout) is one
 matrix product per replica, which a CPU would round as its threads share it out. Each replica of a union is computed
 exactly as it would be alone, by any number of threads.
@@ -17,20 +19,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from rsl_cli.circuit_node import CircuitNode
 from rsl_cli.errors import ConfigError, DataError, one_of
-from rsl_cli.graph import BaseGraph, Edge, Init, slot_key
+from rsl_cli.graph import Init, slot_key
 from rsl_cli.kernels.autograd import Implementation, sparse_product
 from rsl_cli.kernels.pattern import Pattern
 from rsl_cli.kernels.serial import one_thread
-from rsl_cli.lift import Lift, LiftUnion, fibre_sizes, lifting_of, mean_in_degree
+from rsl_cli.lift import Lift, LiftUnion, fibre_sizes, lifting_of
+from rsl_cli.parametrization import PARAMETRIZATIONS, is_multiplied, weight_multiplier, weight_std
 from rsl_cli.rng import generator
 from rsl_cli.vertex_maps import ACTIVATIONS
-
-PARAMETRIZATIONS: Mapping[str, float] = {"standard": 0.0, "ntk": 0.5, "mup": 1.0}
-"""The readout is multiplied by ``degree ** -power``: 1, 1/sqrt(n) (kernel regime) or 1/n (mean field).
-
-An edge straight from the input to the output sums no growing fibre, and is never multiplied.
-"""
 
 
 class LiftedNetwork(nn.Module):
@@ -117,11 +115,20 @@ class LiftedNetwork(nn.Module):
         Raises:
             DataError: samples of another shape.
         """
-        out = self.forward_on_tape(x, None)
+        batch, tensors = self._batch(x), {name: getattr(self, name) for name in self._segments}
+        auto, base = self._implementation is Implementation.AUTO, self.lift.base
+        if auto and CircuitNode.serves(base, self.parametrization, batch, tensors):
+            out = self._node(batch, tensors, self._edgewise)
+        else:
+            out = self._edgewise(batch, tensors)
         return out if isinstance(self.lift, LiftUnion) else out[0]
 
-    def forward_on_tape(self, x: Tensor, tape: "Tape | None") -> Tensor:
-        """Compute (R, N, outputs), noting on the tape where every parameter acts, if there is one."""
+    def forward_on_tape(self, x: Tensor, tape: "Tape") -> Tensor:
+        """Compute (R, N, outputs) edge by edge, noting on the tape where every parameter acts."""
+        return self._edgewise(self._batch(x), {name: getattr(self, name) for name in self._segments}, tape)
+
+    def _batch(self, x: Tensor) -> Tensor:
+        """Samples as (1 or R, N, inputs) of the parameters' type."""
         base, replicas = self.lift.base, self.replica_count
         rank = x.dim() - len(base.input_shape)
         if rank not in (1, 2) or x.shape[rank:] != base.input_shape or (rank == 2 and x.shape[0] != replicas):
@@ -131,7 +138,19 @@ class LiftedNetwork(nn.Module):
                 f"of its replicas, ({replicas}, N, {shape})"
             )
         samples = x.shape[rank - 1]
-        batch = x.to(self.dtype).reshape(replicas if rank == 2 else 1, samples, math.prod(base.input_shape))
+        return x.to(self.dtype).reshape(replicas if rank == 2 else 1, samples, math.prod(base.input_shape))
+
+    @cached_property
+    def _node(self) -> CircuitNode:
+        return CircuitNode(self.lift.replicas, self.parametrization, self._segments)
+
+    def _edgewise(self, batch: Tensor, tensors: Mapping[str, Tensor], tape: "Tape | None" = None) -> Tensor:
+        """Outputs (R, N, outputs) of samples (1 or R, N, inputs), edge by edge."""
+        base, replicas, samples = self.lift.base, self.replica_count, batch.shape[1]
+
+        def named(name: str) -> Tensor | None:
+            return tensors[self._names[name]] if name in self._names else None
+
         # (1 or R, d, N): replicas that share their samples share one copy of them.
         values: dict[str, Tensor] = {base.input.name: batch.transpose(1, 2).contiguous()}
         for vertex in base.vertices:
@@ -140,14 +159,14 @@ class LiftedNetwork(nn.Module):
             slots = {}
             for edge, step in zip(base.edges, self._steps, strict=True):
                 if edge.target == vertex.name:
-                    weight = self._tensor(f"weight {edge.name}")
+                    weight = named(f"weight {edge.name}")
                     z = step(weight, values[edge.source], self._implementation)
                     if tape is not None and weight is not None:
                         tape[self._names[f"weight {edge.name}"]] = WeightUse(step, values[edge.source], z)
                     space = edge.map.output_space(base.space(edge.source))
                     slots[slot_key(edge)] = z.view(len(z) // math.prod(space), *space, samples)
             z = vertex.combine(slots)
-            bias = self._tensor(f"bias {vertex.name}")
+            bias = named(f"bias {vertex.name}")
             if bias is not None:
                 # Over the space first: a gradient that all of z added up to at once would be shared out among threads.
                 z = z + bias.expand(z.shape[:-1]).unsqueeze(-1)
@@ -197,10 +216,6 @@ class LiftedNetwork(nn.Module):
         """
         return _learning_rate_scales(self, self.lift.replicas[replica], adaptive)
 
-    def _tensor(self, name: str) -> Tensor | None:
-        # torch.func.functional_call puts plain tensors where the parameters were.
-        return getattr(self, self._names[name]) if name in self._names else None
-
     def _add(
         self,
         name: str,
@@ -230,33 +245,6 @@ _LAWS: Mapping[str, Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]
     "uniform": lambda draw, shape: draw.uniform(-(3**0.5), 3**0.5, shape),
     "zeros": lambda draw, shape: np.zeros(shape),
 }
-
-
-def weight_std(edge: Edge, lift: Lift, parametrization: str) -> float:
-    """Standard deviation of an edge's weights: gain / sqrt(lambda * fan-in of the map), whatever the degree.
-
-    lambda is the mean in-degree where it is bounded, the source's fibre where the edge is dense. A readout whose
-    multiplier already shrinks with the degree keeps unit variance.
-    """
-    base = lift.base
-    if _is_multiplied(edge, base, parametrization):
-        return edge.init.gain
-    in_degree = lifting_of(edge, base, lift.lifting).in_degree
-    # A small fibre is not compensated for: hidden weights have one law at every degree.
-    if in_degree is None or base.vertex(edge.source).kind == "input" or base.vertex(edge.target).kind == "output":
-        in_degree = mean_in_degree(edge, base, lift.lifting, lift.fibres[edge.source])
-    return edge.init.gain / math.sqrt(in_degree * edge.map.fan_in(base.space(edge.source)))
-
-
-def weight_multiplier(edge: Edge, lift: Lift, parametrization: str) -> float:
-    """What an edge's weights are multiplied by where they act: 1, but for a readout."""
-    power = PARAMETRIZATIONS[parametrization] if _is_multiplied(edge, lift.base, parametrization) else 0.0
-    return float(lift.degree) ** -power
-
-
-def _is_multiplied(edge: Edge, base: BaseGraph, parametrization: str) -> bool:
-    readout = base.vertex(edge.target).kind == "output" and base.vertex(edge.source).kind != "input"
-    return readout and PARAMETRIZATIONS[parametrization] > 0
 
 
 @dataclass(frozen=True)
@@ -294,7 +282,7 @@ class _Step:
         self.from_input = base.vertex(edge.source).kind == "input"
         self.multipliers = None
         self._kept_factors: dict[tuple[torch.device, torch.dtype], Tensor] = {}
-        if _is_multiplied(edge, base, parametrization):
+        if is_multiplied(edge, base, parametrization):
             self.multipliers = [weight_multiplier(edge, replica, parametrization) for replica in lift.replicas]
         self.geometry: list[_Geometry] = []
         for replica in lift.replicas:

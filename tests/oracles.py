@@ -57,7 +57,7 @@ def _replica(network, replica: Lift, x: Tensor, edge_start, copy_start) -> dict[
                     if targets[k] == copy:
                         weight = None
                         if edge.map_name != "identity":
-                            weight = network._tensor(f"weight {edge.name}")[edge_start[edge] + k]
+                            weight = getattr(network, network._names[f"weight {edge.name}"])[edge_start[edge] + k]
                         total = total + _act(edge, weight, values[edge.source, int(sources[k])])
                 if vertex.kind == "output" and edge.source != base.input.name:
                     total = total * replica.degree**-power
@@ -74,7 +74,7 @@ def _replica(network, replica: Lift, x: Tensor, edge_start, copy_start) -> dict[
                 for _, slot in slots[1:]:
                     z = z * slot if vertex.combine.name == "product" else z + slot
             if vertex.bias:
-                z = z + network._tensor(f"bias {vertex.name}")[copy_start[vertex.name] + copy]
+                z = z + getattr(network, network._names[f"bias {vertex.name}"])[copy_start[vertex.name] + copy]
             if vertex.norm is not None:
                 axes = z.shape[1:] if vertex.norm.over == "all" else z.shape[-1:]
                 norm = functional.layer_norm if vertex.norm.centred else functional.rms_norm

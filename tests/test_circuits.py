@@ -177,7 +177,7 @@ def test_curvature_of_other_graphs(base):
 
 @pytest.mark.parametrize("base", GRAPHS.values(), ids=GRAPHS)
 def test_vectors_shared_biases_products_and_edges_without_weight(base):
-    assert has_circuits(base)
+    assert has_circuits(base, "ntk")
     task = "classification" if base.output_size > 1 else "regression"
     against_the_loop(network_of(base, (3, 4)), task, "cross_entropy" if base.output_size > 1 else "mse")
 
@@ -191,9 +191,9 @@ def test_readouts_are_multiplied_as_in_the_network(parametrization):
 
 def test_what_has_no_circuit():
     others = {path.stem for path in (CONF / "base").glob("*.yaml")} - {*PERCEPTRONS, "module"}
-    assert {name for name in others if has_circuits(base_of(name))} == {"rnn"}
+    assert {name for name in others if has_circuits(base_of(name), "standard")} == {"rnn"}
     wide = BaseGraph.from_config(group("base", "mlp"), input_shape=(784,), output_size=10)
-    assert not has_circuits(wide)
+    assert not has_circuits(wide, "standard")
     lift = sample_lift(base_of("cnn"), 2, 0, {"kind": "random", "in_degree": 2})
     assert circuit_of(lift, "standard") is None
     assert (

@@ -16,7 +16,8 @@ from rsl_cli.errors import ConfigError, DataError, GraphError
 from rsl_cli.graph import BaseGraph
 from rsl_cli.kernels.autograd import Implementation
 from rsl_cli.lift import disjoint_union, sample_lift
-from rsl_cli.network import PARAMETRIZATIONS, LiftedNetwork, weight_std
+from rsl_cli.network import LiftedNetwork
+from rsl_cli.parametrization import PARAMETRIZATIONS, weight_std
 
 MLP = {
     "name": "mlp",

@@ -145,7 +145,8 @@ def multiply(columns, begin, end, y, d, row):
 
 
 @jit(nogil=True, error_model="numpy")
-def _forward(circuit, weight, y, d, differentiate):
+def forward(circuit, weight, y, d, differentiate):
+    """Fill a strip's values y from its inputs, and its slopes d if it is to be differentiated."""
     first = circuit.inputs + 1
     for row in range(first, len(circuit.function)):
         begin, end = circuit.indptr[row - first], circuit.indptr[row - first + 1]
@@ -160,7 +161,7 @@ def _forward(circuit, weight, y, d, differentiate):
 
 
 @jit(nogil=True, error_model="numpy")
-def _backward(circuit, weight, y, d, gradient):
+def backward(circuit, weight, y, d, gradient):
     """Turn every row of y, from those of the outputs, into derivatives by its sum; add up the weights' gradient.
 
     Whatever reads a row comes after it, and is done with its value when its derivative takes that place.
@@ -199,8 +200,8 @@ def load(x, chosen, start, valid, y):
 
 
 @jit(nogil=True, error_model="numpy")
-def _slope(function, y, d, at):
-    """The derivative of a number by its sum."""
+def slope(function, y, d, at):
+    """The derivative of a row's function by its sum, at a place of y."""
     return y.dtype.type(1) - y[at] * y[at] if function[at // lanes(y)] == _TANH else d[at]
 
 
@@ -223,7 +224,7 @@ def _losses(circuit, samples, chosen, start, valid, norm, y, d):
                 at = base + o * strip + m
                 residual = y[at] - samples.targets[sample, o]
                 one_loss += 0.5 * np.float64(residual) * np.float64(residual)
-                y[at] = residual * weight * _slope(circuit.function, y, d, at)
+                y[at] = residual * weight * slope(circuit.function, y, d, at)
                 aim = o if samples.targets[sample, o] > samples.targets[sample, aim] else aim
         else:
             aim = samples.labels[sample]
@@ -234,7 +235,7 @@ def _losses(circuit, samples, chosen, start, valid, norm, y, d):
             for o in range(k):
                 at = base + o * strip + m
                 share = math.exp(np.float64(y[at]) - largest) / total
-                y[at] = real(share - (1.0 if o == aim else 0.0)) * weight * _slope(circuit.function, y, d, at)
+                y[at] = real(share - (1.0 if o == aim else 0.0)) * weight * slope(circuit.function, y, d, at)
         if m < valid:
             loss += one_loss
             right += best == aim
@@ -272,12 +273,12 @@ def add_gradient(circuit, weight, samples, chosen, start, stop, norm, gradient, 
     for at in range(start, stop, strip):
         valid = min(strip, stop - at)
         load(samples.x, chosen, at, valid, y)
-        _forward(circuit, weight, y, d, differentiate)
+        forward(circuit, weight, y, d, differentiate)
         loss, hits = _losses(circuit, samples, chosen, at, valid, norm, y, d)
         total += loss
         right += hits
         if differentiate:
-            _backward(circuit, weight, y, d, gradient)
+            backward(circuit, weight, y, d, gradient)
     return total, right
 
 

@@ -142,7 +142,7 @@ def may_share(spec: StudySpec, degrees: Sequence[int], runs: int) -> bool:
 
 
 def _by_circuits(spec: StudySpec) -> bool:
-    known = spec.loss.circuit is not None and has_circuits(spec.base)
+    known = spec.loss.circuit is not None and has_circuits(spec.base, str(spec.config["parametrization"]))
     return spec.device == "cpu" and known and not _is_alone(spec)
 
 

@@ -20,7 +20,8 @@ from rsl_cli.graph_config import read_graph
 from rsl_cli.keys import read_keys
 from rsl_cli.lift import sample_lift
 from rsl_cli.module import module_config
-from rsl_cli.network import PARAMETRIZATIONS, LiftedNetwork
+from rsl_cli.network import LiftedNetwork
+from rsl_cli.parametrization import PARAMETRIZATIONS
 from rsl_cli.registry import Origin, load_plugins
 from rsl_cli.study.keys import EXECUTORS, GROUPS, STUDY
 from rsl_cli.study.machine import cores

@@ -14,7 +14,8 @@ from scipy.stats import ks_2samp
 from torch import Tensor
 
 from rsl_cli.errors import ConfigError
-from rsl_cli.network import LiftedNetwork, weight_std
+from rsl_cli.network import LiftedNetwork
+from rsl_cli.parametrization import weight_std
 
 if TYPE_CHECKING:
     import pandas

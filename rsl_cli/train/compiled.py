@@ -4,11 +4,8 @@ Each replica goes by itself, at parameters, and for as many steps, as suit it; t
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
-from typing import Any
 
 import numpy as np
 import torch
@@ -25,11 +22,10 @@ from rsl_cli.kernels.circuit import (
     update,
 )
 from rsl_cli.kernels.curvature import add_curvature
+from rsl_cli.kernels.threads import in_threads, worth_threads
 from rsl_cli.network import LiftedNetwork
 from rsl_cli.train.objective import Objective
 
-_WORK_OF_THREAD = 1 << 22
-"""Multiply-adds of a step below which waking a second thread costs more than it saves."""
 _FEW = 1 << 14
 """Samples a forward pass takes at a time, so that threads have something to share."""
 
@@ -131,7 +127,7 @@ class Compiled:
                 found.append((loss, part))
             return found
 
-        shares = list(_in_threads(of_groups, range(threads)))
+        shares = list(in_threads(of_groups, range(threads)))
         loss, total = 0.0, np.zeros_like(theta)
         for group in range(groups):
             share, part = shares[group % threads][group // threads]
@@ -172,7 +168,7 @@ class Compiled:
             work = scratch(circuit, weight)
             return add_gradient(circuit, weight, self._test, chosen, start, stop, 1.0, nothing, work)
 
-        losses, right = zip(*_in_threads(of_part, range(0, len(chosen), _FEW)), strict=True)
+        losses, right = zip(*in_threads(of_part, range(0, len(chosen), _FEW)), strict=True)
         return sum(losses) / len(chosen), sum(right) / len(chosen) if self._classify else math.nan
 
     def advance(
@@ -208,12 +204,11 @@ class Compiled:
         wide = len(descents) < torch.get_num_threads() and all(
             self._worth_threads(replica, batches.shape[1]) for replica, _, batches in descents
         )
-        taken = map(together, descents) if wide else _in_threads(alone, descents)
+        taken = map(together, descents) if wide else in_threads(alone, descents)
         return {part[0]: step + count for part, count in zip(descents, taken, strict=True) if count < len(rates)}
 
     def _worth_threads(self, replica: int, samples: int) -> bool:
-        work = 3 * len(self._circuits[replica].columns) * samples
-        return torch.get_num_threads() > 1 and work >= _WORK_OF_THREAD
+        return worth_threads(3 * len(self._circuits[replica].columns) * samples)
 
 
 def _samples(objective: Objective, x: torch.Tensor, y: torch.Tensor) -> Samples:
@@ -221,13 +216,3 @@ def _samples(objective: Objective, x: torch.Tensor, y: torch.Tensor) -> Samples:
     if objective.loss.circuit == "squared":
         return Samples(inputs, y.contiguous().numpy(), np.empty(0, np.int64))
     return Samples(inputs, np.empty((0, 0), inputs.dtype), y.numpy())
-
-
-def _in_threads(task: Callable[[Any], Any], parts: Sequence[Any]) -> Iterable[Any]:
-    threads = min(torch.get_num_threads(), len(parts))
-    return map(task, parts) if threads < 2 else _pool(torch.get_num_threads()).map(task, parts)
-
-
-@cache
-def _pool(threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads, thread_name_prefix="rsl")

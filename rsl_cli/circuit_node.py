@@ -1,0 +1,175 @@
+"""A network's forward and backward pass by its circuits, as one node of autograd's graph.
+
+Products edge by edge stay what derivatives of derivatives, forward mode and `torch.func` are made of; the node falls
+back on them where its own backward pass is to be recorded.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from rsl_cli.circuits import circuit_of, has_circuits
+from rsl_cli.graph import BaseGraph
+from rsl_cli.kernels.circuit import group_bounds
+from rsl_cli.kernels.circuit_pass import backward, forward, needs_slopes
+from rsl_cli.kernels.strip import BYTES
+from rsl_cli.kernels.threads import in_threads, worth_threads
+from rsl_cli.lift import Lift
+
+Edgewise = Callable[[Tensor, Mapping[str, Tensor]], Tensor]
+"""Outputs (R, N, outputs) from inputs (1 or R, N, inputs) and parameters by name, differentiable to any order."""
+
+
+class CircuitNode:
+    """The circuits of a network's replicas.
+
+    Args:
+        replicas: one lift each.
+        parametrization: of the network.
+        segments: by parameter name, in the order of the network's parameters, leading entries of each replica.
+    """
+
+    def __init__(self, replicas: Sequence[Lift], parametrization: str, segments: Mapping[str, Sequence[int]]) -> None:
+        found = [circuit_of(lift, parametrization) for lift in replicas]
+        assert all(one is not None for one in found)
+        self.circuits, self.factors = zip(*(one for one in found if one is not None), strict=True)
+        self.slopes = [needs_slopes(circuit) for circuit in self.circuits]
+        self.names = list(segments)
+        self.ends = [np.cumsum([0, *segments[name]]).tolist() for name in segments]
+
+    @staticmethod
+    def serves(base: BaseGraph, parametrization: str, x: Tensor, tensors: Mapping[str, Tensor]) -> bool:
+        """Whether the node can compute these: plain float32 or float64 tensors on the CPU, under no transform."""
+        return (
+            len(tensors) > 0
+            and has_circuits(base, parametrization)
+            and not torch._C._are_functorch_transforms_active()
+            and forward_ad._current_level < 0
+            and x.dtype in (torch.float32, torch.float64)
+            and all(
+                type(tensor) in (Tensor, torch.nn.Parameter) and tensor.device.type == "cpu" and tensor.dtype == x.dtype
+                for tensor in (x, *tensors.values())
+            )
+        )
+
+    def __call__(self, x: Tensor, tensors: Mapping[str, Tensor], edgewise: Edgewise) -> Tensor:
+        """Outputs (R, N, outputs) of inputs (1 or R, N, inputs)."""
+        given = [tensors[name] for name in self.names]
+        if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (x, *given)):
+            return _Node.apply(self, edgewise, x, *given)  # pyright: ignore[reportReturnType]
+        return self.outputs(x, given, keep=False)[0]
+
+    def outputs(self, x: Tensor, tensors: Sequence[Tensor], *, keep: bool) -> tuple[Tensor, list[Any]]:
+        """The outputs, and what the backward pass reads of each replica if it is to be kept."""
+        samples, strip = x.shape[1], BYTES // x.element_size()
+        inputs = x.detach().contiguous().numpy()
+        out = torch.empty(len(self.circuits), samples, self.circuits[0].outputs, dtype=x.dtype)
+        into, kept = out.numpy(), []
+        for replica, circuit in enumerate(self.circuits):
+            weight = self._weight(tensors, replica)
+            length = len(circuit.function) * strip
+            strips = -(-samples // strip) if keep else 0
+            y = np.empty((strips, length), weight.dtype)
+            d = np.empty((strips if self.slopes[replica] else 0, length), weight.dtype)
+            own, to = inputs[replica % len(inputs)], into[replica]
+
+            def run(first: int, stop: int, circuit=circuit, weight=weight, y=y, d=d, own=own, to=to) -> None:
+                scratch = np.empty((2, 1, y.shape[1]), y.dtype)
+                forward(circuit, weight, own, first, stop, y if len(y) else scratch[0], d if len(d) else scratch[1], to)
+
+            self._shared(circuit, weight, samples, run)
+            kept.append((weight, y, d))
+        return out, kept
+
+    def derivatives(
+        self, kept: Sequence[Any], x_shape: torch.Size, cotangent: Tensor, of_x: bool
+    ) -> tuple[np.ndarray | None, list[np.ndarray]]:
+        """Derivatives by inputs, of the shape of x, and by each replica's parameters (P,), of <cotangent, outputs>."""
+        incoming = cotangent.detach().contiguous().numpy()
+        total = np.zeros(x_shape, incoming.dtype) if of_x else None
+        gradients = []
+        for replica, (circuit, (weight, y, d)) in enumerate(zip(self.circuits, kept, strict=True)):
+            samples = incoming.shape[1]
+            by_x = np.empty((samples if of_x else 0, circuit.inputs), weight.dtype)
+            parts: dict[int, np.ndarray] = {}
+
+            def run(first: int, stop: int, circuit=circuit, weight=weight, y=y, d=d, by_x=by_x, parts=parts, r=replica):
+                parts[first] = np.zeros_like(weight)
+                backward(circuit, weight, first, stop, y, d, incoming[r], parts[first], by_x)
+
+            self._shared(circuit, weight, samples, run)
+            gradient = np.zeros_like(weight)
+            for first in sorted(parts):
+                gradient += parts[first]
+            gradients.append(gradient[:-1] * self.factors[replica].astype(weight.dtype))
+            if total is not None:
+                total[replica % len(total)] += by_x
+        return total, gradients
+
+    def spread(self, gradients: Sequence[np.ndarray], like: Sequence[Tensor]) -> list[Tensor]:
+        """Each replica's (P,) as tensors like the parameters."""
+        places = [0] * len(gradients)
+        found = []
+        for tensor, ends in zip(like, self.ends, strict=True):
+            out = torch.empty_like(tensor, memory_format=torch.contiguous_format)
+            flat, size = out.numpy().reshape(-1), tensor[0].numel() if len(tensor) else 0
+            for replica, gradient in enumerate(gradients):
+                start, stop = ends[replica] * size, ends[replica + 1] * size
+                flat[start:stop] = gradient[places[replica] : places[replica] + stop - start]
+                places[replica] += stop - start
+            found.append(out)
+        return found
+
+    def _weight(self, tensors: Sequence[Tensor], replica: int) -> np.ndarray:
+        """(P + 1,), the last being 1."""
+        parts = [
+            tensor.detach()[ends[replica] : ends[replica + 1]].reshape(-1).numpy()
+            for tensor, ends in zip(tensors, self.ends, strict=True)
+        ]
+        weight = np.concatenate([*parts, np.ones(1, parts[0].dtype)])
+        weight[:-1] *= self.factors[replica].astype(weight.dtype)
+        return weight
+
+    @staticmethod
+    def _shared(circuit: Any, weight: np.ndarray, samples: int, run: Callable[[int, int], None]) -> None:
+        """Run over groups of samples, whose bounds depend on their number alone."""
+        groups = group_bounds(samples, weight, 0)[2]
+        bounds = [group_bounds(samples, weight, group)[:2] for group in range(groups)]
+        if worth_threads(len(circuit.columns) * samples):
+            list(in_threads(lambda ends: run(*ends), bounds))
+        else:
+            for ends in bounds:
+                run(*ends)
+
+
+class _Node(torch.autograd.Function):
+    """`CircuitNode.outputs`, and its derivatives."""
+
+    @staticmethod
+    def forward(ctx: Any, node: CircuitNode, edgewise: Edgewise, x: Tensor, *tensors: Tensor) -> Tensor:
+        out, ctx.kept = node.outputs(x, tensors, keep=True)
+        ctx.node, ctx.edgewise = node, edgewise
+        ctx.save_for_backward(x, *tensors)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, cotangent: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        x, *tensors = ctx.saved_tensors
+        wanted = ctx.needs_input_grad[2:]
+        if torch.is_grad_enabled():
+            out = ctx.edgewise(x, dict(zip(ctx.node.names, tensors, strict=True)))
+            needed = [tensor for tensor, want in zip((x, *tensors), wanted, strict=True) if want]
+            found = iter(torch.autograd.grad(out, needed, cotangent, create_graph=True, allow_unused=True))
+            return None, None, *(next(found) if want else None for want in wanted)
+        of_x, gradients = ctx.node.derivatives(ctx.kept, x.shape, cotangent, wanted[0])
+        parts = ctx.node.spread(gradients, tensors)
+        return (
+            None,
+            None,
+            None if of_x is None else torch.from_numpy(of_x),
+            *(part if want else None for part, want in zip(parts, wanted[1:], strict=True)),
+        )
