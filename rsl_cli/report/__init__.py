@@ -15,6 +15,7 @@ from rsl_cli.report.measures import read_measures
 from rsl_cli.report.runs import read_runs
 from rsl_cli.report.verdict import give_verdict
 from rsl_cli.study.files import write_atomic, write_json
+from rsl_cli.study.integrity import seal
 from rsl_cli.study.store import StudyStore, open_study
 from rsl_cli.study.verify import write_digests
 
@@ -65,7 +66,8 @@ def write_report(store: StudyStore, *, formats: Sequence[str] = ("png", "pdf"), 
     for name, content in figures.items():
         write_atomic(store.report_dir / name, content)
     write_json(store.report_dir / "verdict.json", verdict)
-    page = render_page(runs, verdict, summary, [*figures, *texts, "verdict.json"])
+    known = {**figures, **{name: text.encode() for name, text in texts.items()}, "verdict.json": seal(verdict)}
+    page = render_page(runs, verdict, summary, known, law=views.headline.law, measures=measures)
     write_atomic(store.report_dir / "index.html", page.encode())
     write_digests(store.report_dir, [*texts, *figures, "verdict.json", "index.html"])
     return verdict

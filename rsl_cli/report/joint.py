@@ -5,7 +5,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from rsl_cli.report.runs import StudyRuns
+from rsl_cli.report.runs import StudyRuns, Which
 from rsl_cli.stats import JointLaw, fit_joint_law
 from rsl_cli.study.survey import Sampled
 
@@ -14,29 +14,55 @@ _MOST_TIMES = 6
 _COLUMNS = {"train": "loss", "test": "test_loss"}
 
 
+def clock_of(runs: StudyRuns) -> str:
+    """The column of the trajectories that time is read from: flow time where there is any, or else steps."""
+    return "time" if any(run.flow_time > 0 for run in runs.done) else "step"
+
+
 def isochrone_times(runs: StudyRuns) -> tuple[str, list[float]]:
     """The clock's column, and powers of ten of it that runs reached, six at most: every second one back."""
-    flow = any(run.flow_time > 0 for run in runs.done)
-    column = "time" if flow else "step"
-    ends = [float(frame[column].max()) for frame in runs.trajectories.values() if column in frame and len(frame)]
-    ends = [end for end in ends if math.isfinite(end) and end > 0]
-    if not ends:
+    column, last = clock_of(runs), _last_decade(runs)
+    if last is None:
         return column, []
-    last = math.floor(math.log10(max(ends)) + 1e-9)
     stride = 2 if last >= 4 else 1
     times = [10.0**decade for decade in range(last, -1, -stride)][:_MOST_TIMES]
     return column, times[::-1]
 
 
-def losses_at(runs: StudyRuns, column: str, at: float) -> dict[int, Array]:
-    """Return lift -> headline losses of the runs that reached a time, interpolated in log-log; (runs,)."""
+def isochrone_grid(runs: StudyRuns) -> tuple[str, list[float]]:
+    """The clock's column, and two times a decade of it from 1 to what runs reached."""
+    last = _last_decade(runs)
+    return clock_of(runs), [] if last is None else [10.0 ** (half / 2) for half in range(2 * last + 1)]
+
+
+def _last_decade(runs: StudyRuns) -> int | None:
+    column = clock_of(runs)
+    ends = [
+        float(frame[column].max())
+        for frame in runs.trajectories.values()
+        if column in frame and len(frame)
+    ]
+    ends = [end for end in ends if math.isfinite(end) and end > 0]
+    return math.floor(math.log10(max(ends)) + 1e-9) if ends else None
+
+
+def losses_at(runs: StudyRuns, column: str, at: float, which: Which | None = None) -> dict[int, Array]:
+    """Return lift -> losses of the runs that reached a time, interpolated in log-log; (runs,).
+
+    Args:
+        runs: the study.
+        column: the clock's.
+        at: the time.
+        which: loss; None takes the headline's.
+    """
+    which = which or runs.headline
     found: dict[int, list[float]] = {}
     for run in runs.shown:
         frame = runs.trajectories.get(run.name)
-        value = math.nan if frame is None else _at(frame, column, _COLUMNS[runs.headline], at)
+        value = math.nan if frame is None else _at(frame, column, _COLUMNS[which], at)
         # A run at rest stays where it is, and one that was stopped at its target would not rise above it.
         if math.isnan(value) and run.stop_reason in ("stationary", "target"):
-            value = run.loss(runs.headline)
+            value = run.loss(which)
         if math.isfinite(value):
             found.setdefault(run.key.lift, []).append(value)
     return {lift: np.array(values) for lift, values in sorted(found.items())}

@@ -1,127 +1,62 @@
-"""The report as one page of HTML, with images beside it and nothing from elsewhere."""
+"""The report as one page of HTML that holds everything it shows: mail it, open it from any folder, no network."""
 
+import base64
+import json
+import shlex
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jinja2
+import matplotlib
+import numpy as np
+from markupsafe import Markup
+from matplotlib.colors import to_hex
 
-from rsl_cli.report.runs import StudyRuns
-from rsl_cli.report.tables import LiftSummary, loss_figure, summary_cells
+from rsl_cli.report.charts import charts, size_axes
+from rsl_cli.report.joint import params_of
+from rsl_cli.report.measures import NOTHING, Measures
+from rsl_cli.report.page_data import MOST_DRAWN, MOST_LISTED, Data, page_data
+from rsl_cli.report.runs import LOSS_NAMES, StudyRuns, Which
+from rsl_cli.report.tables import LiftSummary, summary_cells
+from rsl_cli.report.vega import vega_script
+from rsl_cli.report.words import CAPTIONS, figure_of, powers, remedy_of
+from rsl_cli.stats import Law
 
-CAPTIONS = {
-    "isochrones": "Loss against the number of parameters at several times, medians and seeds: how far the clock, and "
-    "how far the lift, brings it down. Green: where the limits for t to infinity lie.",
-    "loss_vs_params": "Final loss against the number of parameters. Every seed is a point.",
-    "loss_vs_lift": "The same losses against the lift degree.",
-    "trajectories": "Loss while training, one line per run.",
-    "success": "Share of seeds that reach a target loss, with exact intervals.",
-    "learning_number": "Least lift that reaches a target: with some seed, and with a share of 1 - delta of the seeds.",
-    "bound": "Training loss L(t) of the gradient flow, and its bound. "
-    "It is sqrt(L(t)) <= se + (1/(s0 - se)^2 + 4 t/kappa)^(-1/2) for s = sqrt(L) and se = sqrt(eps). Each seed has its "
-    "own bound: kappa is the largest kappa(theta, eps) at its "
-    "start and at the measured points of its path, and at each time the least bound over all eps counts. Between the "
-    "measured points kappa is not known, so a curve above its bound would show that too few were measured, or an "
-    "error.",
-    "decay": "4 t L(t) on training data. For eps -> 0 and large t the bound is L(t) <= kappa / (4 t), so the height at "
-    "which a curve is level estimates kappa; a falling curve decays faster than 1/t, a rising one has not reached that "
-    "law.",
-    "kappa": "Tangent approximation number at the random start: the squared length of the shortest step whose linear "
-    "prediction has a training loss of at most eps. Median and quartiles over seeds, side by side for legibility. "
-    "Above, how many of the seeds have no such step at all, kappa = infinity; medians that are infinite are not drawn. "
-    "That kappa falls with n is what makes large lifts train.",
-    "inside": "Assumption A1: with high probability a whole ball around the start lies in A(kappa, eps), where "
-    "kappa(theta, eps) <= kappa. Markers: share of seeds all of whose random probes at distance R lie inside, "
-    "with exact 95 % intervals. Finitely many probes can miss a bad point, so this share is an upper estimate. Dotted: "
-    "share of all single probes; those of one seed are not independent and get no interval. The eps drawn is that "
-    "whose shares change most, each kappa a rounded quartile of the finite values; verdict.json has all eps.",
-    "length": "Distance from the start along the flow against the bound on the path's length, with kappa as in the "
-    "bound on the loss; each point is a sample of a run's trajectory. The shaded half is excluded.",
-    "coverage": "Copies that cover a vertex of a witness: their in-edges match the witness's in bijection with weights "
-    "within eta, recursively. The theory's counting argument needs their number to be proportional to n, that is, "
-    "their share to be constant.",
-    "drift": "How far training moved the law of each group of weights: Wasserstein distance between start and end, "
-    "or Kolmogorov-Smirnov distance for groups that all start at one value. Median and quartiles over seeds.",
+_WEB = Path(__file__).parent / "web"
+_COLUMNS = {
+    "run": "run",
+    "lift": "lift n",
+    "seed": "seed",
+    "status": "status",
+    "params": "P",
+    "train": "training loss",
+    "test": "held-out loss",
+    "low": "limit ≥",
+    "high": "limit ≤",
+    "loss_std": "loss / variance",
+    "accuracy": "accuracy",
+    "time": "flow time",
+    "steps": "steps",
+    "grad_norm": "|∇L|",
+    "distance": "|θ − θ₀|",
+    "stop": "ended",
+    "seconds": "seconds",
+    "id": "id",
 }
-
-_TEMPLATE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{{ name }}: {{ verdict.verdict }}</title>
-<style>
-body { font: 16px/1.5 system-ui, sans-serif; color: #222; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { margin-bottom: 0.2rem; } h2 { margin-top: 2.2rem; }
-.verdict { border-left: 0.5rem solid; padding: 0.6rem 1rem; background: #f6f6f6; }
-.verdict strong { font-size: 1.3rem; }
-.falls { border-color: #009E73; } .plateaus { border-color: #E69F00; }
-.rises { border-color: #D55E00; } .unfinished { border-color: #56B4E9; } .inconclusive { border-color: #666666; }
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; font-size: 0.9rem; font-variant-numeric: tabular-nums; }
-th, td { padding: 0.25rem 0.7rem; border-bottom: 1px solid #ddd; text-align: right; white-space: nowrap; }
-.left th, .left td, .remarks { text-align: left; }
-.left td { white-space: normal; overflow-wrap: anywhere; vertical-align: top; }
-figure { margin: 1.5rem 0; } img { max-width: 100%; height: auto; } figcaption { color: #555; font-size: 0.9rem; }
-@media print { body { max-width: none; margin: 0; } figure { break-inside: avoid; } }
-</style>
-</head>
-<body>
-<h1>{{ name }}</h1>
-<p>{{ done }} of {{ planned }} planned runs finished.</p>
-<div class="verdict {{ verdict.verdict }}">
-<strong>{{ verdict.headline }}</strong>
-<ul>{% for reason in verdict.reasons %}
-<li>{{ reason }}</li>{% endfor %}
-</ul>
-</div>
-
-<h2>Losses by lift</h2>
-<div class="wide"><table>
-<thead><tr>{% for header in headers %}<th{% if header == "remarks" %} class="remarks"{% endif %}>{{ header }}</th>\
-{% endfor %}</tr></thead>
-<tbody>{% for line in lines %}
-<tr>{% for cell in line %}<td{% if headers[loop.index0] == "remarks" %} class="remarks"{% endif %}>{{ cell }}</td>\
-{% endfor %}</tr>{% endfor %}
-</tbody>
-</table></div>
-<p>Medians over seeds. P is the number of parameters, N the number of training samples, k the number of outputs; \
-a lift with P &gt;= N k is overparametrised and left out of the verdict.</p>
-{% if figures %}
-<h2>Figures</h2>{% for figure in figures %}
-<figure><img src="{{ figure.image }}" alt="{{ figure.alt }}">
-<figcaption>{{ figure.caption }}{% for link in figure.links %} <a href="{{ link }}">{{ link }}</a>{% endfor %}\
-</figcaption></figure>{% endfor %}
-{% endif %}
-<h2>Targets</h2>
-{% if targets %}
-<div class="wide"><table>
-<thead><tr><th>target loss</th><th>approximation number, at most</th><th>learning number</th><th>at best</th>\
-<th>at worst</th></tr></thead>
-<tbody>{% for line in targets %}
-<tr>{% for cell in line %}<td>{{ cell }}</td>{% endfor %}</tr>{% endfor %}
-</tbody>
-</table></div>
-<p>Learning number: the least lift from which on at least {{ "%g" % (100 * (1 - verdict.delta)) }} % of the seeds \
-reach the target, by their observed share and by the ends of its 95 % interval; \
-a dash where no lift of the sweep does.</p>
-{% else %}<p>No run has a finite loss.</p>
-{% endif %}
-<h2>What was run</h2>
-<table class="left">{% for key, value in settings %}
-<tr><th>{{ key }}</th><td>{{ value }}</td></tr>{% endfor %}
-</table>
-
-<h2>Data</h2>
-<ul>{% for link in links %}
-<li><a href="{{ link }}">{{ link }}</a></li>{% endfor %}
-</ul>
-</body>
-</html>
-"""
+"""Columns of the table of runs; those that are empty are left out, those of one value are said once."""
+_TEXT = ("run", "status", "stop", "id")
 
 
 def render_page(
-    runs: StudyRuns, verdict: Mapping[str, Any], summary: Sequence[LiftSummary], files: Sequence[str]
+    runs: StudyRuns,
+    verdict: Mapping[str, Any],
+    summary: Sequence[LiftSummary],
+    files: Mapping[str, bytes],
+    *,
+    law: Law | None = None,
+    measures: Measures = NOTHING,
+    own: Mapping[str, bytes] | None = None,
 ) -> str:
     """Return the page.
 
@@ -129,36 +64,187 @@ def render_page(
         runs: the study.
         verdict: content of ``verdict.json``.
         summary: rows of the summary table.
-        files: names of the files beside the page, figures and data.
+        files: name -> content of the files beside the page; those of text are in the page too.
+        law: what the limits follow, if the data accept a law.
+        measures: what was measured on the networks.
+        own: name -> PNG of figures of the user's own.
 
     Returns:
         HTML in which every text of the study is escaped.
     """
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
+    data = page_data(runs, measures, float(verdict["delta"]))
+    drawn = charts(runs, data, _law_points(runs, law)) if runs.done else {}
+    columns, constant = _columns(data)
     headers, lines = summary_cells(summary)
-    return environment.from_string(_TEMPLATE).render(
+    state, colon, rest = verdict["headline"].partition(" ")
+    reasons = [remedy_of(reason) for reason in verdict["reasons"]]
+    views: list[Which] = ["test", "train"] if runs.headline == "test" else ["train"]
+    inside = [name for name in ("runs.csv", "summary.csv", "verdict.json") if name in files]
+    payload = {
+        "tables": data,
+        "charts": drawn,
+        "sizes": size_axes(runs, data),
+        "lifts": list(runs.lifts),
+        "losses": views,
+        "columns": columns,
+        "files": {name: files[name].decode() for name in inside},
+    }
+    return fill(
+        "study.html",
+        payload,
+        len(runs.lifts),
+        title=f"{runs.name}: {verdict['verdict']}",
+        headline=verdict["headline"],
         name=runs.name,
+        state=Markup("<b>{}</b>").format(state),
+        rest=colon + rest,
         verdict=verdict,
-        done=len(runs.done),
-        planned=len(runs.runs),
+        facts=_facts(runs),
+        reasons=[text for text, line in reasons if line is None],
+        remedies=[(text, line) for text, line in reasons if line is not None],
+        figures=_figures(drawn, own or {}),
+        few=_few(runs),
+        lifts=runs.lifts,
+        seeds=sorted({run.key.seed for run in runs.runs}),
+        losses=[(view, LOSS_NAMES[view]) for view in views],
+        times=1 + max((row[0] for row in data["isochrones"]["rows"]), default=0) if "isochrones" in data else None,
         headers=headers,
         lines=lines,
-        figures=_figures(files),
+        columns=columns,
+        constant=constant,
+        unlisted=f"Of {len(runs.runs):,} runs, {len(data['runs']['rows']):,} are listed: the first seeds of each lift; "
+        "runs.csv has all."
+        if len(runs.runs) > MOST_LISTED
+        else "",
+        states=_states(data),
         targets=_targets(verdict),
-        settings=_settings(runs.study),
-        links=[name for name in files if name.rpartition(".")[0] not in CAPTIONS],
+        line=command_of(runs.study),
+        versions=settings_of(runs.study, "versions", "host", "git"),
+        settings=settings_of(runs.study, "config"),
+        inside=inside,
+        files=[name for name in files if name not in inside],
     )
 
 
-def _figures(files: Sequence[str]) -> list[dict[str, Any]]:
-    figures = []
-    for stem, caption in CAPTIONS.items():
-        images = [f"{stem}.{form}" for form in ("png", "svg") if f"{stem}.{form}" in files]
-        if images:
-            links = [name for name in files if name.rpartition(".")[0] == stem and name != images[0]]
-            alt = caption.partition(". ")[0]
-            figures.append({"image": images[0], "alt": alt, "caption": caption, "links": links})
-    return figures
+def fill(template: str, payload: Mapping[str, Any], colours: int, **words: Any) -> str:
+    """Fill a template of the folder ``web``: the style, the data, the library that draws and the page's own script.
+
+    Args:
+        template: its name.
+        payload: what the script reads.
+        colours: how many there are of a ramp, for lifts or for whatever else is ordered.
+        **words: what the template shows.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_WEB),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        keep_trailing_newline=True,
+        trim_blocks=True,
+    )
+    environment.filters["powers"] = powers
+    # Inside a script only an end tag or a comment could end it; JSON may write the sign otherwise.
+    text = json.dumps(payload, separators=(",", ":"), ensure_ascii=False, allow_nan=False).replace("<", "\\u003c")
+    return environment.get_template(template).render(
+        data=Markup(text),
+        vega=Markup(vega_script()),
+        script=Markup((_WEB / "page.js").read_text(encoding="utf-8")),
+        lift_colours={name: _ramp(colours, *ends) for name, ends in _RAMPS.items()},
+        **words,
+    )
+
+
+_RAMPS = {"light": (0.0, 0.82), "dark": (0.3, 1.0)}
+"""Which part of the colours can be told from the paper."""
+
+
+def _ramp(count: int, low: float, high: float) -> str:
+    ramp = matplotlib.colormaps["viridis"](np.linspace(low, high, max(1, count)))
+    return " ".join(f"--l{i}: {to_hex(colour)};" for i, colour in enumerate(ramp))
+
+
+def command_of(study: Mapping[str, Any]) -> str | None:
+    """The line that made a study; None where it was made in another way."""
+    line = study.get("line")
+    return shlex.join(["rsl", "run", *map(str, line)]) if isinstance(line, list) else None
+
+
+def settings_of(study: Mapping[str, Any], *parts: str) -> list[tuple[str, str]]:
+    """Return parts of ``study.json`` as lines of key and value, nested keys joined by dots."""
+    return [line for part in parts for line in _flat("" if part in ("config", "versions") else part, study.get(part))]
+
+
+def _flat(prefix: str, value: Any) -> list[tuple[str, str]]:
+    if isinstance(value, Mapping) and value:
+        return [line for key, item in value.items() for line in _flat(f"{prefix}.{key}" if prefix else str(key), item)]
+    return [] if value is None or value == {} else [(prefix or "config", str(value))]
+
+
+def _facts(runs: StudyRuns) -> list[tuple[str, str]]:
+    done, seeds = len(runs.done), {run.key.seed for run in runs.runs}
+    lifts = runs.lifts
+    params = [params_of(runs, lift) for lift in lifts if any(run.key.lift == lift for run in runs.done)]
+    facts = [
+        ("runs", f"{done} of {len(runs.runs)}"),
+        ("lifts", f"{lifts[0]} to {lifts[-1]}" if len(lifts) > 1 else ", ".join(map(str, lifts))),
+        ("seeds", str(len(seeds))),
+    ]
+    if params:
+        facts.append(("parameters", f"{min(params):,.0f} to {max(params):,.0f}"))
+    samples = {run.samples for run in runs.done}
+    if len(samples) == 1:
+        facts.append(("samples", f"{samples.pop():,.0f}"))
+    ends = [run.flow_time for run in runs.done if run.flow_time > 0]
+    if ends:
+        facts.append(("flow time", figure_of(max(ends))))
+    trainers = sorted({run.trainer for run in runs.done if run.trainer})
+    return [*facts, *([("trainer", ", ".join(trainers))] if trainers else [])]
+
+
+def _figures(drawn: Mapping[str, Any], own: Mapping[str, bytes]) -> list[dict[str, Any]]:
+    figures = [
+        {"name": name, "title": CAPTIONS[name].title, "text": CAPTIONS[name].text, "lead": i == 0, "image": None}
+        for i, name in enumerate(drawn)
+    ]
+    return figures + [
+        {"name": name, "title": name, "text": "", "lead": False, "image": image_data(content)}
+        for name, content in own.items()
+    ]
+
+
+def image_data(content: bytes) -> str:
+    """A PNG as an address that holds it."""
+    return f"data:image/png;base64,{base64.b64encode(content).decode()}"
+
+
+def _few(runs: StudyRuns) -> str:
+    if len(runs.runs) <= MOST_DRAWN:
+        return ""
+    return (
+        f"Of {len(runs.runs):,} runs, about {MOST_DRAWN} are drawn one by one, the first seeds of each lift; medians, "
+        "quartiles and shares are those of all."
+    )
+
+
+def _columns(data: Data) -> tuple[list[dict[str, Any]], list[tuple[str, str]]]:
+    """Columns of the table of runs that differ from run to run, and the others' values."""
+    names, rows = data["runs"]["columns"], data["runs"]["rows"]
+    columns, constant = [], []
+    for key, title in _COLUMNS.items():
+        values = [row[names.index(key)] for row in rows]
+        known = {value for value in values if value is not None}
+        if known and (len(set(values)) > 1 or key in ("lift", "seed", "run")):
+            columns.append({"key": key, "title": title, "text": key in _TEXT})
+        elif known:
+            value = known.pop()
+            constant.append((title, figure_of(value) if isinstance(value, float) else str(value)))
+    return columns, constant
+
+
+def _states(data: Data) -> list[str]:
+    names, rows = data["runs"]["columns"], data["runs"]["rows"]
+    found = {row[names.index(name)] for row in rows for name in ("status", "stop")} - {None}
+    return sorted(found)
 
 
 def _targets(verdict: Mapping[str, Any]) -> list[list[str]]:
@@ -167,7 +253,7 @@ def _targets(verdict: Mapping[str, Any]) -> list[list[str]]:
 
     return [
         [
-            loss_figure(float(key)),
+            figure_of(float(key)),
             shown(verdict["approximation_number"][key]),
             *(shown(number[end]) for end in ("point", "low", "high")),
         ]
@@ -175,12 +261,17 @@ def _targets(verdict: Mapping[str, Any]) -> list[list[str]]:
     ]
 
 
-def _settings(study: Mapping[str, Any]) -> list[tuple[str, str]]:
-    parts = {name: study.get(name) for name in ("config", "versions", "host", "git")}
-    return [line for name, value in parts.items() for line in _flat("" if name == "config" else name, value)]
+def _law_points(runs: StudyRuns, law: Law | None) -> list[dict[str, float]]:
+    if law is None:
+        return []
+    from rsl_cli.report.plots import law_span
 
-
-def _flat(prefix: str, value: Any) -> list[tuple[str, str]]:
-    if isinstance(value, Mapping) and value:
-        return [line for key, item in value.items() for line in _flat(f"{prefix}.{key}" if prefix else str(key), item)]
-    return [] if value is None or value == {} else [(prefix or "config", str(value))]
+    params, lifts = law_span(runs, law)
+    if not params.size:
+        return []
+    grid = np.geomspace(params[0], params[-1], 60)
+    degrees = np.exp(np.interp(np.log(grid), np.log(params), np.log(lifts)))
+    return [
+        {"params": float(f"{p:.4g}"), "lift": float(f"{n:.4g}"), "loss": float(f"{loss:.4g}")}
+        for p, n, loss in zip(grid, degrees, law.predict(grid), strict=True)
+    ]

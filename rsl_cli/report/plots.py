@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 from rsl_cli.report import canvas
 from rsl_cli.report.canvas import BLUE, DASHES, GREEN, GREY, ORANGE, SERIES, VERMILLION, WIDE, Drawing
@@ -16,6 +17,7 @@ from rsl_cli.report.runs import LOSS_NAMES, Run, StudyRuns, Which
 from rsl_cli.report.tangent_plots import tangent_drawings
 from rsl_cli.report.trajectory_plots import trajectory_drawings
 from rsl_cli.report.verdict import learning_numbers, success_by_epsilon
+from rsl_cli.report.words import figure_of
 from rsl_cli.stats import Law, quantile
 
 _LOSS_STYLES: dict[Which, tuple[str, str, str]] = {"test": (BLUE, "o", "-"), "train": (ORANGE, "s", "--")}
@@ -181,23 +183,41 @@ def _limit_bars(axes: Axes, runs: StudyRuns, by_lift: bool, bottom: float) -> No
         )
 
 
+def law_span(runs: StudyRuns, fit: Law) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Where a law may be drawn: parameters and degrees of the lifts whose limits it was fitted to, both ascending.
+
+    It is fitted to lifts all of whose runs have shown their limits, and says nothing of the others. Nothing is returned
+    where it runs past the seeds of the largest of them, or of half of them: what is drawn must look true.
+    """
+    params, lifts, met = [], [], []
+    for lift in runs.lifts:
+        done = [run for run in runs.at(lift) if run.status == "done"]
+        limits = [run.limit(runs.headline) for run in done]
+        if lift in runs.overparametrised_lifts or not done or not all(limit.finished for limit in limits):
+            continue
+        params.append(float(np.median([run.params for run in done])))
+        lifts.append(float(lift))
+        value = float(fit.predict(np.array(params[-1])))
+        met.append(min(limit.low for limit in limits) <= value <= max(limit.high for limit in limits))
+    if len(lifts) < 2 or not met[-1] or sum(met) <= len(met) / 2:
+        return np.array([]), np.array([])
+    order = np.argsort(params)
+    return np.array(params)[order], np.array(lifts)[order]
+
+
 def _draw_fit(axes: Axes, runs: StudyRuns, fit: Law, by_lift: bool) -> None:
-    fitted = [run for run in runs.done if run.key.lift not in runs.overparametrised_lifts]
-    params = np.array([run.params for run in fitted])
-    grid = np.geomspace(params.min(), params.max(), 200)
-    place = grid
-    if by_lift:
-        lifts = np.array([run.key.lift for run in fitted])
-        degrees = np.unique(lifts)
-        medians = np.array([np.median(params[lifts == degree]) for degree in degrees])
-        order = np.argsort(medians)
-        place = np.exp(np.interp(np.log(grid), np.log(medians[order]), np.log(degrees[order])))
+    params, lifts = law_span(runs, fit)
+    if not params.size:
+        return
+    grid = np.geomspace(params[0], params[-1], 200)
+    place = np.exp(np.interp(np.log(grid), np.log(params), np.log(lifts))) if by_lift else grid
     low, high = fit.exponent_ci
     law = f"{'floor + ' if fit.floor is not None else ''}a P$^{{-b}}$"
     label = f"fit: {law},\nb = {fit.exponent:.2f} [{low:.2f}, {high:.2f}]"
     axes.plot(place, fit.predict(grid), color="black", linestyle=":", linewidth=1.8, label=label, zorder=4)
     if fit.floor is not None:
-        axes.axhline(fit.floor, color=GREY, linestyle="-.", linewidth=1.2, label=f"fitted floor, {fit.floor:.2g}")
+        label = f"fitted floor, {figure_of(fit.floor, tex=True)}"
+        axes.axhline(fit.floor, color=GREY, linestyle="-.", linewidth=1.2, label=label)
 
 
 def _shade_lifts(axes: Axes, runs: StudyRuns) -> None:

@@ -24,7 +24,7 @@ def population_drawings(runs: StudyRuns, measures: Measures) -> dict[str, Drawin
     drawings: dict[str, Drawing] = {}
     if len(measures.coverage):
         drawings["coverage"] = (lambda figure: _coverage(figure, runs, measures.coverage), WIDE)
-    kinds = _drift_kinds(measures.drift)
+    kinds = drift_kinds(measures.drift)
     if kinds:
         drawings["drift"] = (lambda figure: _drift(figure, runs, measures.drift, kinds), WIDE)
     return drawings
@@ -91,7 +91,7 @@ _Kind = tuple[list[str], str, str]
 """Groups, the column that is drawn of them, and what it is."""
 
 
-def _drift_kinds(drift: Rows) -> list[_Kind]:
+def drift_kinds(drift: Rows) -> list[_Kind]:
     """What can be drawn: a group without weights, or whose weights diverged in all runs, has no distance."""
     # Where all weights start at one value there is no width to measure a distance in; the KS distance needs none.
     groups = drift.by("group") if len(drift) else {}
@@ -99,7 +99,7 @@ def _drift_kinds(drift: Rows) -> list[_Kind]:
     moving = [name for name in groups if name not in fixed]
     kinds = [(moving, "wasserstein", "Wasserstein distance"), (fixed, "ks", "KS distance (std 0 at the start)")]
     kinds = [
-        ([name for name in names if _quartiles(groups[name], column)], column, label) for names, column, label in kinds
+        ([name for name in names if quartiles(groups[name], column)], column, label) for names, column, label in kinds
     ]
     return [kind for kind in kinds if kind[0]]
 
@@ -118,7 +118,7 @@ def _drift(figure: Figure, runs: StudyRuns, drift: Rows, kinds: Sequence[_Kind])
         bottom, _ = canvas.loss_axis(panel, values[np.isfinite(values)], label)
         for i, name in enumerate(names):
             colour, marker, dash = styles[name]
-            lifts, low, middle, high = (np.array(part) for part in zip(*_quartiles(groups[name], column), strict=True))
+            lifts, low, middle, high = (np.array(part) for part in zip(*quartiles(groups[name], column), strict=True))
             places = lifts * 2 ** (0.06 * (i - (len(names) - 1) / 2))
             panel.plot(
                 *(places, np.where(middle > 0, middle, math.nan)),
@@ -134,11 +134,11 @@ def _drift(figure: Figure, runs: StudyRuns, drift: Rows, kinds: Sequence[_Kind])
 
 def _series(rows: Rows, column: str) -> tuple[np.ndarray, np.ndarray]:
     """Lifts and medians over seeds."""
-    found = _quartiles(rows, column)
+    found = quartiles(rows, column)
     return np.array([lift for lift, *_ in found]), np.array([middle for _, _, middle, _ in found])
 
 
-def _quartiles(rows: Rows, column: str) -> list[tuple[float, float, float, float]]:
+def quartiles(rows: Rows, column: str) -> list[tuple[float, float, float, float]]:
     """Per lift: the lift, lower quartile, median, upper quartile over seeds."""
     groups = {lift: group[column][np.isfinite(group[column])] for lift, group in rows.by("lift").items()}
     return [

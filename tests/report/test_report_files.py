@@ -99,7 +99,7 @@ class _Page(html.parser.HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.links += [value for name, value in attrs if name in ("src", "href") and value]
-        if tag not in ("meta", "img"):
+        if tag not in ("meta", "img", "input"):
             self.open.append(tag)
 
     def handle_endtag(self, tag: str) -> None:
@@ -112,9 +112,9 @@ def test_page_is_whole_and_needs_nothing_from_elsewhere(reported: tuple[StudySto
     page = _Page()
     page.feed(text)
     assert page.open == []
-    assert {folder / link for link in page.links} == {path for path in folder.iterdir() if path.name != "index.html"}
-    assert "://" not in text
-    assert "<b>" not in text
+    assert page.links == []
+    assert all(f"<code>{path.name}</code>" in text for path in folder.glob("*.p*"))
+    assert "mlp_<b>" not in text
     assert "mlp_&lt;b&gt;" in text
     assert "trainer.lr" in text
     assert "&lt;any&gt;" in text
@@ -270,7 +270,7 @@ def test_a_damaged_trajectory_is_only_absent(tmp_path: Path) -> None:
     (store.run_dir(key_of(16, 0)) / "trajectory.parquet").write_bytes(b"half a file")
     (store.run_dir(key_of(16, 1)) / "trajectory.parquet").unlink()
     assert write_report(store, formats=("svg",))["verdict"] == "falls"
-    assert 'src="loss_vs_params.svg"' in (store.report_dir / "index.html").read_text()
+    assert "loss_vs_params.svg" in (store.report_dir / "index.html").read_text()
 
 
 def test_importing_the_report_loads_neither_torch_nor_matplotlib() -> None:

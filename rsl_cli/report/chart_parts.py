@@ -1,0 +1,109 @@
+"""What the charts of a page share: axes, colours as the page's variables, what is followed, what hovering shows.
+
+A chart knows the state of its page by three parameters: the ``lift`` and the ``seed`` that are followed (-1: none) and
+the position ``at`` of the time slider; and by three words that the page replaces: ``@loss`` is the column of the chosen
+loss, ``@size`` that of the chosen size, ``@name`` the loss's name.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any, cast
+
+import altair as alt
+
+OTHERS = "(lift >= 0 && datum.lift != lift) || (seed >= 0 && isDefined(datum.seed) && datum.seed != seed)"
+"""True of what is not followed, while something is."""
+SERIES = tuple(f"var(--s{i})" for i in range(6))
+INK, FAINT, ACCENT, LIMIT, ALARM = (f"var(--{name})" for name in ("ink", "faint", "accent", "limit", "alarm"))
+HEIGHT = 330
+_MOST_TICKS = 8
+_MOST_SERIES = 6
+
+
+def log_axis(values: Iterable[float], title: str) -> dict[str, Any]:
+    """Scale and axis of positive values: ticks at powers of ten, or at 1, 2, 5 over short ranges."""
+    known = list(values) or [0.1, 1.0]
+    low, high = math.log10(min(known)), math.log10(max(known))
+    pad = max(0.06, 0.03 * (high - low))
+    low, high = max(low - pad, -305.0), min(high + pad, 305.0)
+    stride = max(1, math.ceil((high - low) / _MOST_TICKS))
+    ticks = [10.0**k for k in range(math.ceil(low), math.floor(high) + 1) if k % stride == 0]
+    if len(ticks) < 3:
+        digits = [float(f"{d}e{k}") for k in range(math.floor(low), math.ceil(high) + 1) for d in (1, 2, 5)]
+        ticks = [tick for tick in digits if low <= math.log10(tick) <= high]
+    return {
+        "scale": alt.Scale(type="log", domain=[10**low, 10**high], nice=False),
+        "axis": alt.Axis(values=ticks, labelExpr="power(datum.value)"),
+        "title": title,
+    }
+
+
+def lift_axis(lifts: Sequence[int], title: str = "lift degree n") -> dict[str, Any]:
+    """Scale and axis of lift degrees."""
+    ticks = list(lifts)[:: math.ceil(len(lifts) / 12)]
+    domain = [min(lifts, default=1) / 1.15, max(lifts, default=2) * 1.15]
+    return {
+        "scale": alt.Scale(type="log", base=2, domain=domain, nice=False),
+        "axis": alt.Axis(values=ticks, format="d"),
+        "title": title,
+    }
+
+
+def share_axis() -> dict[str, Any]:
+    """Scale and axis of shares from 0 to 1."""
+    return {"scale": alt.Scale(domain=[-0.03, 1.03]), "axis": alt.Axis(values=[0, 0.25, 0.5, 0.75, 1], format="%")}
+
+
+def fading(shown: float) -> Any:
+    """The opacity of a mark that pales while another lift or seed is followed."""
+    return alt.when(OTHERS).then(alt.value(0.06)).otherwise(alt.value(shown))
+
+
+def tips(*fields: str) -> list[alt.Tooltip]:
+    """Fields to show on hovering: ``name:type=title``."""
+    parted = [field.partition("=") for field in fields]
+    return [
+        alt.Tooltip(
+            field, title=title or field.partition(":")[0], format=".4~g" if field.endswith(":Q") else alt.Undefined
+        )
+        for field, _, title in parted
+    ]
+
+
+def over(table: str) -> alt.Chart:
+    """A chart over one of the page's tables."""
+    return alt.Chart(alt.NamedData(table))
+
+
+def layered(*charts: Any) -> alt.LayerChart:
+    """Charts on the same axes."""
+    return cast(alt.LayerChart, alt.layer(*charts))
+
+
+def by_lift() -> alt.Color:
+    """The lift's own colour; the page's row of lifts is its legend."""
+    return alt.Color("lift:O", legend=None, scale=alt.Scale(range="ordinal"))
+
+
+def named(field: str, names: Sequence[str], title: str, columns: int | None = None) -> alt.Color:
+    """Colours of a few marked series, with a legend above."""
+    legend = alt.Legend(
+        orient="top",
+        direction="horizontal",
+        title=title or None,
+        symbolType="circle",
+        symbolOpacity=1,
+        labelLimit=320,
+        columns=columns or alt.Undefined,
+    )
+    return alt.Color(
+        f"{field}:N",
+        scale=alt.Scale(domain=list(names), range=[SERIES[i % 6] for i in range(len(names))]),
+        legend=legend,
+    )
+
+
+def evenly(names: Sequence[str]) -> list[str]:
+    """At most `_MOST_SERIES` of the names, with both ends."""
+    count = min(_MOST_SERIES, len(names))
+    return [names[round(i * (len(names) - 1) / max(1, count - 1))] for i in range(count)]

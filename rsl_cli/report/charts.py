@@ -1,0 +1,305 @@
+"""The figures of a page as Vega-Lite, over the tables of `page_data`: hover, follow a lift or a seed, switch."""
+
+import math
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any, cast
+
+import altair as alt
+
+from rsl_cli.report.chart_parts import (
+    ACCENT,
+    ALARM,
+    FAINT,
+    HEIGHT,
+    INK,
+    LIMIT,
+    OTHERS,
+    by_lift,
+    evenly,
+    fading,
+    layered,
+    lift_axis,
+    log_axis,
+    named,
+    over,
+    share_axis,
+    tips,
+)
+from rsl_cli.report.page_data import Data, ranges
+from rsl_cli.report.runs import LOSS_NAMES, StudyRuns
+from rsl_cli.report.theory_charts import (
+    bound_chart,
+    coverage_chart,
+    drift_chart,
+    inside_chart,
+    kappa_chart,
+    length_chart,
+)
+from rsl_cli.report.words import CAPTIONS
+
+
+def charts(runs: StudyRuns, data: Data, law: Sequence[Mapping[str, float]]) -> dict[str, dict[str, Any]]:
+    """Return a specification for every figure that the tables allow, in the order of the page.
+
+    Args:
+        runs: the study.
+        data: tables of `page_data`.
+        law: points of the fitted law, each with ``params``, ``lift`` and ``loss``; none where no law is quoted.
+    """
+    clock = "flow time t" if any(run.flow_time > 0 for run in runs.done) else "training step"
+    makers = {
+        "isochrones": ("isochrones", lambda: _isochrones(data)),
+        "loss_vs_params": ("points", lambda: _losses(data, runs, law)),
+        "trajectories": ("curves", lambda: _curves(data, clock)),
+        "decay": ("curves", lambda: _decay(data)),
+        "success": ("success", lambda: _success(runs, data)),
+        "learning_number": ("learning", lambda: _learning(runs, data)),
+        "bound": ("flow", lambda: bound_chart(data)),
+        "length": ("flow", lambda: length_chart(data)),
+        "kappa": ("kappa", lambda: kappa_chart(runs, data)),
+        "inside": ("inside", lambda: inside_chart(runs, data)),
+        "coverage": ("coverage", lambda: coverage_chart(runs, data)),
+        "drift": ("drift", lambda: drift_chart(data)),
+    }
+    if clock == "training step":
+        del makers["decay"]
+    return {name: _whole(name, make()) for name, (table, make) in makers.items() if table in data}
+
+
+def size_axes(runs: StudyRuns, data: Data) -> dict[str, dict[str, Any]]:
+    """Return the horizontal encodings by number of parameters and by lift, between which a page switches."""
+    params, title = ranges(data, ("points", "params")), "parameters P"
+    if runs.limit and _near(runs, data):
+        params.append(runs.limit)
+    elif runs.limit and params:
+        title += f" ({'all below' if runs.limit > max(params) else 'none below'} N k = {runs.limit:,.0f})"
+    return {
+        "params": alt.X("params:Q", **log_axis(params, title)).to_dict(),
+        "lift": alt.X("lift:Q", **lift_axis(runs.lifts)).to_dict(),
+    }
+
+
+def _whole(name: str, chart: alt.LayerChart) -> dict[str, Any]:
+    state = [alt.param(name=key, value=-1) for key in ("lift", "seed", "at")]
+    words = f"{CAPTIONS[name].title} {CAPTIONS[name].text}"
+    chart = chart.add_params(*state).properties(width="container", height=HEIGHT, description=words)
+    return cast(dict[str, Any], chart.to_dict())
+
+
+def _loss_range(data: Data, table: str, *more: tuple[str, str]) -> list[float]:
+    return ranges(data, (table, "train"), (table, "test"), *more)
+
+
+def _isochrones(data: Data) -> alt.LayerChart:
+    size = alt.X("@size:Q")
+    values = ranges(data, *(("isochrones", f"{view}{end}") for view in LOSS_NAMES for end in ("", "_q1", "_q3")))
+    scale = log_axis([*values, *ranges(data, ("lifts", "low"), ("lifts", "high"))], "@name loss")
+    loss = alt.Y("@loss:Q", **scale)
+    base = over("isochrones")
+    ages = (
+        base.transform_filter("datum.k % 2 == 0").mark_line(strokeWidth=1, color=FAINT).encode(size, loss, detail="k:N")
+    )
+    known = (
+        over("lifts")
+        .transform_filter("isValid(datum.low)")
+        .mark_rule(color=LIMIT, strokeWidth=7, opacity=0.45, clip=True)
+    )
+    open_ = over("lifts").transform_filter("datum.open")
+    limits = [
+        known.encode(
+            size, alt.Y("low:Q"), alt.Y2("high:Q"), tooltip=tips("lift:N", "low:Q=limit at least", "high:Q=at most")
+        ),
+        open_.mark_point(shape="triangle-down", color=LIMIT, filled=True, size=70, yOffset=14, opacity=0.75).encode(
+            size, alt.Y("high:Q"), tooltip=tips("lift:N", "high:Q=limit open below")
+        ),
+    ]
+    now = base.transform_filter("datum.k == at")
+    shown = tips(
+        "lift:N", "params:Q=P", "t:Q=time", "@loss:Q=median", "@loss_q1:Q=lower quartile", "@loss_q3:Q=upper quartile"
+    )
+    line = now.mark_line(strokeWidth=2.5, color=ACCENT).encode(size, loss)
+    bars = now.mark_rule(strokeWidth=2, color=ACCENT, opacity=0.5).encode(
+        size, alt.Y("@loss_q1:Q"), alt.Y2("@loss_q3:Q")
+    )
+    dots = now.mark_point(filled=True, size=75, color=ACCENT, opacity=1).encode(
+        size, loss, tooltip=[*shown, *tips("seeds:Q")], opacity=fading(1)
+    )
+    largest, marked = _apart(data["isochrones"])
+    ends = base.transform_filter(f"datum.lift == {largest} && (datum.k == at || indexof({marked}, datum.k) >= 0)")
+    names = ends.mark_text(align="left", dx=9, fontSize=11, color=INK).encode(
+        size, loss, text="label:N", opacity=alt.when("datum.k == at").then(alt.value(1)).otherwise(alt.value(0.5))
+    )
+    return layered(ages, *limits, bars, line, names, dots)
+
+
+def _apart(table: Mapping[str, list[Any]]) -> tuple[int, list[int]]:
+    """The largest lift, and the times at whose losses there labels do not collide: the last one, and others before."""
+    k, lift, loss = (table["columns"].index(name) for name in ("k", "lift", "train"))
+    rows = [row for row in table["rows"] if row[loss] and row[k] % 2 == 0]
+    largest = max((row[lift] for row in rows), default=0)
+    gap = 0.06 * (
+        math.log(max((row[loss] for row in rows), default=1)) - math.log(min((row[loss] for row in rows), default=1))
+    )
+    kept: list[tuple[int, float]] = []
+    for row in reversed([row for row in rows if row[lift] == largest]):
+        if all(abs(math.log(row[loss]) - height) >= gap for _, height in kept):
+            kept.append((row[k], math.log(row[loss])))
+    return largest, [at for at, _ in kept]
+
+
+def _losses(data: Data, runs: StudyRuns, law: Sequence[Mapping[str, float]]) -> alt.LayerChart:
+    size = alt.X("@size:Q")
+    loss = alt.Y("@loss:Q", **log_axis(_loss_range(data, "points", ("points", "low")), "@name loss"))
+    layers = []
+    if _near(runs, data) and runs.limit:
+        limit = alt.Chart(alt.InlineData([{"params": runs.limit, "lift": _lift_at(data, runs.limit), "is": "P = N k"}]))
+        layers += [
+            limit.mark_rule(color=INK, strokeDash=[6, 4]).encode(size, tooltip=tips("params:Q=P = N k")),
+            limit.mark_text(align="right", dx=-5, y=8, color=INK, fontSize=11).encode(size, text="is:N"),
+        ]
+    band = over("lifts").mark_area(color=ACCENT, opacity=0.13).encode(size, alt.Y("@loss_q1:Q"), alt.Y2("@loss_q3:Q"))
+    middle = over("lifts").mark_line(color=ACCENT, strokeWidth=2).encode(size, loss)
+    layers += [band, middle]
+    points = over("points").transform_filter("isValid(datum['@loss'])")
+    reach = points.transform_filter("isValid(datum.low) && headline")
+    layers.append(
+        reach.mark_rule(strokeWidth=1.5).encode(
+            size, alt.Y("low:Q"), alt.Y2("@loss:Q"), color=by_lift(), opacity=fading(0.6)
+        )
+    )
+    falling = points.transform_filter("datum.end == 'still falling'")
+    layers.append(
+        falling.mark_point(shape="arrow", angle=180, size=90, yOffset=9, filled=True).encode(
+            size, loss, color=by_lift(), opacity=fading(0.7)
+        )
+    )
+    shown = tips(
+        "run:N",
+        "lift:Q",
+        "seed:Q",
+        "params:Q=P",
+        "train:Q=training loss",
+        "test:Q=held-out loss",
+        "low:Q=limit at least",
+        "end:N=ended",
+    )
+    layers.append(
+        points.mark_point(filled=True, size=55, strokeWidth=1).encode(
+            size, loss, color=by_lift(), opacity=fading(0.85), tooltip=shown
+        )
+    )
+    lost = over("points").transform_filter("datum.end == 'diverged'")
+    layers.append(
+        lost.mark_point(shape="cross", angle=45, size=70, filled=True, color=ALARM, y=8).encode(
+            size, tooltip=tips("run:N", "end:N")
+        )
+    )
+    if law:
+        fitted = alt.Chart(alt.InlineData([dict(row) for row in law]))
+        layers.append(fitted.mark_line(color=INK, strokeDash=[2, 3], strokeWidth=1.8).encode(size, alt.Y("loss:Q")))
+    return layered(*layers).add_params(alt.param(name="headline", value=True))
+
+
+def _curves(data: Data, clock: str) -> alt.LayerChart:
+    loss = alt.Y("@loss:Q", **log_axis(_loss_range(data, "curves"), "@name loss"))
+    time = alt.X("t:Q", **log_axis(ranges(data, ("curves", "t")), clock))
+    return layered(_lines(time, loss, "@loss:Q", "@name loss"), _cursor(data))
+
+
+def _decay(data: Data) -> alt.LayerChart:
+    table = data["curves"]
+    t, train = (table["columns"].index(name) for name in ("t", "train"))
+    values = [4 * row[t] * row[train] for row in table["rows"] if row[train]]
+    loss = alt.Y("ruled:Q", **log_axis([value for value in values if value > 0], "4 t L(t)"))
+    time = alt.X("t:Q", **log_axis(ranges(data, ("curves", "t")), "flow time t"))
+    return layered(
+        _lines(time, loss, "ruled:Q", "4 t L").transform_calculate(ruled="4 * datum.t * datum.train"), _cursor(data)
+    )
+
+
+def _lines(x: alt.X, y: alt.Y, field: str, title: str) -> alt.LayerChart:
+    column = field.partition(":")[0]
+    base = over("curves").transform_filter(f"isValid(datum['{column}'])") if column.startswith("@") else over("curves")
+    lines = base.mark_line(strokeWidth=1.3).encode(x, y, detail="run:N", color=by_lift(), opacity=fading(0.75))
+    # A line has one tooltip for all of itself; its points have one each.
+    dots = base.mark_point(size=28, filled=True).encode(
+        x, y, color=by_lift(), opacity=alt.when(OTHERS).then(alt.value(0)).otherwise(alt.value(0.01)),
+        tooltip=tips("run:N", "lift:Q", "seed:Q", "t:Q", f"{field}={title}"),
+    )  # fmt: skip
+    return layered(lines, dots)
+
+
+def _cursor(data: Data) -> alt.Chart:
+    """A line at the time of the slider."""
+    times = {row[0]: row[1] for row in data.get("isochrones", {"rows": []})["rows"]}
+    rows = alt.InlineData([{"k": k, "t": t} for k, t in times.items()])
+    return (
+        alt.Chart(rows)
+        .transform_filter("datum.k == at")
+        .mark_rule(color=ACCENT, strokeDash=[3, 3])
+        .encode(alt.X("t:Q"))
+    )
+
+
+def _success(runs: StudyRuns, data: Data) -> alt.LayerChart:
+    names = _telling(data["success"]["rows"])
+    base = over("success").transform_filter(alt.FieldOneOfPredicate(field="target", oneOf=names))
+    x, colour = alt.X("lift:Q", **lift_axis(runs.lifts)), named("target", names, "target ε")
+    y = alt.Y("share:Q", title="share of seeds with loss ≤ ε", **share_axis())
+    shown = tips("target:N=ε", "lift:Q", "successes:Q", "seeds:Q=of seeds", "low:Q=at least", "high:Q=at most")
+    bars = base.mark_rule(strokeWidth=1.2, opacity=0.45).encode(x, alt.Y("low:Q"), alt.Y2("high:Q"), color=colour)
+    lines = base.mark_line(strokeWidth=2).encode(x, y, color=colour)
+    return layered(
+        bars,
+        lines,
+        base.mark_point(filled=True, size=60, opacity=1).encode(x, y, color=colour, tooltip=shown, opacity=fading(1)),
+    )
+
+
+def _telling(rows: Sequence[Sequence[Any]]) -> list[str]:
+    """Some targets, evenly over those that a part of the seeds reaches; equal curves are shown once."""
+    curves: dict[str, list[tuple[int, int]]] = {}
+    for _, name, _, successes, seeds, *_ in rows:
+        curves.setdefault(name, []).append((successes, seeds))
+    distinct = list({tuple(curve): name for name, curve in curves.items()}.values())
+    partial = [name for name in distinct if 0 < sum(s for s, _ in curves[name]) < sum(m for _, m in curves[name])]
+    return evenly(partial or distinct)
+
+
+def _learning(runs: StudyRuns, data: Data) -> alt.LayerChart:
+    x = alt.X("eps:Q", **log_axis(ranges(data, ("learning", "eps")), "target loss ε"))
+    axis = lift_axis(runs.lifts)
+    base, top = over("learning"), max(runs.lifts, default=2) * 1.15
+    band = (
+        base.transform_filter("isValid(datum.low)")
+        .transform_calculate(reach=f"isValid(datum.high) ? datum.high : {top}")
+        .mark_area(color=ACCENT, opacity=0.14)
+        .encode(x, alt.Y("low:Q", **axis), alt.Y2("reach:Q"))
+    )
+    shown = tips("eps:Q=ε", "some:Q=some seed from lift", "point:Q=learning number", "low:Q=at best", "high:Q=at worst")
+    names = {"point": "learning number, with its interval", "some": "some seed reaches it"}
+    layers, colour = [band], named("series", list(names.values()), "", 1)
+    for field, name in names.items():
+        kept = base.transform_filter(f"isValid(datum.{field})").transform_calculate(series=f"'{name}'")
+        dash = [5, 3] if field == "some" else [1, 0]
+        layers.append(kept.mark_line(strokeWidth=2, strokeDash=dash).encode(x, alt.Y(f"{field}:Q"), color=colour))
+        mark = kept.mark_point(filled=field == "point", size=60, opacity=1)
+        layers.append(mark.encode(x, alt.Y(f"{field}:Q"), color=colour, tooltip=shown))
+    return layered(*layers)
+
+
+def _near(runs: StudyRuns, data: Data) -> bool:
+    params = ranges(data, ("points", "params"))
+    return runs.limit is not None and bool(params) and min(params) / 3 <= runs.limit <= max(params) * 3
+
+
+def _lift_at(data: Data, params: float) -> float | None:
+    """The lift of so many parameters, between those there are; None beyond them."""
+    table = data.get("lifts", {"columns": [], "rows": []})
+    pairs = sorted((row[1], row[0]) for row in table["rows"] if row[1])
+    for (low, first), (high, second) in pairwise(pairs):
+        if low <= params <= high and high > low:
+            share = (math.log(params) - math.log(low)) / (math.log(high) - math.log(low))
+            return math.exp(math.log(first) + share * (math.log(second) - math.log(first)))
+    return None

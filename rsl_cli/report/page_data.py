@@ -1,0 +1,271 @@
+"""What a page's figures and its table of runs are drawn from, thinned so that the page of any study opens.
+
+Tables are columns and rows of plain JSON, numbers with a few digits: the page has room for what can be told apart.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rsl_cli.report.joint import clock_of, isochrone_grid, losses_at, params_of
+from rsl_cli.report.measures import Measures
+from rsl_cli.report.population_plots import drift_kinds, quartiles
+from rsl_cli.report.runs import Run, StudyRuns, Which
+from rsl_cli.report.tangent import flow_curves, inside_shares, kappa_at_start, telling_epsilon
+from rsl_cli.report.verdict import learning_numbers, success_by_epsilon
+from rsl_cli.report.words import figure_of, group_symbol
+from rsl_cli.stats import quantile
+
+Array = NDArray[np.float64]
+Data = dict[str, dict[str, list[Any]]]
+"""Name -> columns and rows."""
+
+MOST_DRAWN = 600
+"""Runs that are drawn one by one; of more, the first seeds of each lift."""
+MOST_LISTED = 5000
+"""Runs that the table lists."""
+_MOST_POINTS = 18_000
+_DIGITS = 4
+
+
+def page_data(runs: StudyRuns, measures: Measures, delta: float) -> Data:
+    """Return the tables of a page.
+
+    Args:
+        runs: the study.
+        measures: what was measured on its networks.
+        delta: accepted probability of missing a target.
+
+    Returns:
+        Tables by name; those of nothing are left out.
+    """
+    drawn = first_seeds(runs.runs, MOST_DRAWN)
+    found = {
+        "runs": _runs(runs),
+        "points": _points(runs, drawn),
+        "lifts": _lifts(runs),
+        "curves": _curves(runs, drawn),
+        "isochrones": _isochrones(runs),
+        "success": _success(runs),
+        "learning": _learning(runs, delta),
+        **_tangent(runs, drawn, measures),
+        "coverage": _coverage(measures),
+        "drift": _drift(measures),
+    }
+    return {name: table for name, table in found.items() if table["rows"]}
+
+
+def first_seeds(runs: Sequence[Run], most: int) -> list[Run]:
+    """At most so many of the runs, the first seeds of every lift."""
+    lifts = {run.key.lift for run in runs}
+    if len(runs) <= most or not lifts:
+        return list(runs)
+    share, seen, kept = max(1, most // len(lifts)), dict.fromkeys(lifts, 0), []
+    for run in runs:
+        seen[run.key.lift] += 1
+        if seen[run.key.lift] <= share:
+            kept.append(run)
+    return kept
+
+
+def thinned(x: Array, most: int) -> NDArray[np.intp]:
+    """Indices of at most so many of ascending positive values, evenly in the logarithm, with both ends."""
+    if x.size <= most:
+        return np.arange(x.size)
+    wanted = np.geomspace(x[0], x[-1], most)
+    return np.unique(np.clip(np.searchsorted(x, wanted), 0, x.size - 1))
+
+
+def _table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> dict[str, list[Any]]:
+    return {"columns": list(columns), "rows": [[_plain(cell) for cell in row] for row in rows]}
+
+
+def _plain(value: Any) -> Any:
+    """A cell with the digits that a reader can use; what is no number is null."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float):
+        return float(f"{value:.{_DIGITS}g}") if math.isfinite(value) else None
+    return value
+
+
+def _runs(runs: StudyRuns) -> dict[str, list[Any]]:
+    """The table of runs: every planned one."""
+    columns = ("run", "lift", "seed", "status", "params", "train", "test", "low", "high", "loss_std", "accuracy")
+    more = ("time", "steps", "grad_norm", "distance", "stop", "seconds", "id")
+    records = {record.run_id: record for record in runs.records}
+    rows = []
+    for run in first_seeds(runs.runs, MOST_LISTED):
+        record, limit = records.get(run.key.run_id), run.limit(runs.headline)
+        told = {} if record is None else record.values()
+        status = "diverged" if run.diverged else run.status
+        known = status == "done"
+        rows.append(
+            [
+                *(run.name, run.key.lift, run.key.seed, status, run.params, run.train_loss, run.test_loss),
+                *(limit.low if known else None, limit.high if known else None),
+                *(told.get("loss_std"), run.accuracy, run.flow_time, told.get("steps")),
+                *(told.get("grad_norm"), told.get("distance"), run.stop_reason, run.wall_seconds, run.key.run_id),
+            ]
+        )
+    return _table([*columns, *more], rows)
+
+
+def _points(runs: StudyRuns, drawn: Sequence[Run]) -> dict[str, list[Any]]:
+    """Final losses, one row per run; ``end`` says how a mark is to be read."""
+    columns = ("run", "lift", "seed", "params", "train", "test", "low", "end")
+    rows = []
+    for run in drawn:
+        if run.status == "done":
+            end = "diverged" if run.diverged else "still falling" if run.under_trained else "at its limit"
+            end = "stopped at its target" if run.stop_reason == "target" else end
+            low = run.limit(runs.headline).low
+            rows.append(
+                [run.name, run.key.lift, run.key.seed, run.params]
+                + [_positive(value) for value in (run.train_loss, run.test_loss, low)]
+                + [end]
+            )
+    return _table(columns, rows)
+
+
+def _lifts(runs: StudyRuns) -> dict[str, list[Any]]:
+    """Medians and quartiles of all finished runs by lift, and where the limits lie."""
+    names = ("train", "test")
+    columns = ["lift", "params", *(f"{name}{end}" for name in names for end in ("", "_q1", "_q3")), "low", "high"]
+    rows = []
+    for lift in runs.lifts:
+        done = [run for run in runs.at(lift) if run.status == "done"]
+        if done:
+            ends = [quantile([getattr(run.limit(runs.headline), end) for run in done], 0.5) for end in ("low", "high")]
+            losses = [cell for name in names for cell in _quartiles([run.loss(name) for run in done])]
+            rows.append([lift, params_of(runs, lift), *losses, *(_positive(end) for end in ends)])
+    return _table([*columns, "open"], [[*row, row[-2] is None and row[-1] is not None] for row in rows])
+
+
+def _curves(runs: StudyRuns, drawn: Sequence[Run]) -> dict[str, list[Any]]:
+    column = clock_of(runs)
+    most = max(12, min(60, _MOST_POINTS // max(1, len(drawn))))
+    rows = []
+    for run in drawn:
+        frame = runs.trajectories.get(run.name)
+        if run.status != "done" or frame is None or not {column, "loss"} <= frame.keys():
+            continue
+        at, train = frame[column], frame["loss"]
+        test = frame.get("test_loss", np.full(at.size, np.nan))
+        kept = np.isfinite(at) & (at > 0)
+        at, train, test = at[kept], train[kept], test[kept]
+        rows += [
+            [run.name, run.key.lift, run.key.seed, at[i], _positive(train[i]), _positive(test[i])]
+            for i in (thinned(at, most) if at.size else [])
+        ]
+    return _table(["run", "lift", "seed", "t", "train", "test"], rows)
+
+
+def _isochrones(runs: StudyRuns) -> dict[str, list[Any]]:
+    """Medians and quartiles over seeds on a grid of times; ``k`` counts the times."""
+    views: tuple[Which, ...] = ("train", "test") if runs.headline == "test" else ("train",)
+    column, times = isochrone_grid(runs)
+    mark, rows = "t" if column == "time" else "step", []
+    for k, at in enumerate(times):
+        found = {view: losses_at(runs, column, at, view) for view in views}
+        for lift in runs.lifts:
+            cells = {view: found[view].get(lift, np.array([])) for view in views}
+            if any(cell.size for cell in cells.values()):
+                losses = [cell for view in views for cell in _quartiles(cells[view])]
+                seeds, name = len(next(iter(cells.values()))), f"{mark} = {figure_of(float(f'{at:.2g}'))}"
+                rows.append([k, at, name, lift, params_of(runs, lift), seeds, *losses])
+    ends = [f"{view}{end}" for view in views for end in ("", "_q1", "_q3")]
+    return _table(["k", "t", "label", "lift", "params", "seeds", *ends], rows)
+
+
+def _success(runs: StudyRuns) -> dict[str, list[Any]]:
+    rows = [
+        [
+            *(float(key), figure_of(float(key)), lift, share.successes, share.runs),
+            *(share.successes / share.runs, share.low, share.high),
+        ]
+        for key, row in success_by_epsilon(runs).items()
+        for lift, share in row.items()
+    ]
+    return _table(["eps", "target", "lift", "successes", "seeds", "share", "low", "high"], rows)
+
+
+def _learning(runs: StudyRuns, delta: float) -> dict[str, list[Any]]:
+    rows = [
+        [eps, some, number.point, number.low, number.high]
+        for eps, (some, number) in learning_numbers(runs, delta).items()
+    ]
+    return _table(["eps", "some", "point", "low", "high"], rows)
+
+
+def _tangent(runs: StudyRuns, drawn: Sequence[Run], measures: Measures) -> Data:
+    kappa = [
+        [eps, figure_of(eps), lift, *_quartiles(values), int(np.isinf(values).sum()), values.size]
+        for eps, row in kappa_at_start(measures.tangent).items()
+        for lift, values in row.items()
+    ]
+    names, flow = {run.name: run for run in drawn}, []
+    for curve in flow_curves(runs, runs.trajectories, measures.tangent):
+        if curve.run in names:
+            rows = zip(curve.time, curve.loss, curve.loss_bound, curve.distance, curve.length_bound, strict=True)
+            kept = set(thinned(curve.time, 30).tolist())
+            start = [curve.run, curve.lift, names[curve.run].key.seed]
+            flow += [[*start, *map(_positive, row)] for i, row in enumerate(rows) if i in kept]
+    shares, inside = inside_shares(measures.tangent), []
+    if shares:
+        for level, row in shares[telling_epsilon(shares)].items():
+            name = "any finite κ" if math.isinf(level) else f"κ ≤ {figure_of(level)}"
+            inside += [
+                [name, lift, found.seeds.successes / found.seeds.runs, found.seeds.low, found.seeds.high, found.probes]
+                for lift, found in row.items()
+            ]
+    return {
+        "kappa": _table(["eps", "target", "lift", "kappa", "q1", "q3", "infinite", "seeds"], kappa),
+        "flow": _table(["run", "lift", "seed", "t", "loss", "bound", "distance", "length"], flow),
+        "inside": _table(["level", "lift", "share", "low", "high", "probes"], inside),
+    }
+
+
+def _coverage(measures: Measures) -> dict[str, list[Any]]:
+    if not len(measures.coverage):
+        return _table([], [])
+    rows = [
+        [vertex, f"{eta:g}", lift, quantile(group["covering"], 0.5) or None, quantile(group["share"], 0.5)]
+        for vertex, part in measures.coverage.by("vertex").items()
+        for eta, series in part.by("eta").items()
+        for lift, group in series.by("lift").items()
+    ]
+    return _table(["vertex", "eta", "lift", "covering", "share"], rows)
+
+
+def _drift(measures: Measures) -> dict[str, list[Any]]:
+    rows = []
+    for names, column, label in drift_kinds(measures.drift):
+        groups = measures.drift.by("group")
+        for name in names:
+            for lift, low, middle, high in quartiles(groups[name], column):
+                rows.append([group_symbol(name), label, int(lift), *map(_positive, (low, middle, high))])
+    return _table(["group", "measure", "lift", "low", "median", "high"], rows)
+
+
+def _quartiles(values: Sequence[float] | Array) -> list[float | None]:
+    """Median, lower and upper quartile; null where there is none above zero, as on a logarithmic axis."""
+    known = [float(value) for value in values if not math.isnan(value)]
+    return [_positive(quantile(known, q)) if known else None for q in (0.5, 0.25, 0.75)]
+
+
+def _positive(value: Any) -> float | None:
+    return float(value) if 0 < value < math.inf else None
+
+
+def ranges(data: Mapping[str, Mapping[str, list[Any]]], *fields: tuple[str, str]) -> list[float]:
+    """All positive numbers in some columns of some tables."""
+    found = []
+    for table, column in fields:
+        if table in data and column in data[table]["columns"]:
+            i = data[table]["columns"].index(column)
+            found += [row[i] for row in data[table]["rows"] if row[i] is not None and row[i] > 0]
+    return found

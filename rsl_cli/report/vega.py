@@ -1,0 +1,41 @@
+"""The library that draws a page's figures, as one script to put into the page.
+
+Vega, Vega-Lite and their embedding come inside the package vl-convert, which needs seconds to bundle them; the bundle
+is kept in the user's cache, under the versions that it is made of.
+"""
+
+import os
+import tempfile
+from contextlib import suppress
+from importlib import metadata
+from pathlib import Path
+
+from rsl_cli.study.files import write_atomic
+
+
+def vega_script() -> str:
+    """Return JavaScript that defines ``vegaEmbed``, from the cache where it is there."""
+    kept = _cache() / f"vega-{metadata.version('vl-convert-python')}.js"
+    with suppress(OSError, UnicodeDecodeError):
+        script = kept.read_text(encoding="utf-8")
+        # A file that another program damaged is made again.
+        if script.rstrip().endswith(_LAST):
+            return script
+    import vl_convert
+
+    script = f"{vl_convert.javascript_bundle('window.vegaEmbed = vegaEmbed;')}\n{_LAST}\n"
+    if "</script" in script:
+        raise RuntimeError("the bundle of Vega cannot stand inside a page")
+    with suppress(Exception):
+        write_atomic(kept, script.encode())
+    return script
+
+
+_LAST = "/* end of Vega */"
+
+
+def _cache() -> Path:
+    home = os.environ.get("XDG_CACHE_HOME")
+    with suppress(RuntimeError):
+        return (Path(home) if home else Path.home() / ".cache") / "rsl"
+    return Path(tempfile.gettempdir()) / "rsl"
