@@ -34,7 +34,11 @@ WIDE = (8.4, 4.6)
 
 STYLE: dict[str, Any] = {
     "font.size": 10,
-    "axes.titlesize": 11,
+    "axes.titlesize": 11.5,
+    "axes.titlelocation": "left",
+    "axes.titleweight": "bold",
+    "figure.titlesize": 11.5,
+    "figure.titleweight": "bold",
     "axes.labelsize": 10,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -52,7 +56,7 @@ STYLE: dict[str, Any] = {
 _DPI = 160
 _MOST_TICKS = 11
 _LONGEST_NAME = 36
-_FAR_LIMIT = 8.0
+_FAR_LIMIT = 3.0
 _FAR_POWER = 305.0
 """How far an axis goes; what lies farther out is drawn beyond its edge."""
 _OWN_TICKS = 200.0
@@ -129,16 +133,16 @@ def params_axis(axes: Axes, params: Sequence[float], limit: float | None) -> Non
     if near:
         right = axes.get_xlim()[1]
         axes.axvline(limit, color=GREY, linestyle=(0, (6, 3)), linewidth=1.2, label=f"P = N k = {limit:,.0f}")
-        axes.axvspan(limit, right, color=GREY, alpha=0.12, linewidth=0, label="overparametrised")
+        axes.axvspan(limit, right, color=GREY, alpha=0.12, linewidth=0, label="overparametrised, P ≥ N k")
         axes.set_xlim(right=right)
     else:
         side = "all" if limit > max(params) else "none"
-        axes.set_xlabel(f"parameters P  ({side} below samples x outputs = {limit:,.0f})")
+        axes.set_xlabel(f"parameters P  ({side} below N k = {limit:,.0f}, samples × outputs)")
 
 
 def lift_colours(lifts: Sequence[int]) -> dict[int, Any]:
-    """Return a colour for every lift, dark for small and bright for large ones."""
-    return dict(zip(lifts, matplotlib.colormaps["viridis"](np.linspace(0, 0.92, max(1, len(lifts)))), strict=False))
+    """Return a colour for every lift, dark for small and bright for large ones, none too pale for white paper."""
+    return dict(zip(lifts, matplotlib.colormaps["viridis"](np.linspace(0, 0.82, max(1, len(lifts)))), strict=False))
 
 
 def lift_bar(figure: Figure, panels: Any, lifts: Sequence[int]) -> None:
@@ -166,7 +170,8 @@ def legend(figure: Figure, *panels: Axes, below: bool = False, columns: int = 1)
         label: handle for axes in panels for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
     }
     if handles:
-        place = "outside lower center" if below else "outside right upper"
+        place = "outside right center" if figure.get_suptitle() else "outside right upper"
+        place = "outside lower center" if below else place
         figure.legend(list(handles.values()), list(handles), loc=place, ncols=columns)
 
 

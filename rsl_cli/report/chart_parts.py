@@ -22,7 +22,7 @@ _MOST_SERIES = 6
 
 def log_axis(values: Iterable[float], title: str) -> dict[str, Any]:
     """Scale and axis of positive values: ticks at powers of ten, or at 1, 2, 5 over short ranges."""
-    known = list(values) or [0.1, 1.0]
+    known = [value for value in values if 0 < value < math.inf] or [0.1, 1.0]
     low, high = math.log10(min(known)), math.log10(max(known))
     pad = max(0.06, 0.03 * (high - low))
     low, high = max(low - pad, -305.0), min(high + pad, 305.0)

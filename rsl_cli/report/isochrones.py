@@ -29,13 +29,13 @@ def draw_isochrones(figure: Figure, runs: StudyRuns, headline: str) -> None:
     values += [low for low, _ in limits.values() if low > 0]
     bottom, _ = canvas.loss_axis(axes, values, f"{LOSS_NAMES[runs.headline]} loss ({canvas.plain(runs.loss_unit)})")
     canvas.params_axis(axes, [run.params for run in runs.done], runs.limit)
-    axes.set_title(canvas.wrapped(headline), loc="left")
+    figure.suptitle(canvas.wrapped(headline, 84), x=0.01, ha="left")
     if not values:
         canvas.note(axes, "no run has a trajectory")
         return
     params = {lift: params_of(runs, lift) for lift in runs.lifts}
     _draw_limits(axes, params, limits, bottom)
-    colours = matplotlib.colormaps["plasma"](np.linspace(0.8, 0.0, len(times)))
+    colours = matplotlib.colormaps["plasma"](np.linspace(0.75, 0.0, len(times)))
     for (at, row), colour in zip(curves.items(), colours, strict=True):
         if not row:
             continue

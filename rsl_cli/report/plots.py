@@ -17,11 +17,12 @@ from rsl_cli.report.runs import LOSS_NAMES, Run, StudyRuns, Which
 from rsl_cli.report.tangent_plots import tangent_drawings
 from rsl_cli.report.trajectory_plots import trajectory_drawings
 from rsl_cli.report.verdict import learning_numbers, success_by_epsilon
-from rsl_cli.report.words import figure_of
+from rsl_cli.report.words import CAPTIONS, figure_of
 from rsl_cli.stats import Law, quantile
 
 _LOSS_STYLES: dict[Which, tuple[str, str, str]] = {"test": (BLUE, "o", "-"), "train": (ORANGE, "s", "--")}
-_DODGE: dict[Which, float] = {"test": 0.98, "train": 1 / 0.98}
+_DODGE: dict[Which, float] = {"test": -0.007, "train": 0.007}
+"""How far the two losses of a run stand apart, as shares of the axis: one would hide the other."""
 
 
 def draw_all(
@@ -68,7 +69,7 @@ def _losses(figure: Figure, runs: StudyRuns, fit: Law | None, *, by_lift: bool) 
     lows = [run.limit(runs.headline).low for run in runs.done]
     extra = [low for low in lows if low > 0] + ([fit.floor] if fit is not None and fit.floor is not None else [])
     bottom, top = canvas.loss_axis(axes, [*all_losses, *extra], f"loss ({canvas.plain(runs.loss_unit)})")
-    axes.set_title(f"{canvas.plain(runs.name)}: loss against {'lift degree' if by_lift else 'number of parameters'}")
+    axes.set_title(CAPTIONS["loss_vs_lift" if by_lift else "loss_vs_params"].title)
     if by_lift:
         canvas.lift_axis(axes, runs.lifts)
         _shade_lifts(axes, runs)
@@ -90,7 +91,7 @@ def _points(axes: Axes, runs: StudyRuns, view: Which, by_lift: bool, bottom: flo
     colour, marker, line = _LOSS_STYLES[view]
     found, name = runs.with_loss(view), LOSS_NAMES[view]
     # Hollow and filled alone are lost where points pile up, so the losses stand a little apart as well.
-    dodge = _DODGE[view] if by_lift and runs.headline == "test" else 1.0
+    dodge = _dodge(axes, runs, view)
     fill = colour if view == runs.headline else "none"
     zero = [run for run in found if run.loss(view) <= 0]
     if zero:
@@ -130,7 +131,7 @@ def _points(axes: Axes, runs: StudyRuns, view: Which, by_lift: bool, bottom: flo
 
 def _mark_runs(axes: Axes, runs: StudyRuns, by_lift: bool, top: float) -> None:
     under = [run for run in runs.done if run.under_trained and 0 < run.loss(runs.headline) < math.inf]
-    dodge = _DODGE["test"] if by_lift and runs.headline == "test" else 1.0
+    dodge = _dodge(axes, runs, runs.headline)
     if under:
         axes.scatter(
             *([_place(run, by_lift) * dodge for run in under], [run.loss(runs.headline) for run in under]),
@@ -151,7 +152,7 @@ def _mark_runs(axes: Axes, runs: StudyRuns, by_lift: bool, top: float) -> None:
 
 def _limit_bars(axes: Axes, runs: StudyRuns, by_lift: bool, bottom: float) -> None:
     """A bar from each loss down to the least that its limit can be, an arrow where that is 0."""
-    dodge = _DODGE["test"] if by_lift and runs.headline == "test" else 1.0
+    dodge = _dodge(axes, runs, runs.headline)
     shown = [run for run in runs.done if 0 < run.loss(runs.headline) < math.inf]
     known = [run for run in shown if run.limit(runs.headline).low > 0]
     if known:
@@ -227,22 +228,22 @@ def _shade_lifts(axes: Axes, runs: StudyRuns) -> None:
     left, right = axes.get_xlim()
     before = [lift for lift in runs.lifts if lift < crowded[0]]
     start = math.sqrt(before[-1] * crowded[0]) if before else left
-    axes.axvspan(start, right, color=GREY, alpha=0.12, linewidth=0, label="overparametrised, P >= N k")
+    axes.axvspan(start, right, color=GREY, alpha=0.12, linewidth=0, label="overparametrised, P ≥ N k")
     axes.set_xlim(left, right)
 
 
 def _success(figure: Figure, runs: StudyRuns, delta: float) -> None:
     axes = figure.add_subplot()
-    axes.set_title(f"{canvas.plain(runs.name)}: share of seeds whose {LOSS_NAMES[runs.headline]} loss reaches a target")
+    axes.set_title(CAPTIONS["success"].title)
     canvas.lift_axis(axes, runs.lifts)
     axes.set_ylim(-0.04, 1.04)
-    axes.set_ylabel("share of seeds with loss <= eps (95 % exact interval)")
+    axes.set_ylabel(f"share of seeds with {LOSS_NAMES[runs.headline]} loss ≤ ε (95 % exact interval)")
     table = success_by_epsilon(runs)
     if not table:
         canvas.note(axes, "no run has a finite loss")
         return
     chosen = _telling(list(table), [sum(share.successes for share in row.values()) for row in table.values()])
-    axes.axhline(1 - delta, color=GREY, linestyle=":", linewidth=1.2, label=f"1 - delta = {1 - delta:g}")
+    axes.axhline(1 - delta, color=GREY, linestyle=":", linewidth=1.2, label=f"1 − δ = {1 - delta:g}")
     gap = float(np.diff(np.log2(runs.lifts)).min()) if len(runs.lifts) > 1 else 1.0
     for i, key in enumerate(chosen):
         (colour, marker), row = SERIES[i], table[key]
@@ -260,7 +261,7 @@ def _success(figure: Figure, runs: StudyRuns, delta: float) -> None:
             linewidth=1.3,
             elinewidth=0.8,
             capsize=2,
-            label=f"eps = {key}",
+            label=f"ε = {figure_of(float(key), tex=True)}",
         )
         for part in (*drawn.lines[1], *drawn.lines[2]):
             part.set_alpha(0.5)
@@ -278,10 +279,10 @@ def _telling(keys: list[str], successes: list[int]) -> list[str]:
 
 def _learning_number(figure: Figure, runs: StudyRuns, delta: float) -> None:
     axes = figure.add_subplot()
-    axes.set_title(f"{canvas.plain(runs.name)}: least lift degree that reaches a target")
+    axes.set_title(CAPTIONS["learning_number"].title)
     numbers = learning_numbers(runs, delta)
     witness = runs.witness_degree
-    canvas.log_axis(axes, numbers, f"target {LOSS_NAMES[runs.headline]} loss eps ({canvas.plain(runs.loss_unit)})")
+    canvas.log_axis(axes, numbers, f"target {LOSS_NAMES[runs.headline]} loss ε ({canvas.plain(runs.loss_unit)})")
     canvas.lift_axis(axes, [*runs.lifts, *([] if witness is None else [witness])], vertical=True)
     if not numbers:
         canvas.note(axes, "no run has a finite loss")
@@ -297,7 +298,7 @@ def _learning_number(figure: Figure, runs: StudyRuns, delta: float) -> None:
     where = np.isfinite(low).tolist()
     label = "interval of the learning number\n(open at the top: beyond the sweep)"
     axes.fill_between(targets, low, reach, where=where, color=BLUE, alpha=0.15, linewidth=0, label=label)
-    axes.plot(targets, point, color=BLUE, marker="o", label=f"learning number, delta = {delta:g}")
+    axes.plot(targets, point, color=BLUE, marker="o", label=f"learning number, δ = {delta:g}")
     label = "approximation number\n(upper bound: some seed reached it)"
     axes.plot(targets, some, color=VERMILLION, marker="s", markersize=8, mfc="none", linestyle="--", label=label)
     if witness is not None:
@@ -309,6 +310,12 @@ def _learning_number(figure: Figure, runs: StudyRuns, delta: float) -> None:
 
 def _degree(value: int | None) -> float:
     return math.nan if value is None else float(value)
+
+
+def _dodge(axes: Axes, runs: StudyRuns, view: Which) -> float:
+    """The factor by which a loss's marks stand aside on a logarithmic axis; 1 where there is but one loss."""
+    low, high = axes.get_xlim()
+    return (high / low) ** _DODGE[view] if runs.headline == "test" else 1.0
 
 
 def _place(run: Run, by_lift: bool) -> float:

@@ -11,6 +11,7 @@ from rsl_cli.report import canvas
 from rsl_cli.report.canvas import DASHES, GREY, SERIES, WIDE, Drawing
 from rsl_cli.report.measures import Measures, Rows
 from rsl_cli.report.runs import StudyRuns
+from rsl_cli.report.words import CAPTIONS, group_symbol
 from rsl_cli.stats import quantile
 
 
@@ -26,16 +27,17 @@ def population_drawings(runs: StudyRuns, measures: Measures) -> dict[str, Drawin
         drawings["coverage"] = (lambda figure: _coverage(figure, runs, measures.coverage), WIDE)
     kinds = drift_kinds(measures.drift)
     if kinds:
-        drawings["drift"] = (lambda figure: _drift(figure, runs, measures.drift, kinds), WIDE)
+        lines = sum(len(names) for names, _, _ in kinds)
+        drawings["drift"] = (
+            lambda figure: _drift(figure, runs, measures.drift, kinds),
+            (WIDE[0], 1.9 + 0.3 * max(5, lines)),
+        )
     return drawings
 
 
 def _coverage(figure: Figure, runs: StudyRuns, coverage: Rows) -> None:
     panels = figure.subplots(1, 2)
-    figure.suptitle(
-        f"{canvas.plain(runs.name)}: copies covering a witness",
-        fontsize=canvas.STYLE["axes.titlesize"],
-    )
+    figure.suptitle(CAPTIONS["coverage"].title, x=0.01, ha="left")
     etas = list(coverage.by("eta"))
     for panel, column, label in zip(
         panels,
@@ -55,7 +57,7 @@ def _coverage(figure: Figure, runs: StudyRuns, coverage: Rows) -> None:
                     color=colour,
                     marker=marker,
                     linestyle=DASHES[etas.index(eta) % len(DASHES)],
-                    label=f"{canvas.plain(vertex)}, eta = {eta:g}",
+                    label=f"{canvas.plain(vertex)}, η = {eta:g}",
                 )
                 none = lifts[medians == 0] * 2 ** (0.12 * i)
                 panel.scatter(none, np.full(none.size, bottom), marker="v", s=34, color=colour, zorder=4)
@@ -105,31 +107,24 @@ def drift_kinds(drift: Rows) -> list[_Kind]:
 
 
 def _drift(figure: Figure, runs: StudyRuns, drift: Rows, kinds: Sequence[_Kind]) -> None:
-    groups = drift.by("group")
-    panels = figure.subplots(1, len(kinds), squeeze=False)[0]
-    figure.suptitle(
-        f"{canvas.plain(runs.name)}: drift of the weights",
-        fontsize=canvas.STYLE["axes.titlesize"],
-    )
-    styles = {name: (*SERIES[i % len(SERIES)], DASHES[i % len(DASHES)]) for i, name in enumerate(groups)}
+    """A line for each group of weights, however many there are, and on it a mark for each lift."""
+    groups, colours = drift.by("group"), canvas.lift_colours(runs.lifts)
+    heights = [len(names) + 1 for names, _, _ in kinds]
+    panels = figure.subplots(len(kinds), 1, squeeze=False, height_ratios=heights)[:, 0]
+    figure.suptitle(CAPTIONS["drift"].title, x=0.01, ha="left")
     for panel, (names, column, label) in zip(panels, kinds, strict=True):
-        canvas.lift_axis(panel, runs.lifts)
         values = np.concatenate([groups[name][column] for name in names])
-        bottom, _ = canvas.loss_axis(panel, values[np.isfinite(values)], label)
-        for i, name in enumerate(names):
-            colour, marker, dash = styles[name]
-            lifts, low, middle, high = (np.array(part) for part in zip(*quartiles(groups[name], column), strict=True))
-            places = lifts * 2 ** (0.06 * (i - (len(names) - 1) / 2))
-            panel.plot(
-                *(places, np.where(middle > 0, middle, math.nan)),
-                color=colour,
-                marker=marker,
-                linestyle=dash,
-                label=canvas.plain(name),
-            )
-            panel.vlines(places, np.maximum(low, bottom), high, color=colour, linewidth=2.2, alpha=0.45)
-            panel.scatter(places[middle == 0], np.full((middle == 0).sum(), bottom), marker="v", s=34, color=colour)
-    canvas.legend(figure, *panels)
+        canvas.log_axis(panel, values[np.isfinite(values)], label)
+        left = panel.get_xlim()[0]
+        panel.set_ylim(len(names) - 0.4, -0.6)
+        panel.set_yticks(range(len(names)), [group_symbol(canvas.plain(name), tex=True) for name in names])
+        for line, name in enumerate(names):
+            for lift, low, middle, high in quartiles(groups[name], column):
+                colour = colours[int(lift)]
+                panel.hlines(line, max(low, left), max(high, left), color=colour, linewidth=2.2, alpha=0.45)
+                sign = "o" if middle > 0 else "<"
+                panel.plot(max(middle, left), line, marker=sign, color=colour, markersize=6, linestyle="none", zorder=4)
+    canvas.lift_bar(figure, list(panels), runs.lifts)
 
 
 def _series(rows: Rows, column: str) -> tuple[np.ndarray, np.ndarray]:

@@ -17,12 +17,12 @@ from rsl_cli.report.tangent import (
     ROUNDING,
     Curve,
     Inside,
-    epsilon_key,
     flow_curves,
     inside_shares,
     kappa_at_start,
     telling_epsilon,
 )
+from rsl_cli.report.words import CAPTIONS, figure_of
 from rsl_cli.stats import quantile
 from rsl_cli.study.survey import Sampled
 
@@ -62,9 +62,7 @@ def tangent_drawings(runs: StudyRuns, trajectories: Mapping[str, Sampled], tange
 def _bound(figure: Figure, runs: StudyRuns, curves: Sequence[Curve], lifts: Sequence[int]) -> None:
     columns = len(lifts) if len(lifts) <= _MOST_PANELS // 2 else -(-len(lifts) // 2)
     panels = figure.subplots(-(-len(lifts) // columns), columns, sharex=True, sharey=True, squeeze=False)
-    figure.suptitle(
-        f"{canvas.plain(runs.name)}: training loss of the flow under its bound", fontsize=canvas.STYLE["axes.titlesize"]
-    )
+    figure.suptitle(CAPTIONS["bound"].title, x=0.01, ha="left")
     shown = [curve for curve in curves if curve.lift in lifts]
     times = np.concatenate([curve.time for curve in shown])
     losses = np.concatenate([part for curve in shown for part in (curve.loss, curve.loss_bound)])
@@ -80,11 +78,11 @@ def _bound(figure: Figure, runs: StudyRuns, curves: Sequence[Curve], lifts: Sequ
         if i + columns >= len(lifts):
             panel.xaxis.set_tick_params(labelbottom=True)
             panel.set_xlabel("flow time t")
-        panel.set_title(f"n = {lifts[i]}")
+        panel.set_title(f"n = {lifts[i]}", fontweight="normal", fontsize=10)
         for k, curve in enumerate(own):
             label = "training loss L(t), each seed" if k == 0 else None
             panel.plot(curve.time, curve.loss, color=BLUE, linewidth=1.2, alpha=0.8, label=label)
-            label = "its bound: at each t the least over eps, with the largest kappa measured along its path"
+            label = "its bound: at each t the least over ε, with the largest κ measured along its path"
             panel.plot(
                 *(curve.time, curve.loss_bound),
                 color=VERMILLION,
@@ -101,12 +99,12 @@ def _bound(figure: Figure, runs: StudyRuns, curves: Sequence[Curve], lifts: Sequ
 
 def _length(figure: Figure, runs: StudyRuns, curves: Sequence[Curve]) -> None:
     axes = figure.add_subplot()
-    axes.set_title(f"{canvas.plain(runs.name)}: distance from the start under its bound")
+    axes.set_title(CAPTIONS["length"].title)
     pairs = [(curve, np.isfinite(curve.length_bound) & (curve.length_bound > 0)) for curve in curves]
     pairs = [(curve, kept & (curve.distance > 0)) for curve, kept in pairs]
     bounds = np.concatenate([curve.length_bound[kept] for curve, kept in pairs])
     distances = np.concatenate([curve.distance[kept] for curve, kept in pairs])
-    label = r"length bound, least over eps of $\sqrt{\kappa}\,\ln((s_0 - s_\epsilon)/(s - s_\epsilon))$"
+    label = r"length bound, least over ε of $\sqrt{\kappa}\,\ln((s_0 - s_\epsilon)/(s - s_\epsilon))$"
     canvas.log_axis(axes, bounds, label)
     canvas.loss_axis(axes, [*distances], r"distance $|\theta_t - \theta_0|$")
     colours = canvas.lift_colours(runs.lifts)
@@ -145,25 +143,40 @@ def _kappa(figure: Figure, runs: StudyRuns, start: Mapping[float, Mapping[int, A
     values = np.concatenate([kappas for eps in shown for kappas in start[eps].values()])
     bottom, _ = canvas.loss_axis(axes, values, r"$\kappa(\theta_0, \epsilon)$")
     for i, eps in enumerate(shown):
-        _kappa_series(axes, start[eps], epsilon_key(eps), i, len(shown), bottom)
+        _kappa_series(axes, start[eps], figure_of(eps, tex=True), i, len(shown), bottom)
     if beyond:
         _out_of_reach(panels[0], start, shown, beyond)
     canvas.lift_axis(axes, runs.lifts)
-    (panels[0] or axes).set_title(f"{canvas.plain(runs.name)}: tangent approximation number at the start")
+    _not_measured(axes, [lift for lift in runs.lifts if not any(lift in row for row in start.values())])
+    (panels[0] or axes).set_title(CAPTIONS["kappa"].title)
     canvas.legend(figure, axes)
 
 
+def _not_measured(axes: Axes, lifts: Sequence[int]) -> None:
+    """Say at the lifts whose kappa nobody took that it was left out: an empty place would look like an infinite one."""
+    for lift in lifts:
+        axes.text(
+            *(lift, 0.03, "not measured"),
+            transform=axes.get_xaxis_transform(),
+            rotation=90,
+            ha="center",
+            va="bottom",
+            fontsize=8.5,
+            color=GREY,
+        )
+
+
 def _kappa_series(axes: Axes, row: Mapping[int, Array], name: str, i: int, count: int, bottom: float) -> None:
-    (colour, marker), shift = SERIES[i], 2 ** (0.05 * (i - (count - 1) / 2))
+    (colour, marker), shift = SERIES[i], 2 ** (0.03 * (i - (count - 1) / 2))
     lifts = sorted(row)
     middle, low, high = (np.array([_drawable(quantile(row[lift], q)) for lift in lifts]) for q in (0.5, 0.25, 0.75))
     places = np.array(lifts) * shift
-    axes.plot(places, middle, color=colour, marker=marker, linestyle=DASHES[i], label=f"eps = {name}")
+    axes.plot(places, middle, color=colour, marker=marker, linestyle=DASHES[i], label=f"ε = {name}")
     axes.vlines(places, low, high, color=colour, linewidth=2.2, alpha=0.45)
     reached = [place for place, lift in zip(places, lifts, strict=True) if (row[lift] == 0).any()]
     if reached:
         counts = sum(int((kappas == 0).sum()) for kappas in row.values())
-        label = f"kappa is 0: loss <= eps at the start ({counts})"
+        label = f"κ = 0: loss ≤ ε at the start ({counts})"
         axes.scatter(reached, [bottom] * len(reached), marker="v", s=34, color=colour, label=label, zorder=4)
 
 
@@ -201,8 +214,8 @@ def _inside(
     low, high = float(np.nanmin(radii)), float(np.nanmax(radii))
     radius = f"{low:.3g}" if high <= low * 1.001 else f"{low:.3g} to {high:.3g}"
     axes.set_title(
-        f"{canvas.plain(runs.name)}\n"
-        f"seeds whose probes at distance R = {radius} all lie in A(kappa, eps = {epsilon_key(epsilon)})"
+        f"{CAPTIONS['inside'].title}\n"
+        f"Seeds whose probes at distance R = {radius} all lie in A(κ, ε = {figure_of(epsilon, tex=True)})"
     )
     canvas.lift_axis(axes, runs.lifts)
     axes.set_ylim(-0.04, 1.04)
@@ -214,7 +227,7 @@ def _inside(
         seeds = [row[lift].seeds for lift in lifts]
         share = np.array([found.successes / found.runs for found in seeds])
         errors = [share - [found.low for found in seeds], [found.high for found in seeds] - share]
-        name = "any finite kappa" if math.isinf(kappa) else f"kappa = {kappa:g}"
+        name = "any finite κ" if math.isinf(kappa) else f"κ = {figure_of(kappa, tex=True)}"
         axes.plot(places, share, color=colour, marker=marker, label=name)
         axes.errorbar(
             *(places, share),

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from rsl_cli.report import canvas
 from rsl_cli.report.canvas import DASHES, WIDE, Drawing
 from rsl_cli.report.runs import LOSS_NAMES, StudyRuns, Which
+from rsl_cli.report.words import CAPTIONS
 from rsl_cli.study.survey import Sampled
 
 Array = NDArray[np.float64]
@@ -42,11 +43,11 @@ def _trajectories(figure: Figure, runs: StudyRuns, trajectories: Mapping[str, Sa
     values = [value for found in curves.values() for _, _, y in found for value in y]
     places = [value for found in curves.values() for _, x, _ in found for value in x]
     panels = figure.subplots(1, len(views), sharey=True, squeeze=False)[0]
-    figure.suptitle(f"{canvas.plain(runs.name)}: loss while training", fontsize=canvas.STYLE["axes.titlesize"])
+    figure.suptitle(CAPTIONS["trajectories"].title, x=0.01, ha="left")
     for panel, view in zip(panels, views, strict=True):
         canvas.log_axis(panel, places, label)
         canvas.loss_axis(panel, values, f"loss ({canvas.plain(runs.loss_unit)})" if panel is panels[0] else "")
-        panel.set_title(f"{LOSS_NAMES[view]} loss")
+        panel.set_title(f"{LOSS_NAMES[view]} loss", fontweight="normal", fontsize=10)
         if not curves[view]:
             canvas.note(panel, "no trajectory")
         _draw(panel, runs.lifts, curves[view])
@@ -55,7 +56,7 @@ def _trajectories(figure: Figure, runs: StudyRuns, trajectories: Mapping[str, Sa
 
 def _decay(figure: Figure, runs: StudyRuns, curves: Curves) -> None:
     axes = figure.add_subplot()
-    axes.set_title(f"{canvas.plain(runs.name)}: 4 t L(t), level where L falls like 1/t")
+    axes.set_title(f"{CAPTIONS['decay'].title} Then 4 t L(t) is level")
     canvas.log_axis(axes, [value for _, t, _ in curves for value in t], "flow time t")
     canvas.loss_axis(axes, [value for _, _, y in curves for value in y], "4 t L(t), training loss")
     _draw(axes, runs.lifts, curves)

@@ -165,6 +165,16 @@ def _shares(columns: Mapping[str, int]) -> dict[str, tuple[float, float]]:
     return shares
 
 
+def _font(name: str) -> float:
+    """Points at which a vertex's name leaves room for its arrows."""
+    return max(4.0, min(8.0, 60 / len(name)))
+
+
+def _reach(name: str) -> float:
+    """Points from the middle of a vertex to beyond its border."""
+    return max(13.0, 0.32 * _font(name) * len(name) + 7)
+
+
 def _draw_base(axes: Axes, lift: Lift, columns: Mapping[str, int]) -> None:
     shares = _shares(columns)
     places = {name: (float(column), sum(shares[name]) / 2) for name, column in columns.items()}
@@ -181,8 +191,8 @@ def _draw_base(axes: Axes, lift: Lift, columns: Mapping[str, int]) -> None:
             color=colour,
             linestyle=dash,
             connectionstyle=f"arc3,rad={bow}",
-            shrinkA=15,
-            shrinkB=15,
+            shrinkA=_reach(source),
+            shrinkB=_reach(target),
         )
         axes.add_patch(arrow)
         (x0, y0), (x1, y1) = places[source], places[target]
@@ -192,8 +202,8 @@ def _draw_base(axes: Axes, lift: Lift, columns: Mapping[str, int]) -> None:
             _label(edges), middle, (0, 4), textcoords="offset points", ha="center", fontsize=6.5, color="#444444"
         )
     for name, place in places.items():
-        axes.scatter(*place, s=420, color="white", edgecolor="#222222", zorder=3)
-        axes.annotate(name, place, ha="center", va="center", fontsize=8, zorder=4)
+        box = {"boxstyle": "round,pad=0.5,rounding_size=1.1", "facecolor": "white", "edgecolor": "#222222"}
+        axes.annotate(name, place, ha="center", va="center", fontsize=_font(name), bbox=box, zorder=4)
     axes.set_title(f"base graph {lift.base.name}")
     _frame(axes, columns)
 

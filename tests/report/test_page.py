@@ -1,17 +1,32 @@
 """The page in a real browser: what one does with it, at every width, in the dark, on paper, from another folder."""
 
+import io
 import os
 import re
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import altair as alt
+import matplotlib.image
+import numpy as np
 import pytest
-from fake_study import make_study
+from fake_study import make_study, params_of
+from jsonschema.exceptions import ValidationError
+from matplotlib.figure import Figure
 
-from rsl_cli.report import write_report
+from rsl_cli.report import canvas, write_report
+from rsl_cli.report.charts import charts
+from rsl_cli.report.measures import Measures, Rows, read_measures
+from rsl_cli.report.page_data import page_data
+from rsl_cli.report.plots import law_span
+from rsl_cli.report.population_plots import population_drawings
+from rsl_cli.report.runs import read_runs
 from rsl_cli.report.words import figure_of, group_symbol, powers, remedy_of
+from rsl_cli.stats import Law
 from rsl_cli.study.store import StudyStore
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -202,6 +217,46 @@ def test_the_page_of_a_large_study_opens(tmp_path: Path) -> None:
     text = (store.report_dir / "index.html").read_text()
     assert len(text.encode()) < SIZE
     assert "Of 10,000 runs, about 600 are drawn one by one" in text and "Of 10,000 runs, 5,000 are listed" in text
+
+
+def test_charts_obey_the_schema(study: StudyStore) -> None:
+    runs = read_runs(study)
+    data = page_data(runs, read_measures(study, runs), 0.1)
+    found = charts(runs, data, [{"params": 209.0, "lift": 16.0, "loss": 0.1}])
+    assert len(found) == 12
+    for spec in found.values():
+        alt.LayerChart.from_dict(spec)
+    with pytest.raises(ValidationError):
+        alt.LayerChart.from_dict({**spec, "layer": [{"mark": "smear"}]})
+
+
+def test_many_groups_of_weights_have_a_line_each(study: StudyStore) -> None:
+    runs = read_runs(study)
+    drift = read_measures(study, runs).drift
+    names = [f"weight_v{i}__to__v{i + 1}" for i in range(26)]
+    parts = [{**drift.columns, "group": np.full(len(drift), name)} for name in names]
+    many = Rows({key: np.concatenate([part[key] for part in parts]) for key in drift.columns})
+    draw, size = population_drawings(runs, Measures(drift=many))["drift"]
+    image = matplotlib.image.imread(io.BytesIO(canvas.render(draw, ["png"], size)["png"]))
+    assert np.all(image[[0, -1]] == 1) and np.all(image[:, [0, -1]] == 1)
+    figure = Figure(figsize=size, layout="constrained")
+    draw(figure)
+    figure.draw_without_rendering()
+    labels = [label.get_window_extent() for axes in figure.axes[:-1] for label in axes.get_yticklabels()]
+    assert len(labels) == 26 and len({label.y0 for label in labels}) == 26
+    assert all(low.y1 <= high.y0 for high, low in pairwise(sorted(labels, key=lambda box: -box.y0)))
+
+
+def test_a_law_is_drawn_where_it_was_fitted_and_met(tmp_path: Path) -> None:
+    open_at = {"stop_reason": "time", "log_slope": -0.4}
+    store = make_study(
+        tmp_path / "s", falling, lifts=(16, 32, 64, 128), change=lambda lift, _: open_at if lift == 128 else {}
+    )
+    runs = read_runs(store)
+    law = Law(1.1, (1.0, 1.2), 50.0, 1.0, None, None, 0.5)
+    params, lifts = law_span(runs, law)
+    assert lifts.tolist() == [16, 32, 64] and params.tolist() == [params_of(lift) for lift in (16, 32, 64)]
+    assert law_span(runs, replace(law, amplitude=500.0))[0].size == 0
 
 
 def test_numbers_and_symbols_are_written_as_people_do() -> None:
