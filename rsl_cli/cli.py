@@ -253,14 +253,14 @@ def _explained(asked: Sequence[Composed], act: Callable[[], Any]) -> Any:
 
 
 def _compare(stores: Sequence[Any]) -> None:
-    """Draw several studies of one command into one picture, beside their folders."""
+    """Lay several studies of one command side by side, beside their folders."""
     from rsl_cli.report import write_comparison
 
     distinct = list({store.root: store for store in stores}.values())
-    if 2 <= len(distinct) <= _MOST_COMPARED:
-        path = distinct[0].root.parent / "comparison.png"
-        write_comparison(distinct, path)
-        print(f"comparison: {path}")
+    if len(distinct) > _MOST_COMPARED:
+        print(f"no comparison: {len(distinct)} studies, and {_MOST_COMPARED} are told apart at most; name fewer")
+    elif len(distinct) > 1:
+        print(f"comparison: {write_comparison(distinct, distinct[0].root.parent)}")
 
 
 def _study(asked: Composed) -> tuple[int, Any]:

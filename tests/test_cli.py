@@ -60,7 +60,8 @@ def test_by_default_numbers_are_learned_by_the_flow_and_classes_by_adam(tmp_path
 def test_multirun_is_one_study_each(tmp_path):
     assert main(["run", "-m", "base=shallow,mlp", "seeds=1", "lift=2,4", *QUICK[2:]]) == 0
     made = sorted(path.name for path in (tmp_path / "results").iterdir())
-    assert made == ["comparison.png", "mlp_sine2d_adam", "shallow_sine2d_adam"]
+    both = "comparison_mlp_sine2d_adam_vs_shallow_sine2d_adam"
+    assert made == [*(f"{both}.{form}" for form in ("html", "pdf", "png")), "mlp_sine2d_adam", "shallow_sine2d_adam"]
     assert len(list(tmp_path.iterdir())) == 1
 
 
@@ -177,8 +178,8 @@ def test_every_experiment_runs_shrunk(name, capsys):
 def test_a_multirun_and_a_report_on_several_studies_draw_them_together(tmp_path, capsys):
     small = ["experiment=adam_versus_flow", "lift=2,4", "seeds=2", "trainer.stationary=10", "dataset.samples=64"]
     assert main(["run", *small, "executor=local"]) == 0
-    assert "comparison: results/comparison.png" in capsys.readouterr().out
-    picture = tmp_path / "results" / "comparison.png"
+    assert "comparison: results/comparison_versus_adam_vs_versus_flow.html" in capsys.readouterr().out
+    picture = tmp_path / "results" / "comparison_versus_adam_vs_versus_flow.png"
     before = picture.read_bytes()
     picture.unlink()
     assert main(["report", "versus_adam", "versus_flow"]) == 0

@@ -108,22 +108,36 @@ def judge(study: str | Path, *, delta: float = 0.1) -> Verdict:
     return Verdict(content["verdict"], content["headline"], tuple(content["reasons"]), content)
 
 
-def write_comparison(stores: Sequence[StudyStore], path: Path) -> None:
-    """Write one figure of the final losses of several studies against their numbers of parameters.
+def write_comparison(
+    stores: Sequence[StudyStore], folder: Path, *, formats: Sequence[str] = ("png", "pdf"), delta: float = 0.1
+) -> Path:
+    """Write one page and one figure of several studies: their verdicts, what they differ in, their losses.
 
     Args:
         stores: at most six studies, in the order of their colours.
-        path: of the figure; its ending names the format: png, pdf or svg.
+        folder: where the files go, which are named after the studies.
+        formats: of the figure beside the page, among png, pdf and svg.
+        delta: accepted probability that training misses a target loss.
+
+    Returns:
+        The page.
 
     Raises:
         ConfigError: a format that is not known, or studies that cannot be compared.
-        StoreError: a study is not there or damaged, or the figure cannot be written.
+        StoreError: a study is not there or damaged, or a file cannot be written.
     """
-    from rsl_cli.report.comparison import compare_figure
+    from rsl_cli.report.comparison import compare_figure, compared, compared_name
+    from rsl_cli.report.comparison_page import render_comparison
 
-    form = path.suffix.removeprefix(".")
-    _check_format(form)
-    write_atomic(path, compare_figure(stores, form))
+    for form in formats:
+        _check_format(form)
+    found = compared(stores, delta)
+    name = compared_name(stores)
+    for form, content in compare_figure(found, formats).items():
+        write_atomic(folder / f"{name}.{form}", content)
+    page = folder / f"{name}.html"
+    write_atomic(page, render_comparison(found, [f"{name}.{form}" for form in formats]).encode())
+    return page
 
 
 def summary_text(store: StudyStore, verdict: Mapping[str, Any]) -> str:

@@ -1,9 +1,11 @@
-"""Studies side by side in one figure: does the same lift end at the same loss, whoever trains it?"""
+"""Studies side by side in one figure and one page: does the same lift end at the same loss, whatever differs?"""
 
+import hashlib
 import math
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -12,13 +14,38 @@ from matplotlib.figure import Figure
 from rsl_cli.errors import ConfigError
 from rsl_cli.report import canvas
 from rsl_cli.report.canvas import SERIES
+from rsl_cli.report.judgement import judge_views
+from rsl_cli.report.page import settings_of
 from rsl_cli.report.runs import LOSS_NAMES, Run, StudyRuns, Which, read_runs
+from rsl_cli.report.verdict import give_verdict
+from rsl_cli.report.words import figure_of
 from rsl_cli.stats import quantile
 from rsl_cli.study.store import StudyStore
 
 _SIZE = (8.4, 5.0)
 _LINE = 0.042  # height of a line of text, as a share of the plot's
-_NAME_WIDTH = 18
+_NAME_WIDTH = 22
+_MOST_KEYS = 4
+_LONGEST = 80
+_NO_MATTER = ("study", "results_dir", "device", "executor", "horizons", "plugins", "until", "budget", "figures")
+"""Keys that say where and how a study ran, not what it is."""
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Studies that share an axis.
+
+    Args:
+        studies: in the order of their colours.
+        verdicts: of each, as in ``verdict.json``.
+        which: held-out loss where every study has one, or else training loss.
+        differing: of each, the keys in which the studies differ, and its values.
+    """
+
+    studies: tuple[StudyRuns, ...]
+    verdicts: tuple[Mapping[str, Any], ...]
+    which: Which
+    differing: tuple[Mapping[str, str], ...]
 
 
 @dataclass(frozen=True)
@@ -31,18 +58,12 @@ class _Line:
     high: np.ndarray
 
 
-def compare_figure(stores: Sequence[StudyStore], form: str) -> bytes:
-    """Draw the final losses of several studies against their numbers of parameters.
-
-    The loss is held-out where every study has one, and training loss otherwise. Points of under-trained runs are
-    ringed; diverged runs stand at the upper edge.
+def compared(stores: Sequence[StudyStore], delta: float = 0.1) -> Compared:
+    """Read studies that are to be compared.
 
     Args:
         stores: at most six studies, in the order of their colours.
-        form: png, pdf or svg.
-
-    Returns:
-        The file's content, the same for the same runs.
+        delta: accepted probability that training misses a target.
 
     Raises:
         ConfigError: no study or too many, losses that differ in kind, or no finite loss at all.
@@ -58,11 +79,51 @@ def compare_figure(stores: Sequence[StudyStore], form: str) -> bytes:
     losses = [run.loss(which) for study in studies for run in study.with_loss(which)]
     if not any(math.isfinite(loss) and loss > 0 for loss in losses):
         raise ConfigError("no run of these studies has a finite loss above zero: there is nothing to compare")
-    return canvas.render(lambda figure: _draw(figure, studies, which, losses), [form], _SIZE)[form]
+    verdicts = [give_verdict(study, judge_views(study), delta) for study in studies]
+    return Compared(tuple(studies), tuple(verdicts), which, tuple(differing([study.study for study in studies])))
 
 
-def _draw(figure: Figure, studies: Sequence[StudyRuns], which: Which, losses: Sequence[float]) -> None:
-    axes = figure.add_subplot()
+def compared_name(stores: Sequence[StudyStore]) -> str:
+    """The name of a comparison's files: its studies'; with a hash where these would not tell it apart."""
+    name = "comparison_" + "_vs_".join(store.root.name for store in stores)
+    folders = {store.root.resolve().parent for store in stores}
+    if len(folders) == 1 and len(name) <= _LONGEST:
+        return name
+    digest = hashlib.sha256("\0".join(str(store.root.resolve()) for store in stores).encode()).hexdigest()[:8]
+    return f"{name[: _LONGEST - 9]}_{digest}"
+
+
+def differing(studies: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+    """Return of each study the keys whose values differ among them, those of `study.json`'s configuration.
+
+    Of a group whose ``name`` differs the name alone is told, since other options have other keys.
+    """
+    flat = [dict(settings_of(study, "config")) for study in studies]
+    keys = [key for key in dict.fromkeys(key for one in flat for key in one) if key.split(".")[0] not in _NO_MATTER]
+    found = [key for key in keys if len({one.get(key) for one in flat}) > 1]
+    named = {key.removesuffix(".name") for key in found if key.endswith(".name")}
+    kept = [key for key in found if key.endswith(".name") or key.split(".")[0] not in named]
+    return [{key.removesuffix(".name"): one.get(key, "-") for key in kept} for one in flat]
+
+
+def compare_figure(found: Compared, formats: Sequence[str]) -> dict[str, bytes]:
+    """Draw the final losses of several studies against their numbers of parameters.
+
+    Points of under-trained runs are ringed; diverged runs stand at the upper edge.
+
+    Args:
+        found: the studies.
+        formats: of the figure: png, pdf or svg.
+
+    Returns:
+        Format -> content, the same for the same runs.
+    """
+    return canvas.render(lambda figure: _draw(figure, found), formats, _SIZE)
+
+
+def _draw(figure: Figure, found: Compared) -> None:
+    axes, studies, which = figure.add_subplot(), found.studies, found.which
+    losses = [run.loss(which) for study in studies for run in study.with_loss(which)]
     kind = next(study.loss_unit for study in studies if study.done)
     bottom, top = canvas.loss_axis(axes, losses, f"{LOSS_NAMES[which]} loss ({canvas.plain(kind)})")
     limits = {study.limit for study in studies if study.done}
@@ -70,7 +131,7 @@ def _draw(figure: Figure, studies: Sequence[StudyRuns], which: Which, losses: Se
         axes, [run.params for study in studies for run in study.done], limits.pop() if len(limits) == 1 else None
     )
     names: list[tuple[float, str, str]] = []
-    for study, (colour, marker) in zip(studies, SERIES, strict=False):
+    for study, keys, (colour, marker) in zip(studies, found.differing, SERIES, strict=False):
         line = _medians(study, which)
         if line is None:
             continue
@@ -78,7 +139,7 @@ def _draw(figure: Figure, studies: Sequence[StudyRuns], which: Which, losses: Se
         axes.fill_between(line.params, line.low, line.high, color=colour, alpha=0.18, linewidth=0)
         axes.plot(line.params, line.median, color=colour, linewidth=2.2, zorder=4)
         known = line.median[np.isfinite(line.median)]
-        names.append((float(known[-1]) if known.size else top, _name(study), colour))
+        names.append((float(known[-1]) if known.size else top, _name(study, keys), colour))
     _name_lines(axes, names)
     _explain(axes, studies, which)
     canvas.legend(figure, axes, below=True, columns=5)
@@ -110,13 +171,12 @@ def _medians(study: StudyRuns, which: Which) -> _Line | None:
     return _Line(params, *(np.where((part > 0) & (part < math.inf), part, math.nan) for part in (middle, low, high)))
 
 
-def _name(study: StudyRuns) -> str:
-    """The study's name, on lines that leave the plot its width, and its trainer below."""
+def _name(study: StudyRuns, keys: Mapping[str, str]) -> str:
+    """The study's name, on lines that leave the plot its width, and below it what it differs in."""
     # Names are words joined by underscores, at which alone they may break.
     lines = textwrap.wrap(study.name.replace("_", "_ "), _NAME_WIDTH, break_on_hyphens=False)
-    trainers = sorted({run.trainer for run in study.done if run.trainer})
     named = [canvas.plain(line.replace("_ ", "_")) for line in lines]
-    return "\n".join([*named, *([f"trainer: {', '.join(trainers)}"] if trainers else [])])
+    return "\n".join([*named, *(canvas.plain(f"{key}: {value}") for key, value in list(keys.items())[:_MOST_KEYS])])
 
 
 def _name_lines(axes: Axes, names: Sequence[tuple[float, str, str]]) -> None:
@@ -153,3 +213,29 @@ def _explain(axes: Axes, studies: Sequence[StudyRuns], which: Which) -> None:
     zero = sum(run.loss(which) <= 0 for run in finished)
     if zero:
         axes.scatter([], [], s=40, marker="v", color=grey, label=f"loss is zero ({zero})")
+
+
+def compared_rows(found: Compared) -> tuple[list[str], list[list[str]]]:
+    """Headers and a row for each study, for reading."""
+    keys = list(found.differing[0]) if found.differing else []
+    name = LOSS_NAMES[found.which]
+    rows = []
+    for study, verdict, own in zip(found.studies, found.verdicts, found.differing, strict=True):
+        line = _medians(study, found.which)
+        last = math.nan if line is None else float(line.median[-1])
+        params = [run.params for run in study.done]
+        fall = verdict["fall"]
+        rows.append(
+            [
+                *(study.name, *(own[key] for key in keys), verdict["verdict"]),
+                f"{figure_of(float(f'{fall:.2g}'))}-fold" if fall > 1.05 else "",
+                f"{len(study.done)} of {len(study.runs)}",
+                " to ".join(str(lift) for lift in dict.fromkeys((min(study.lifts), max(study.lifts)))),
+                " to ".join(f"{value:,.0f}" for value in dict.fromkeys((min(params), max(params)))) if params else "",
+                "" if math.isnan(last) else figure_of(float(f"{last:.3g}")),
+                str(len(verdict["under_trained"]) or ""),
+                f"{sum(run.wall_seconds for run in study.done) / 60:.2g}",
+            ]
+        )
+    headers = ["study", *keys, "verdict", "surely falls", "runs", "lifts", "parameters P"]
+    return [*headers, f"{name} loss at the largest lift", "still falling", "minutes"], rows

@@ -79,7 +79,8 @@ def thinned(x: Array, most: int) -> NDArray[np.intp]:
     return np.unique(np.clip(np.searchsorted(x, wanted), 0, x.size - 1))
 
 
-def _table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> dict[str, list[Any]]:
+def table_of(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> dict[str, list[Any]]:
+    """Columns and rows, as a page holds them."""
     return {"columns": list(columns), "rows": [[_plain(cell) for cell in row] for row in rows]}
 
 
@@ -111,7 +112,7 @@ def _runs(runs: StudyRuns) -> dict[str, list[Any]]:
                 *(told.get("grad_norm"), told.get("distance"), run.stop_reason, run.wall_seconds, run.key.run_id),
             ]
         )
-    return _table([*columns, *more], rows)
+    return table_of([*columns, *more], rows)
 
 
 def _points(runs: StudyRuns, drawn: Sequence[Run]) -> dict[str, list[Any]]:
@@ -128,7 +129,7 @@ def _points(runs: StudyRuns, drawn: Sequence[Run]) -> dict[str, list[Any]]:
                 + [_positive(value) for value in (run.train_loss, run.test_loss, low)]
                 + [end]
             )
-    return _table(columns, rows)
+    return table_of(columns, rows)
 
 
 def _lifts(runs: StudyRuns) -> dict[str, list[Any]]:
@@ -140,9 +141,9 @@ def _lifts(runs: StudyRuns) -> dict[str, list[Any]]:
         done = [run for run in runs.at(lift) if run.status == "done"]
         if done:
             ends = [quantile([getattr(run.limit(runs.headline), end) for run in done], 0.5) for end in ("low", "high")]
-            losses = [cell for name in names for cell in _quartiles([run.loss(name) for run in done])]
+            losses = [cell for name in names for cell in quartiles_of([run.loss(name) for run in done])]
             rows.append([lift, params_of(runs, lift), *losses, *(_positive(end) for end in ends)])
-    return _table([*columns, "open"], [[*row, row[-2] is None and row[-1] is not None] for row in rows])
+    return table_of([*columns, "open"], [[*row, row[-2] is None and row[-1] is not None] for row in rows])
 
 
 def _curves(runs: StudyRuns, drawn: Sequence[Run]) -> dict[str, list[Any]]:
@@ -161,7 +162,7 @@ def _curves(runs: StudyRuns, drawn: Sequence[Run]) -> dict[str, list[Any]]:
             [run.name, run.key.lift, run.key.seed, at[i], _positive(train[i]), _positive(test[i])]
             for i in (thinned(at, most) if at.size else [])
         ]
-    return _table(["run", "lift", "seed", "t", "train", "test"], rows)
+    return table_of(["run", "lift", "seed", "t", "train", "test"], rows)
 
 
 def _isochrones(runs: StudyRuns) -> dict[str, list[Any]]:
@@ -174,11 +175,11 @@ def _isochrones(runs: StudyRuns) -> dict[str, list[Any]]:
         for lift in runs.lifts:
             cells = {view: found[view].get(lift, np.array([])) for view in views}
             if any(cell.size for cell in cells.values()):
-                losses = [cell for view in views for cell in _quartiles(cells[view])]
+                losses = [cell for view in views for cell in quartiles_of(cells[view])]
                 seeds, name = len(next(iter(cells.values()))), f"{mark} = {figure_of(float(f'{at:.2g}'))}"
                 rows.append([k, at, name, lift, params_of(runs, lift), seeds, *losses])
     ends = [f"{view}{end}" for view in views for end in ("", "_q1", "_q3")]
-    return _table(["k", "t", "label", "lift", "params", "seeds", *ends], rows)
+    return table_of(["k", "t", "label", "lift", "params", "seeds", *ends], rows)
 
 
 def _success(runs: StudyRuns) -> dict[str, list[Any]]:
@@ -190,7 +191,7 @@ def _success(runs: StudyRuns) -> dict[str, list[Any]]:
         for key, row in success_by_epsilon(runs).items()
         for lift, share in row.items()
     ]
-    return _table(["eps", "target", "lift", "successes", "seeds", "share", "low", "high"], rows)
+    return table_of(["eps", "target", "lift", "successes", "seeds", "share", "low", "high"], rows)
 
 
 def _learning(runs: StudyRuns, delta: float) -> dict[str, list[Any]]:
@@ -198,12 +199,12 @@ def _learning(runs: StudyRuns, delta: float) -> dict[str, list[Any]]:
         [eps, some, number.point, number.low, number.high]
         for eps, (some, number) in learning_numbers(runs, delta).items()
     ]
-    return _table(["eps", "some", "point", "low", "high"], rows)
+    return table_of(["eps", "some", "point", "low", "high"], rows)
 
 
 def _tangent(runs: StudyRuns, drawn: Sequence[Run], measures: Measures) -> Data:
     kappa = [
-        [eps, figure_of(eps), lift, *_quartiles(values), int(np.isinf(values).sum()), values.size]
+        [eps, figure_of(eps), lift, *quartiles_of(values), int(np.isinf(values).sum()), values.size]
         for eps, row in kappa_at_start(measures.tangent).items()
         for lift, values in row.items()
     ]
@@ -223,22 +224,22 @@ def _tangent(runs: StudyRuns, drawn: Sequence[Run], measures: Measures) -> Data:
                 for lift, found in row.items()
             ]
     return {
-        "kappa": _table(["eps", "target", "lift", "kappa", "q1", "q3", "infinite", "seeds"], kappa),
-        "flow": _table(["run", "lift", "seed", "t", "loss", "bound", "distance", "length"], flow),
-        "inside": _table(["level", "lift", "share", "low", "high", "probes"], inside),
+        "kappa": table_of(["eps", "target", "lift", "kappa", "q1", "q3", "infinite", "seeds"], kappa),
+        "flow": table_of(["run", "lift", "seed", "t", "loss", "bound", "distance", "length"], flow),
+        "inside": table_of(["level", "lift", "share", "low", "high", "probes"], inside),
     }
 
 
 def _coverage(measures: Measures) -> dict[str, list[Any]]:
     if not len(measures.coverage):
-        return _table([], [])
+        return table_of([], [])
     rows = [
         [vertex, f"{eta:g}", lift, quantile(group["covering"], 0.5) or None, quantile(group["share"], 0.5)]
         for vertex, part in measures.coverage.by("vertex").items()
         for eta, series in part.by("eta").items()
         for lift, group in series.by("lift").items()
     ]
-    return _table(["vertex", "eta", "lift", "covering", "share"], rows)
+    return table_of(["vertex", "eta", "lift", "covering", "share"], rows)
 
 
 def _drift(measures: Measures) -> dict[str, list[Any]]:
@@ -248,10 +249,10 @@ def _drift(measures: Measures) -> dict[str, list[Any]]:
         for name in names:
             for lift, low, middle, high in quartiles(groups[name], column):
                 rows.append([group_symbol(name), label, int(lift), *map(_positive, (low, middle, high))])
-    return _table(["group", "measure", "lift", "low", "median", "high"], rows)
+    return table_of(["group", "measure", "lift", "low", "median", "high"], rows)
 
 
-def _quartiles(values: Sequence[float] | Array) -> list[float | None]:
+def quartiles_of(values: Sequence[float] | Array) -> list[float | None]:
     """Median, lower and upper quartile; null where there is none above zero, as on a logarithmic axis."""
     known = [float(value) for value in values if not math.isnan(value)]
     return [_positive(quantile(known, q)) if known else None for q in (0.5, 0.25, 0.75)]

@@ -18,7 +18,7 @@ from fake_study import make_study, params_of
 from jsonschema.exceptions import ValidationError
 from matplotlib.figure import Figure
 
-from rsl_cli.report import canvas, write_report
+from rsl_cli.report import canvas, write_comparison, write_report
 from rsl_cli.report.charts import charts
 from rsl_cli.report.measures import Measures, Rows, read_measures
 from rsl_cli.report.page_data import page_data
@@ -198,6 +198,15 @@ def test_a_phone_the_dark_and_paper(browser: Any, study: StudyStore, tmp_path: P
     dark.emulate_media(media="print", color_scheme="dark")
     assert dark.evaluate(ground) == "rgb(255, 255, 255)" and dark.evaluate(ink) == "rgb(31, 35, 40)"
     assert dark.pdf(path=tmp_path / "page.pdf").startswith(b"%PDF") and not dark.locator(".tools").is_visible()
+
+
+@in_browser
+def test_a_comparison_is_a_page_of_its_own(browser: Any, study: StudyStore, tmp_path: Path) -> None:
+    other = make_study(study.root.parent / "other", falling, lifts=(16, 32, 64), seeds=3)
+    page, trouble = opened(browser, write_comparison([study, other], tmp_path, formats=()), 390)
+    assert trouble == [] and page.evaluate("document.documentElement.scrollWidth") == 390
+    page.locator("[data-chart=sizes] .role-legend-symbol path").first.click(force=True)
+    page.wait_for_selector("[data-chart=sizes] .mark-symbol.role-mark path[opacity='0.08']")
 
 
 def test_the_page_is_small_and_says_what_to_paste(study: StudyStore) -> None:
