@@ -165,6 +165,7 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     report.add_argument("--check", action="store_true", help="exit 1 unless every verdict is 'falls'")
     report.add_argument("--format", default="png,pdf", help="of the figures: png, pdf, svg, joined by commas")
     report.add_argument("--delta", type=float, default=0.1, help="accepted failure probability of the learning number")
+    report.add_argument("--watch", action="store_true", help="write the page after every run, until none is missing")
     report.set_defaults(action=_report)
     show = commands.add_parser("show", help="base graph, fibres, parameters and memory per degree; nothing is trained")
     _completing(show.add_argument("overrides", nargs="*", help="as for `rsl run`"), _override_words)
@@ -267,10 +268,13 @@ def _study(asked: Composed) -> tuple[int, Any]:
     """Train what a study lacks and report; returns the exit status and where the study lies."""
     from rsl_cli.adaptive import run_until, until_of
     from rsl_cli.progress import Display, say
+    from rsl_cli.report.figures import named_figures
     from rsl_cli.study.session import run_study
 
     for note in asked.notes:
         say(note)
+    # What is drawn at the end is known to be there before anything trains.
+    named_figures(asked.config)
     with Display() as display:
         hooks = {"planned": display.plan, "progress": display.progress, "finished": display.finished}
         hooks["line"] = asked.words
@@ -311,6 +315,11 @@ def _report(parsed: argparse.Namespace) -> int:
         stores = found[:1]
     status = 0
     for store in stores:
+        if parsed.watch:
+            from rsl_cli.report.watch import watch
+
+            print(f"watching {store.name}: {store.report_dir / 'index.html'}")
+            watch(store, lambda line: print(line, flush=True), delta=parsed.delta)
         verdict = write_report(store, formats=tuple(parsed.format.split(",")), delta=parsed.delta)
         print(f"study {store.name}\n{summary_text(store, verdict)}\nreport: {store.report_dir / 'index.html'}")
         for fault in verdict.get("damaged", ()):

@@ -25,22 +25,27 @@ FORMATS = ("png", "pdf", "svg")
 _WIDTH = 100
 
 
-def write_report(store: StudyStore, *, formats: Sequence[str] = ("png", "pdf"), delta: float = 0.1) -> dict[str, Any]:
+def write_report(
+    store: StudyStore, *, formats: Sequence[str] = ("png", "pdf"), delta: float = 0.1, refresh: int | None = None
+) -> dict[str, Any]:
     """Write tables, figures, verdict and page of a study into its report folder; equal runs give equal files.
 
     Args:
         store: the study; runs that failed or are missing are reported as such.
-        formats: of the figures, among png, pdf and svg; the page shows png or svg.
+        formats: of the figures beside the page, among png, pdf and svg.
         delta: accepted probability that training misses a target loss, for the learning number.
+        refresh: seconds after which the page loads itself again; None for a study that is done.
 
     Returns:
         The content of ``verdict.json``.
 
     Raises:
-        ConfigError: a format that is not known, or a delta outside (0, 1).
+        ConfigError: a format that is not known, a delta outside (0, 1), a figure of the user's own that fails.
         StoreError: no study is there, a file is damaged, or the folder cannot be written.
     """
     # Drawing takes a second to import, which the table on the terminal should not wait for.
+    from rsl_cli.report.canvas import encoded
+    from rsl_cli.report.figures import named_figures, own_figures
     from rsl_cli.report.page import render_page
     from rsl_cli.report.plots import draw_all
 
@@ -48,12 +53,15 @@ def write_report(store: StudyStore, *, formats: Sequence[str] = ("png", "pdf"), 
         _check_format(form)
     _check_delta(delta)
     runs = read_runs(store, tidy=True)
+    own = own_figures(store, named_figures(runs.study.get("config", {})))
     views, measures = judge_views(runs), read_measures(store, runs)
     verdict: dict[str, Any] = give_verdict(runs, views, delta, measures)
     if runs.faults:
         verdict["damaged"] = list(runs.faults)
     summary = tables.summarise(runs)
     figures = draw_all(runs, verdict["headline"], views.headline.law, delta, formats, measures)
+    for name, figure in own.items():
+        figures |= {f"{name}.{form}": content for form, content in encoded(figure, formats).items()}
     texts = {
         "runs.csv": tables.runs_csv(runs),
         "summary.csv": tables.summary_csv(summary),
@@ -67,7 +75,16 @@ def write_report(store: StudyStore, *, formats: Sequence[str] = ("png", "pdf"), 
         write_atomic(store.report_dir / name, content)
     write_json(store.report_dir / "verdict.json", verdict)
     known = {**figures, **{name: text.encode() for name, text in texts.items()}, "verdict.json": seal(verdict)}
-    page = render_page(runs, verdict, summary, known, law=views.headline.law, measures=measures)
+    page = render_page(
+        runs,
+        verdict,
+        summary,
+        known,
+        law=views.headline.law,
+        measures=measures,
+        refresh=refresh,
+        own={name: figures.get(f"{name}.png") or encoded(figure, ["png"])["png"] for name, figure in own.items()},
+    )
     write_atomic(store.report_dir / "index.html", page.encode())
     write_digests(store.report_dir, [*texts, *figures, "verdict.json", "index.html"])
     return verdict

@@ -72,7 +72,12 @@ def render(draw: Callable[[Figure], None], formats: Sequence[str], size: tuple[f
     with matplotlib.style.context(["default", STYLE]):
         figure = Figure(figsize=size, dpi=_DPI, layout="constrained")
         draw(figure)
-        return {form: _encode(figure, form) for form in formats}
+        return encoded(figure, formats)
+
+
+def encoded(figure: Figure, formats: Sequence[str]) -> dict[str, bytes]:
+    """Return a figure's bytes per format, without the date at which they were made."""
+    return {form: _encode(figure, form) for form in formats}
 
 
 def loss_axis(axes: Axes, losses: Iterable[float], label: str) -> tuple[float, float]:

@@ -1,10 +1,11 @@
-"""Figures of a user's own: functions from a stored study to a matplotlib figure."""
+"""Figures of a user's own, by the key ``figures``: functions from a stored study to a matplotlib figure."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rsl_cli.errors import ConfigError, first_line
 from rsl_cli.registry import Registry, load_plugins
+from rsl_cli.report.words import CAPTIONS
 from rsl_cli.study.store import StudyStore
 
 Figure = Callable[[StudyStore], Any]
@@ -15,12 +16,32 @@ FIGURES: Registry[Figure] = Registry("figure")
 """Figures by name, beside those that every report has."""
 
 
+def named_figures(config: Mapping[str, Any]) -> list[str]:
+    """The names under a configuration's key ``figures``, each of which stands for a function.
+
+    Args:
+        config: of a study; the modules that it lists as plug-ins are imported first.
+
+    Raises:
+        ConfigError: one is not known, or hides a figure that every report has.
+    """
+    load_plugins(config.get("plugins"))
+    given = config.get("figures") or []
+    names = [given] if isinstance(given, str) else list(given)
+    for name in names:
+        if not callable(FIGURES.find(name, "figures")):
+            raise ConfigError(f"figures={name}: accepted: a function of a stored study that gives a matplotlib figure")
+        if name.rpartition(".")[2] in CAPTIONS:
+            raise ConfigError(f"figures={name}: every report has a figure of that name; accepted: another name")
+    return names
+
+
 def own_figures(store: StudyStore, names: Sequence[str]) -> dict[str, Any]:
     """Draw figures by name.
 
     Args:
-        store: a study; the modules that its configuration lists as plug-ins are imported first.
-        names: in `FIGURES`, or ``package.attribute``.
+        store: a study.
+        names: in `FIGURES`, or ``package.attribute``; see `named_figures`.
 
     Returns:
         Matplotlib figures by the last part of their names, for a file each.
@@ -28,7 +49,6 @@ def own_figures(store: StudyStore, names: Sequence[str]) -> dict[str, Any]:
     Raises:
         ConfigError: one cannot be imported, fails, or gives something else, in one line.
     """
-    load_plugins(store.read_study().get("config", {}).get("plugins"))
     drawn = {}
     for name in names:
         function = FIGURES.find(name)

@@ -57,6 +57,7 @@ def render_page(
     law: Law | None = None,
     measures: Measures = NOTHING,
     own: Mapping[str, bytes] | None = None,
+    refresh: int | None = None,
 ) -> str:
     """Return the page.
 
@@ -68,6 +69,7 @@ def render_page(
         law: what the limits follow, if the data accept a law.
         measures: what was measured on the networks.
         own: name -> PNG of figures of the user's own.
+        refresh: seconds after which the page loads itself again, if it is of a running study.
 
     Returns:
         HTML in which every text of the study is escaped.
@@ -86,6 +88,7 @@ def render_page(
         "sizes": size_axes(runs, data),
         "lifts": list(runs.lifts),
         "losses": views,
+        "refresh": refresh,
         "columns": columns,
         "files": {name: files[name].decode() for name in inside},
     }

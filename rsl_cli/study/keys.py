@@ -1,7 +1,8 @@
 """Keys of a study itself and of executors. What is measured declares its own; so do trainers, datasets, base graphs."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+from rsl_cli.errors import ConfigError
 from rsl_cli.keys import Keys, choice, flag, kept, nullable, real, whole
 from rsl_cli.network import PARAMETRIZATIONS
 from rsl_cli.study.sweep import lift_degrees, seed_list
@@ -15,6 +16,15 @@ GROUPS: Mapping[str, Mapping[str, str] | None] = {
     "theory": {},
 }
 """Keys whose values are configurations of their own, and what they are where they are left out; None: they must not."""
+
+
+def _figure_names(names: object) -> None:
+    """Refuse what is no list of names; which there are, the report knows."""
+    listed = [names] if isinstance(names, str) else names
+    if listed is not None and not (
+        isinstance(listed, Sequence) and all(isinstance(name, str) and name for name in listed)
+    ):
+        raise ConfigError(f"figures={names!r}; accepted: null or a list of names, e.g. figures=[mine.spread]")
 
 
 STUDY: Keys = {
@@ -40,6 +50,9 @@ STUDY: Keys = {
     .of("never")
     .about("modules with parts of your own, e.g. [mine], imported here and in every worker"),
     "force": flag(False).of("never").about("begin though the study is expected to take too much time or memory"),
+    "figures": kept(None, "null or a list of names", "[mine.spread]", _figure_names)
+    .of("never")
+    .about("figures of your own in the report, e.g. [mine.spread]: functions of a stored study"),
     "study": kept(None, "null or a name", "mine")
     .of("never")
     .about("name of the study's folder; null: <base>_<dataset>_<trainer>"),

@@ -1,11 +1,16 @@
 """Figures of a user's own."""
 
+import shutil
 import sys
 
 import pytest
+from fake_study import make_study
 
 from rsl_cli.errors import ConfigError
-from rsl_cli.report.figures import own_figures
+from rsl_cli.report import write_report
+from rsl_cli.report.figures import named_figures, own_figures
+from rsl_cli.report.watch import SECONDS, watch
+from rsl_cli.study.spec import StudySpec
 from rsl_cli.study.store import StudyStore
 
 MINE = """
@@ -22,9 +27,19 @@ def nothing(store):
 def number(store):
     return 3
 
+def kappa(store):
+    return None
+
 def broken(store):
     return store.losses
 """
+
+
+TINY = {
+    "name": "tiny",
+    "vertices": {"x": {"kind": "input"}, "h": {"kind": "hidden", "activation": "tanh"}, "y": {"kind": "output"}},
+    "edges": [{"source": "x", "target": "h", "map": "linear"}, {"source": "h", "target": "y", "map": "scale"}],
+}
 
 
 @pytest.fixture
@@ -57,3 +72,59 @@ def test_a_figure_that_cannot_be_drawn_is_one_line(study, name, message):
     with pytest.raises(ConfigError) as caught:
         own_figures(study, [name])
     assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("spraed", "figures 'spraed' is not known"),
+        ("my_figures.none", "figures=my_figures.none: my_figures has no none"),
+        ("my_figures.matplotlib", "figures=my_figures.matplotlib: accepted: a function of a stored study"),
+        ("my_figures.kappa", "figures=my_figures.kappa: every report has a figure of that name"),
+    ],
+)
+def test_a_name_is_known_before_anything_trains(study, name, message):
+    with pytest.raises(ConfigError) as caught:
+        named_figures({"figures": [name]})
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_the_key_is_a_list_of_names_and_no_part_of_a_run(study):
+    small = {"base": TINY, "lift": 2, "seeds": 1, "dataset": {"name": "sine2d", "samples": 8, "test_samples": 8}}
+    small |= {"lifting": {"kind": "random", "in_degree": 2}, "trainer": {"name": "flow"}}
+    plain = StudySpec.from_config(small)
+    drawn = StudySpec.from_config({**small, "figures": "my_figures.spread"})
+    assert named_figures(drawn.config) == ["my_figures.spread"] and drawn.identity == plain.identity
+    with pytest.raises(ConfigError, match=r"figures=3; accepted: null or a list of names"):
+        StudySpec.from_config({**small, "figures": 3})
+
+
+def test_own_figures_stand_in_the_page_and_beside_it(tmp_path, study):
+    store = make_study(tmp_path / "made", lambda params, lift: 50 / params, lifts=(16, 32, 64), seeds=3)
+    whole = store.read_study()
+    store.write_study({**whole, "config": {**whole["config"], "figures": ["my_figures.spread"]}})
+    write_report(store, formats=("pdf",))
+    assert (store.report_dir / "spread.pdf").read_bytes().startswith(b"%PDF")
+    page = (store.report_dir / "index.html").read_text()
+    assert '<img src="data:image/png;base64,' in page and 'alt="spread' in page
+
+
+def test_a_running_study_is_watched_until_its_last_run(tmp_path):
+    whole = make_study(tmp_path / "whole", lambda params, lift: 50 / params, lifts=(16, 32, 64), seeds=3)
+    absent = [(64, seed) for seed in range(3)]
+    running = make_study(tmp_path / "s", lambda params, lift: 50 / params, lifts=(16, 32, 64), seeds=3, missing=absent)
+    lines, waits = [], []
+
+    def pause(seconds):
+        waits.append(seconds)
+        if len(waits) == 2:
+            for key in whole.planned():
+                shutil.copytree(whole.run_dir(key), running.run_dir(key), dirs_exist_ok=True)
+
+    watch(running, lines.append, pause=pause)
+    assert [line.partition(":")[0] for line in lines] == ["6 of 9 runs", "9 of 9 runs"]
+    assert waits == [SECONDS] * 3
+    page = (running.report_dir / "index.html").read_text()
+    assert f'"refresh":{SECONDS}' in page and not list(running.report_dir.glob("*.png"))
+    write_report(running, formats=())
+    assert '"refresh":null' in (running.report_dir / "index.html").read_text()

@@ -156,6 +156,7 @@ function save(name, type, text) {
 for (const button of find("[data-file]"))
   button.onclick = () => save(button.dataset.file, "text/plain", DATA.files[button.dataset.file]);
 
+if (DATA.refresh) setTimeout(() => location.reload(), 1000 * DATA.refresh);
 show();
 document.body.dataset.drawn = "no";
 drawAll().then(() => { if (slider) slider.oninput(); document.body.dataset.drawn = "yes"; });
