@@ -17,6 +17,7 @@ from rsl_cli.report.chart_parts import (
     LIMIT,
     OTHERS,
     by_lift,
+    dodged,
     evenly,
     fading,
     layered,
@@ -249,7 +250,8 @@ def _cursor(data: Data) -> alt.Chart:
 def _success(runs: StudyRuns, data: Data) -> alt.LayerChart:
     names = _telling(data["success"]["rows"])
     base = over("success").transform_filter(alt.FieldOneOfPredicate(field="target", oneOf=names))
-    x, colour = alt.X("lift:Q", **lift_axis(runs.lifts)), named("target", names, "target ε")
+    base = dodged(base, "target", names)
+    x, colour = alt.X("place:Q", **lift_axis(runs.lifts)), named("target", names, "target ε")
     y = alt.Y("share:Q", title="share of seeds with loss ≤ ε", **share_axis())
     shown = tips("target:N=ε", "lift:Q", "successes:Q", "seeds:Q=of seeds", "low:Q=at least", "high:Q=at most")
     bars = base.mark_rule(strokeWidth=1.2, opacity=0.45).encode(x, alt.Y("low:Q"), alt.Y2("high:Q"), color=colour)

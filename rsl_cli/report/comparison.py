@@ -25,7 +25,8 @@ from rsl_cli.study.store import StudyStore
 _SIZE = (8.4, 5.0)
 _LINE = 0.042  # height of a line of text, as a share of the plot's
 _NAME_WIDTH = 22
-_MOST_KEYS = 4
+MOST_KEYS = 4
+"""Keys that a curve is labelled with; the table has all."""
 _LONGEST = 80
 _NO_MATTER = ("study", "results_dir", "device", "executor", "horizons", "plugins", "until", "budget", "figures")
 """Keys that say where and how a study ran, not what it is."""
@@ -176,7 +177,7 @@ def _name(study: StudyRuns, keys: Mapping[str, str]) -> str:
     # Names are words joined by underscores, at which alone they may break.
     lines = textwrap.wrap(study.name.replace("_", "_ "), _NAME_WIDTH, break_on_hyphens=False)
     named = [canvas.plain(line.replace("_ ", "_")) for line in lines]
-    return "\n".join([*named, *(canvas.plain(f"{key}: {value}") for key, value in list(keys.items())[:_MOST_KEYS])])
+    return "\n".join([*named, *(canvas.plain(f"{key}: {value}") for key, value in list(keys.items())[:MOST_KEYS])])
 
 
 def _name_lines(axes: Axes, names: Sequence[tuple[float, str, str]]) -> None:

@@ -7,7 +7,7 @@ import altair as alt
 import numpy as np
 
 from rsl_cli.report.chart_parts import HEIGHT, SERIES, layered, lift_axis, log_axis, over, tips
-from rsl_cli.report.comparison import Compared, compared_rows
+from rsl_cli.report.comparison import MOST_KEYS, Compared, compared_rows
 from rsl_cli.report.joint import clock_of, isochrone_grid, losses_at
 from rsl_cli.report.page import command_of, fill
 from rsl_cli.report.page_data import Data, first_seeds, quartiles_of, ranges, table_of
@@ -29,7 +29,7 @@ def render_comparison(found: Compared, files: Sequence[str]) -> str:
     params = ranges(data, ("points", "params"))
     lifts = sorted({lift for study in found.studies for lift in study.lifts})
     headers, lines = compared_rows(found)
-    names = [study.name for study in found.studies]
+    names = _labels(found)
     figures = {"sizes": ("Which study ends lower, at the same size?", _losses(names, data))}
     if "times" in data:
         clock = "flow time t" if clock_of(found.studies[0]) == "time" else "training step"
@@ -54,7 +54,7 @@ def render_comparison(found: Compared, files: Sequence[str]) -> str:
         "comparison.html",
         payload,
         1,
-        title=" and ".join(names),
+        title=" and ".join(study.name for study in found.studies),
         headline=f"{len(names)} studies side by side",
         headers=headers,
         lines=lines,
@@ -74,17 +74,19 @@ def render_comparison(found: Compared, files: Sequence[str]) -> str:
 def _data(found: Compared) -> Data:
     """Every run and every lift of all studies, and the course of their largest lifts where one clock serves all."""
     points, lifts, times = [], [], []
-    for study in found.studies:
+    for study, label in zip(found.studies, _labels(found), strict=True):
         for run in first_seeds(study.done, _MOST_DRAWN):
             cells = [run.params, *(run.loss(view) if run.loss(view) > 0 else None for view in ("train", "test"))]
-            points.append([study.name, run.name, run.key.lift, run.key.seed, *cells, run.under_trained])
+            points.append([label, run.name, run.key.lift, run.key.seed, *cells, run.under_trained])
         for lift in study.lifts:
             done = [run for run in study.at(lift) if run.status == "done"]
             if done:
                 cells = [cell for view in ("train", "test") for cell in quartiles_of([run.loss(view) for run in done])]
-                lifts.append([study.name, lift, float(np.median([run.params for run in done])), *cells])
+                lifts.append([label, lift, float(np.median([run.params for run in done])), *cells])
     if len({clock_of(study) for study in found.studies if study.done}) == 1:
-        times = [row for study in found.studies for row in _course(study)]
+        times = [
+            [label, *row] for study, label in zip(found.studies, _labels(found), strict=True) for row in _course(study)
+        ]
     names = ["train", "train_q1", "train_q3", "test", "test_q1", "test_q3"]
     tables = {
         "points": table_of(["study", "run", "lift", "seed", "params", "train", "test", "falling"], points),
@@ -94,6 +96,14 @@ def _data(found: Compared) -> Data:
     return {name: table for name, table in tables.items() if table["rows"]}
 
 
+def _labels(found: Compared) -> list[str]:
+    """Every study's name, and the first keys that it differs in."""
+    return [
+        study.name + "".join(f", {key} {value}" for key, value in list(keys.items())[:MOST_KEYS])
+        for study, keys in zip(found.studies, found.differing, strict=True)
+    ]
+
+
 def _course(study: StudyRuns) -> list[list[Any]]:
     column, grid = isochrone_grid(study)
     rows = []
@@ -101,7 +111,7 @@ def _course(study: StudyRuns) -> list[list[Any]]:
         lift = max(study.lifts)
         train, test = (losses_at(study, column, at, view).get(lift, np.array([])) for view in ("train", "test"))
         if train.size:
-            rows.append([study.name, lift, at, quartiles_of(train)[0], quartiles_of(test)[0]])
+            rows.append([lift, at, quartiles_of(train)[0], quartiles_of(test)[0]])
     return rows
 
 

@@ -6,6 +6,7 @@ from rsl_cli.report.chart_parts import (
     HEIGHT,
     INK,
     by_lift,
+    dodged,
     evenly,
     fading,
     layered,
@@ -63,7 +64,8 @@ def kappa_chart(runs: StudyRuns, data: Data) -> alt.LayerChart:
     names = list(dict.fromkeys(row[1] for row in rows if row[3] is not None))
     names = evenly(names)
     base = over("kappa").transform_filter(alt.FieldOneOfPredicate(field="target", oneOf=names))
-    x, colour = alt.X("lift:Q", **lift_axis(runs.lifts)), named("target", names, "target ε")
+    base = dodged(base, "target", names)
+    x, colour = alt.X("place:Q", **lift_axis(runs.lifts)), named("target", names, "target ε")
     y = alt.Y("kappa:Q", **log_axis(ranges(data, ("kappa", "kappa"), ("kappa", "q1"), ("kappa", "q3")), "κ(θ₀, ε)"))
     found = base.transform_filter("isValid(datum.kappa)")
     shown = tips(
@@ -85,7 +87,9 @@ def kappa_chart(runs: StudyRuns, data: Data) -> alt.LayerChart:
     if words:
         note = alt.Chart(alt.InlineData([{"lift": lift, "is": word} for lift, word in words.items()]))
         layers.append(
-            note.mark_text(angle=270, align="left", y=HEIGHT - 8, color=INK, fontSize=11.5).encode(x, text="is:N")
+            note.mark_text(angle=270, align="left", y=HEIGHT - 8, color=INK, fontSize=11.5).encode(
+                alt.X("lift:Q"), text="is:N"
+            )
         )
     return layered(*layers)
 
@@ -93,7 +97,8 @@ def kappa_chart(runs: StudyRuns, data: Data) -> alt.LayerChart:
 def inside_chart(runs: StudyRuns, data: Data) -> alt.LayerChart:
     """Shares of seeds whose probes all lie in A(kappa, eps)."""
     names = list(dict.fromkeys(row[0] for row in data["inside"]["rows"]))
-    base, x, colour = over("inside"), alt.X("lift:Q", **lift_axis(runs.lifts)), named("level", names, "")
+    base = dodged(over("inside"), "level", names)
+    x, colour = alt.X("place:Q", **lift_axis(runs.lifts)), named("level", names, "")
     y = alt.Y("share:Q", title="share of seeds", **share_axis())
     shown = tips("level:N", "lift:Q", "share:Q", "low:Q=at least", "high:Q=at most", "probes:Q=share of probes")
     return layered(
