@@ -253,7 +253,7 @@ def _explained(asked: Sequence[Composed], act: Callable[[], Any]) -> Any:
         raise error from None
 
 
-def _compare(stores: Sequence[Any]) -> None:
+def _compare(stores: Sequence[Any], formats: Sequence[str] = ("png", "pdf")) -> None:
     """Lay several studies of one command side by side, beside their folders."""
     from rsl_cli.report import write_comparison
 
@@ -261,7 +261,7 @@ def _compare(stores: Sequence[Any]) -> None:
     if len(distinct) > _MOST_COMPARED:
         print(f"no comparison: {len(distinct)} studies, and {_MOST_COMPARED} are told apart at most; name fewer")
     elif len(distinct) > 1:
-        print(f"comparison: {write_comparison(distinct, distinct[0].root.parent)}")
+        print(f"comparison: {write_comparison(distinct, distinct[0].root.parent, formats=formats)}")
 
 
 def _study(asked: Composed) -> tuple[int, Any]:
@@ -327,7 +327,7 @@ def _report(parsed: argparse.Namespace) -> int:
         if parsed.check and verdict["verdict"] != "falls":
             print(f"rsl: study {store.name}: the verdict is '{verdict['verdict']}', not 'falls'", file=sys.stderr)
             status = 1
-    _compare(stores)
+    _compare(stores, tuple(parsed.format.split(",")))
     return status
 
 

@@ -45,6 +45,8 @@ _COLUMNS = {
     "id": "id",
 }
 """Columns of the table of runs; those that are empty are left out, those of one value are said once."""
+_HELD = range(1, 500_000)
+"""Bytes of a file that the page holds as well."""
 _TEXT = ("run", "status", "stop", "id")
 
 
@@ -81,7 +83,7 @@ def render_page(
     state, colon, rest = verdict["headline"].partition(" ")
     reasons = [remedy_of(reason) for reason in verdict["reasons"]]
     views: list[Which] = ["test", "train"] if runs.headline == "test" else ["train"]
-    inside = [name for name in ("runs.csv", "summary.csv", "verdict.json") if name in files]
+    inside = [name for name in ("runs.csv", "summary.csv", "verdict.json") if len(files.get(name, b"")) in _HELD]
     payload = {
         "tables": data,
         "charts": drawn,
@@ -189,7 +191,7 @@ def _facts(runs: StudyRuns) -> list[tuple[str, str]]:
     params = [params_of(runs, lift) for lift in lifts if any(run.key.lift == lift for run in runs.done)]
     facts = [
         ("runs", f"{done} of {len(runs.runs)}"),
-        ("lifts", f"{lifts[0]} to {lifts[-1]}" if len(lifts) > 1 else ", ".join(map(str, lifts))),
+        ("lifts", " to ".join(str(lift) for lift in dict.fromkeys(lifts[:1] + lifts[-1:]))),
         ("seeds", str(len(seeds))),
     ]
     if params:

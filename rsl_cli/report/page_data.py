@@ -40,7 +40,7 @@ def page_data(runs: StudyRuns, measures: Measures, delta: float) -> Data:
         delta: accepted probability of missing a target.
 
     Returns:
-        Tables by name; those of nothing are left out.
+        Tables by name; those of nothing are left out, but for that of the runs.
     """
     drawn = first_seeds(runs.runs, MOST_DRAWN)
     found = {
@@ -55,7 +55,7 @@ def page_data(runs: StudyRuns, measures: Measures, delta: float) -> Data:
         "coverage": _coverage(measures),
         "drift": _drift(measures),
     }
-    return {name: table for name, table in found.items() if table["rows"]}
+    return {name: table for name, table in found.items() if table["rows"] or name == "runs"}
 
 
 def first_seeds(runs: Sequence[Run], most: int) -> list[Run]:

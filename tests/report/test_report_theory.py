@@ -91,7 +91,7 @@ def test_the_report_of_a_measured_study(store: StudyStore) -> None:
     assert read_json(folder / "verdict.json") == verdict
     page = (folder / "index.html").read_text()
     for figure in (*THEORY, "decay"):
-        assert f'src="{figure}.png"' in page
+        assert f'data-chart="{figure}"' in page
     assert "an upper estimate" in page
     assert "Kurdyka-Lojasiewicz inequality was checked" in summary_text(store, verdict)
 
