@@ -34,11 +34,9 @@ WIDE = (8.4, 4.6)
 
 STYLE: dict[str, Any] = {
     "font.size": 10,
-    "axes.titlesize": 11.5,
+    "axes.titlesize": 12.5,
     "axes.titlelocation": "left",
-    "axes.titleweight": "bold",
-    "figure.titlesize": 11.5,
-    "figure.titleweight": "bold",
+    "figure.titlesize": 12.5,
     "axes.labelsize": 10,
     "axes.spines.top": False,
     "axes.spines.right": False,

@@ -29,7 +29,7 @@ def draw_isochrones(figure: Figure, runs: StudyRuns, headline: str) -> None:
     values += [low for low, _ in limits.values() if low > 0]
     bottom, _ = canvas.loss_axis(axes, values, f"{LOSS_NAMES[runs.headline]} loss ({canvas.plain(runs.loss_unit)})")
     canvas.params_axis(axes, [run.params for run in runs.done], runs.limit)
-    figure.suptitle(canvas.wrapped(headline, 84), x=0.01, ha="left")
+    figure.suptitle(canvas.wrapped(headline, 88), x=0.01, ha="left")
     if not values:
         canvas.note(axes, "no run has a trajectory")
         return
@@ -43,9 +43,10 @@ def draw_isochrones(figure: Figure, runs: StudyRuns, headline: str) -> None:
         x = [params[lift] for lift in lifts]
         middle = [quantile(row[lift], 0.5) for lift in lifts]
         axes.plot(x, middle, color=colour, marker="o", markersize=3.5, label=_label(column, at), zorder=4)
-        for lift in lifts:
-            place = [params[lift]] * len(row[lift])
-            axes.scatter(place, row[lift], s=7, color=[colour], alpha=0.45, linewidths=0, zorder=3)
+        places = np.repeat(x, [len(row[lift]) for lift in lifts])
+        axes.scatter(
+            places, np.concatenate(list(row.values())), s=7, color=[colour], alpha=0.45, linewidths=0, zorder=3
+        )
     canvas.legend(figure, axes)
 
 

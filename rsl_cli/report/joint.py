@@ -37,11 +37,7 @@ def isochrone_grid(runs: StudyRuns) -> tuple[str, list[float]]:
 
 def _last_decade(runs: StudyRuns) -> int | None:
     column = clock_of(runs)
-    ends = [
-        float(frame[column].max())
-        for frame in runs.trajectories.values()
-        if column in frame and len(frame)
-    ]
+    ends = [float(frame[column].max()) for frame in runs.trajectories.values() if column in frame and len(frame)]
     ends = [end for end in ends if math.isfinite(end) and end > 0]
     return math.floor(math.log10(max(ends)) + 1e-9) if ends else None
 

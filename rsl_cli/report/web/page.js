@@ -41,9 +41,16 @@ const CONFIG = {
   range: { ordinal: DATA.lifts.map((_, i) => `var(--l${i})`) },
 };
 
+/** What hovering shows: no line for what is not there, numbers as elsewhere on the page. */
+function told(values, clean) {
+  const lines = Object.entries(values).filter(([, value]) => value !== "null" && value !== null);
+  const shown = (value) => /^[\d.]+e[+-]?\d+$/.test(value) ? power(Number(value)) : String(value);
+  return `<table>${lines.map(([key, value]) => `<tr><td class="key">${clean(key)}</td><td class="value">${clean(shown(value))}</td></tr>`).join("")}</table>`;
+}
+
 async function draw(name) {
   const place = document.querySelector(`[data-chart="${name}"]`);
-  const { view } = await vegaEmbed(place, wished(DATA.charts[name]), { actions: false, renderer: "svg", config: CONFIG, tooltip: { theme: "custom" }, expressionFunctions: { power } });
+  const { view } = await vegaEmbed(place, wished(DATA.charts[name]), { actions: false, renderer: "svg", config: CONFIG, tooltip: { theme: "custom", formatTooltip: told }, expressionFunctions: { power } });
   views[name] = view;
   place.firstElementChild?.setAttribute("aria-label", DATA.charts[name].description);
   view.addEventListener("click", (_, item) => {
