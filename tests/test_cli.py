@@ -98,7 +98,7 @@ def test_a_csv_and_a_base_of_ones_own(tmp_path, capsys):
         ("run trainer.stepz=1", "key 'trainer.stepz' is not known; accepted: trainer."),
         ("run trainer.numbers.tend=1", "key 'trainer.numbers.tend' is not known; `rsl run --cfg job` shows the keys"),
         ("run trainer.classes=3", "trainer.classes=3; accepted: a trainer's keys, name among them"),
-        ("run +trainer.foo=1", "trainer key 'foo' is not known; accepted: numbers, classes"),
+        ("run +trainer.foo=1", "trainer key 'foo' is not known; accepted: numbers, classes, dear"),
         (
             "run trainer.t_end=9",
             "key 'trainer.t_end' does not belong to the chosen trainer; it belongs to trainer=flow",

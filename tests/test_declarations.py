@@ -65,7 +65,7 @@ def test_the_reference_names_every_key_and_every_part():
     text = reference()
     for key in known_keys():
         if key.partition(".")[0] not in ("base", "lifting", "experiment") and "." in key and not key.endswith(".name"):
-            assert f"`{key}`" in text or key.startswith(("trainer.numbers", "trainer.classes")), key
+            assert f"`{key}`" in text or key.startswith(("trainer.numbers", "trainer.classes", "trainer.dear")), key
     for keys in DECLARED.values():
         for spec in keys.values():
             assert spec.help.replace("|", "\\|") in text

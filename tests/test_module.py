@@ -227,7 +227,7 @@ def here(tmp_path, monkeypatch):
     sys.modules.pop("my_nets_of_a_test", None)
 
 
-LINE = ["base=module", "dataset=digits", "base.target=my_nets_of_a_test.Net"]
+LINE = ["base=module", "dataset=digits", "trainer=adam", "base.target=my_nets_of_a_test.Net"]
 
 
 def test_a_study_of_a_module_is_that_of_its_base_graph(here):
@@ -244,7 +244,7 @@ def test_a_study_of_a_module_is_that_of_its_base_graph(here):
 def test_run_and_show_take_modules(here, capsys):
     assert main(["show", *LINE, "lift=1..2"]) == 0
     assert "base graph Net: 4 vertices" in capsys.readouterr().out
-    assert main(["run", *LINE, "lift=1,2", "seeds=1", "trainer=adam", "trainer.steps=2", "executor=local"]) == 0
+    assert main(["run", *LINE, "lift=1,2", "seeds=1", "trainer.steps=2", "executor=local"]) == 0
     # The module is not needed any more: the study holds its base graph.
     study = json.loads((here / "results" / "Net_digits_adam" / "study.json").read_text())
     assert "target" not in study["config"]["base"]

@@ -238,6 +238,10 @@ def _too_little(table: Table, curve: _Curve) -> str | None:
     lifts, seeds = len(table.lifts), len(table.seeds)
     if lifts == 0:
         return "there is no run to judge"
+    if not np.isfinite(table.high).any() and np.isfinite(table.losses).any():
+        return (
+            "every loss rises at its end, and nothing bounds it: stop at a training loss, by trainer.epsilon=1e-3, say"
+        )
     if not np.isfinite(table.high).any():
         return "no run has a finite loss: lower the step size, or repair the runs that failed"
     if lifts < MIN_LIFTS:

@@ -212,9 +212,13 @@ class StudyRuns:
         lifts, seeds = _sorted(run.key.lift for run in runs), _sorted(run.key.seed for run in runs)
         params, losses, low, high, least = (np.full((len(seeds), len(lifts)), math.nan) for _ in range(5))
         rows, columns = ({value: i for i, value in enumerate(values)} for values in (seeds, lifts))
+        # At one training loss held-out losses are what they are: those of classes have no limit, they rise for ever.
+        compared = which == "test" and all(run.stop_reason == "target" for run in runs)
         for run in runs:
-            place, limit = (rows[run.key.seed], columns[run.key.lift]), run.limit(which)
-            params[place], losses[place], least[place] = run.params, run.loss(which), run.resolved(which)
+            place, loss = (rows[run.key.seed], columns[run.key.lift]), run.loss(which)
+            limit = Limit(loss, loss) if compared else run.limit(which)
+            params[place], losses[place] = run.params, loss
+            least[place] = run.least if compared else run.resolved(which)
             low[place] = limit.low if limit.low > least[place] else 0.0
             high[place] = max(limit.high, least[place])
         return Table(lifts, seeds, params, losses, low, high, least, ~np.isnan(losses))

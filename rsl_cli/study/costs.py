@@ -8,13 +8,15 @@ import torch
 
 from rsl_cli.circuits import has_circuits
 from rsl_cli.errors import ConfigError
-from rsl_cli.graph import BaseGraph, EdgeLifting, slot_key
 from rsl_cli.kernels.strip import BYTES
 from rsl_cli.lift import expected_parameters, fibre_sizes, lifting_of, mean_in_degree
+from rsl_cli.study.estimate import flops
 from rsl_cli.study.machine import memory_limit
 from rsl_cli.study.record import RunKey
 from rsl_cli.study.spec import StudySpec
 from rsl_cli.train.first_order import FirstOrder
+from rsl_cli.train.flow import Flow
+from rsl_cli.train.gauss_newton import is_dear, side
 from rsl_cli.train.objective import samples_at_once
 
 _KEPT = 5
@@ -31,23 +33,10 @@ _FEW_STEPS = 100
 """Steps that a solver takes at the least."""
 _LONG = 7 * 86400.0
 """Seconds from which a study is too long to begin without being told to."""
+_MATRICES = 3
+"""Of a matrix: itself, shifted and factored, and the residuals' curvature."""
 _SUBSET = 512
 """Samples of the Gauss-Newton matrix, mostly."""
-
-
-def flops(base: BaseGraph, degree: int, lifting: EdgeLifting) -> float:
-    """Floating-point operations of a forward pass for one sample: two for each multiply-add of all kept edges.
-
-    Attention's products are counted; activations, norms, pooling and sums are not. A training step is three times it.
-    """
-    fibres, total = fibre_sizes(base, degree), 0.0
-    for edge in base.edges:
-        kept = fibres[edge.target] * mean_in_degree(edge, base, lifting_of(edge, base, lifting), fibres[edge.source])
-        total += kept * edge.map.flops(base.space(edge.source))
-    for vertex in base.vertices:
-        slots = {slot_key(e): e.map.output_space(base.space(e.source)) for e in base.in_edges(vertex.name)}
-        total += fibres[vertex.name] * vertex.combine.flops(slots)
-    return total
 
 
 def memory(spec: StudySpec, degree: int) -> float:
@@ -65,7 +54,8 @@ def memory(spec: StudySpec, degree: int) -> float:
     )
     parameters = expected_parameters(base, degree, spec.lifting)
     numbers = sum(n * math.prod(base.sum_space(v)) for v, n in fibres.items())
-    implicit = 0 if isinstance(spec.trainer, FirstOrder) else (2 * parameters + _KEPT * numbers) * _SUBSET * item
+    matrix = _matrix(spec, parameters)
+    implicit = ((2 * parameters + _KEPT * numbers) * _SUBSET + _MATRICES * matrix**2) * item if matrix else 0
     if _by_circuits(spec):
         return implicit + _CIRCUIT_PARAMETER * parameters + 2 * numbers * BYTES
     samples = samples_at_once(base, fibres)
@@ -95,7 +85,7 @@ def check_affordable(spec: StudySpec, missing: Sequence[RunKey]) -> None:
         raise ConfigError(
             f"this study is expected to take {need / 2**30:.3g} GB at lift {largest}, where this machine has "
             f"{there / 2**30:.3g}, and at least {seconds / 3600:.3g} h; ask for fewer or smaller lifts, or steps, "
-            "or begin with force=true"
+            f"{_without_matrix(spec, largest)}or begin with force=true"
         )
 
 
@@ -103,6 +93,43 @@ def _least_seconds(spec: StudySpec, degree: int) -> float:
     """What training one run takes at the very least: all its steps at a rate that few machines reach."""
     steps = spec.trainer.steps if isinstance(spec.trainer, FirstOrder) else _FEW_STEPS
     return steps * max(_work(spec, degree) / _RATE, _CALL)
+
+
+def check_memory(spec: StudySpec) -> None:
+    """Refuse lifts whose matrix this machine has no memory for.
+
+    Raises:
+        ConfigError: so it is, with what does without a matrix.
+    """
+    other = "flow" if spec.data.task == "classification" else "adam"
+    for lift in spec.lifts:
+        parameters = expected_parameters(spec.base, lift, spec.lifting)
+        size = _MATRICES * 8.0 * _matrix(spec, parameters) ** 2
+        if size > memory_limit():
+            raise ConfigError(
+                f"trainer={spec.trainer.name} at lift {lift} (P = {parameters:,}) needs {size / 1e9:,.1f} GB for its "
+                f"matrices, of the {memory_limit() / 1e9:,.1f} GB there are; use trainer={other}, which has none, or "
+                "smaller lifts"
+            )
+
+
+def _without_matrix(spec: StudySpec, degree: int) -> str:
+    """The way out where it is a matrix that takes the memory."""
+    parameters = expected_parameters(spec.base, degree, spec.lifting)
+    other = "flow" if spec.data.task == "classification" else "adam"
+    formed = _MATRICES * 8 * _matrix(spec, parameters) ** 2 > memory(spec, degree) / 2
+    return f"or trainer={other}, which forms no matrix of P = {parameters:,} parameters, " if formed else ""
+
+
+def _matrix(spec: StudySpec, parameters: int) -> int:
+    """Side of the matrix that the trainer mostly forms for a lift; 0 where it forms none."""
+    samples, outputs, classify = spec.data.samples, spec.data.outputs, spec.data.task == "classification"
+    if isinstance(spec.trainer, FirstOrder):
+        return 0
+    if not isinstance(spec.trainer, Flow):
+        return side(parameters, samples, outputs)
+    dear = is_dear(parameters, samples, outputs, classify=classify)
+    return 0 if dear else side(parameters, min(samples, _SUBSET), outputs)
 
 
 def union_size(spec: StudySpec, degree: int, seeds: int) -> int:

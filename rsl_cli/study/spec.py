@@ -23,6 +23,7 @@ from rsl_cli.module import module_config
 from rsl_cli.network import LiftedNetwork
 from rsl_cli.parametrization import PARAMETRIZATIONS
 from rsl_cli.registry import Origin, load_plugins
+from rsl_cli.study.estimate import flow_of_classes
 from rsl_cli.study.keys import EXECUTORS, GROUPS, STUDY
 from rsl_cli.study.machine import cores
 from rsl_cli.study.measurements import Theory
@@ -91,7 +92,11 @@ class StudySpec:
         draft = cls(full, lifts, seeds, edge_lifting(full["lifting"]), Flow(), Squared(), None, device, "", Theory())
         if data is not None:
             draft.__dict__["data"] = data
-        full["trainer"] = chosen_trainer(full["trainer"], draft.data.task)
+        full["trainer"], notes = chosen_trainer(
+            full["trainer"],
+            draft.data.task,
+            lambda: flow_of_classes(draft.base, lifts[-1], draft.lifting, draft.data),
+        )
         trainer = trainer_settings(full["trainer"])
         full["horizons"] = _horizons(full["horizons"], lifts, full["trainer"], trainer)
         if full["parametrization"] is None:
@@ -104,7 +109,7 @@ class StudySpec:
         loss, origin = read_loss(default if full["loss"] is None else full["loss"])
         check_fit(loss, draft.data)
         theory = Theory.from_config(full["theory"], trainer, loss, draft.data)
-        spec = cls(full, lifts, seeds, draft.lifting, trainer, loss, origin, device, name, theory)
+        spec = cls(full, lifts, seeds, draft.lifting, trainer, loss, origin, device, name, theory, notes)
         # What was read to choose the loss need not be read again.
         spec.__dict__["data"], spec.__dict__["base"] = draft.data, draft.base
         for degree in (lifts[0], lifts[-1]):

@@ -31,17 +31,24 @@ _LARGEST = 1 << 14
 """Side of a matrix that is still formed: 2 GiB, and as much again for its factor."""
 
 
-def is_dear(objective: Objective, parameters: int) -> bool:
+def is_dear(parameters: int, samples: int, outputs: int, *, classify: bool) -> bool:
     """Whether products with the Hessian serve the flow better than the Gauss-Newton matrix does.
 
     So they do for classes: their matrix costs as much as hundreds of gradients where few of its eigenvalues matter.
     It depends on nothing that machines differ in, as what is chosen decides how a run's numbers are rounded.
 
     Args:
-        objective: data and loss.
         parameters: P.
+        samples: N.
+        outputs: K.
+        classify: whether classes are learned.
     """
-    return objective.classify or min(parameters, objective.samples * objective.outputs) > _LARGEST
+    return classify or side(parameters, samples, outputs) > _LARGEST
+
+
+def side(parameters: int, samples: int, outputs: int) -> int:
+    """Of the square matrix that a solve factors, at most."""
+    return min(parameters, samples * outputs)
 
 
 class SingularError(ArithmeticError):

@@ -166,7 +166,9 @@ def train_implicit(
     if network.dtype != torch.float64 or objective.x.dtype != torch.float64:
         raise TrainingError(f"parameters are {network.dtype}; flow and lm need torch.float64")
     replicas = Replicas(network, objective)
-    courses = [Course(start, replicas.samples, is_dear(objective, len(start))) for start in replicas.start]
+    sizes = (objective.samples, objective.outputs)
+    dear = [is_dear(len(start), *sizes, classify=objective.classify) for start in replicas.start]
+    courses = [Course(start, replicas.samples, one) for start, one in zip(replicas.start, dear, strict=True)]
     _restore(replicas, courses, keeper)
     for course in courses:
         if course.end:

@@ -25,26 +25,38 @@ Settings = FirstOrder | Flow | LevenbergMarquardt
 
 _IMPLICIT: Mapping[str, type[Flow] | type[LevenbergMarquardt]] = {"flow": Flow, "lm": LevenbergMarquardt}
 
+AUTO = ("numbers", "classes", "dear")
+"""What ``auto`` has a trainer for: numbers, classes, and classes where a run by the flow would take long."""
 
-def chosen_trainer(config: Mapping[str, Any], task: str) -> Mapping[str, Any]:
-    """The configuration of one trainer, ``auto`` being whichever it names for the data's task.
+
+def chosen_trainer(
+    config: Mapping[str, Any], task: str, flow_of_classes: Callable[[], tuple[bool, str]]
+) -> tuple[Mapping[str, Any], tuple[str, ...]]:
+    """The configuration of one trainer, ``auto`` being whichever it names for the data's task and the flow's cost.
 
     Args:
-        config: of a trainer; of ``auto``, those of two, under ``numbers`` and ``classes``.
+        config: of a trainer; of ``auto``, those of three, under the words of `AUTO`.
         task: ``regression`` or ``classification``.
+        flow_of_classes: whether the flow is affordable for classes, and a line that says so.
+
+    Returns:
+        The configuration, and lines for the plan.
 
     Raises:
         ConfigError: ``auto`` with other keys.
     """
     if config.get("name") != "auto":
-        return config
+        return config, ()
     for key in config:
-        if key not in ("name", "numbers", "classes"):
-            raise ConfigError(one_of("trainer key", key, ("numbers", "classes")))
-    for part in ("numbers", "classes"):
+        if key not in ("name", *AUTO):
+            raise ConfigError(one_of("trainer key", key, AUTO))
+    for part in AUTO:
         if not isinstance(config.get(part), Mapping):
             raise ConfigError(f"trainer.{part}={config.get(part)!r}; accepted: a trainer's keys, name among them")
-    return config["classes" if task == "classification" else "numbers"]
+    if task != "classification":
+        return config["numbers"], ()
+    affordable, note = flow_of_classes()
+    return config["classes" if affordable else "dear"], (note,)
 
 
 def trainer_settings(config: Mapping[str, Any]) -> Settings:

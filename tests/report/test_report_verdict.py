@@ -230,6 +230,12 @@ def test_a_target_that_was_asked_for_says_no_more_than_that(study: Callable[...,
     assert some["verdict"] in ("unfinished", "inconclusive")
 
 
+def test_at_one_target_for_all_the_held_out_losses_are_compared(study: Callable[..., dict[str, Any]]) -> None:
+    verdict = study(falling, change=lambda lift, seed: {"stop_reason": "target"})
+    assert verdict["verdict"] == "falls"
+    assert said(verdict, "30 of 30 runs stopped at the target loss they were asked for", "Judged on held-out loss")
+
+
 def test_flow_curves_show_their_limits(study: Callable[..., dict[str, Any]]) -> None:
     # fake_study's curves approach their last loss like time^-0.6 up to t = 1e6.
     verdict = study(falling, flow=True, trajectories=True, change=lambda lift, seed: {"stop_reason": "time"})

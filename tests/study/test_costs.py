@@ -1,6 +1,9 @@
+import re
+
 import problems
 import pytest
 
+from rsl_cli.errors import ConfigError
 from rsl_cli.study import costs
 from rsl_cli.study.runner import pack
 from rsl_cli.study.spec import StudySpec
@@ -67,3 +70,26 @@ def test_every_run_is_packed_once_whatever_the_size(tmp_path, size):
     assert sorted(packed) == sorted(key.directory for key in study.run_keys())
     assert max(len(item.keys) for item in items) == min(size, 6)
     assert all(len({key.lift for key in item.keys}) == 1 for item in items)
+
+
+def test_a_matrix_that_memory_does_not_hold_is_refused_and_the_flow_forms_none_for_classes(tmp_path, monkeypatch):
+    monkeypatch.setattr(costs, "memory_limit", lambda: 4e8)
+    flow, lm = (spec(tmp_path, "mlp", trainer=problems.group("trainer", name), lift=[1, 64]) for name in ("flow", "lm"))
+    costs.check_affordable(flow, flow.run_keys())
+    message = (
+        r"0\.6\d+ GB at lift 64, where .* trainer=flow, which forms no matrix of P = 5,120 parameters, or begin with"
+    )
+    with pytest.raises(ConfigError, match=message):
+        costs.check_affordable(lm, lm.run_keys())
+
+
+def test_auto_takes_the_flow_for_classes_where_it_is_affordable_and_says_why(tmp_path):
+    auto = {"name": "auto", "numbers": {"name": "lm"}, "classes": {"name": "flow"}, "dear": {"name": "adam"}}
+    small, large = (spec(tmp_path, "mlp", trainer=auto, lift=lift) for lift in (64, 65536))
+    assert (small.trainer.name, large.trainer.name) == ("flow", "adam")
+    sizes = r"\(P = \S+, N = 1,438, K = 10, 8,000 gradients\)"
+    assert re.fullmatch(rf"trainer=auto: .* flow, about \d+ s of one core for a run of lift 64 {sizes}", small.notes[0])
+    assert re.search(
+        r"^trainer=auto: Adam, since the flow takes about \S+ minutes of one core .*; trainer=flow", large.notes[0]
+    )
+    assert spec(tmp_path, "mlp", trainer=auto, dataset=problems.group("dataset", "sine2d")).trainer.name == "lm"

@@ -91,7 +91,7 @@ def test_classes_by_their_squared_error_follow_the_flow_that_a_matrix_gives():
     settings, rows = Flow(t_end=1e4, rtol=1e-5, atol=1e-8), []
     for one in (data, numbers):
         objective = Objective(one, "mse", dtype=torch.float64)
-        assert is_dear(objective, 100) == (one is data)
+        assert is_dear(100, 60, 3, classify=objective.classify) == (one is data)
         rows.append(np.array(train_flow(network([0], base=base), objective, settings)[0].trajectory.rows))
     np.testing.assert_allclose(rows[0][:, 1], rows[1][:, 1])
     np.testing.assert_allclose(rows[0][:, 2], rows[1][:, 2], rtol=2e-3)

@@ -1,0 +1,48 @@
+"""What a lift's arithmetic costs before it is made, by expected numbers of edges, and how long the flow takes by it."""
+
+from rsl_cli.circuits import has_circuits
+from rsl_cli.data import Dataset
+from rsl_cli.graph import BaseGraph, EdgeLifting, slot_key
+from rsl_cli.lift import expected_parameters, fibre_sizes, lifting_of, mean_in_degree
+
+_GRADIENTS = 8000
+"""Of a run from t = 0 to 1e5 by classes of digits, products included: 3,000 of perceptrons, 6,300 of convolutions."""
+_RATES = {True: 1e10, False: 4e9}
+"""Floating-point operations of a gradient a second on one core in float64: by circuits, and by autograd."""
+_AFFORDABLE = 600.0
+"""Seconds a run may be expected to take by the flow, where nobody asked for it by name."""
+
+
+def flops(base: BaseGraph, degree: int, lifting: EdgeLifting) -> float:
+    """Floating-point operations of a forward pass for one sample: two for each multiply-add of all kept edges.
+
+    Attention's products are counted; activations, norms, pooling and sums are not. A training step is three times it.
+    """
+    fibres, total = fibre_sizes(base, degree), 0.0
+    for edge in base.edges:
+        kept = fibres[edge.target] * mean_in_degree(edge, base, lifting_of(edge, base, lifting), fibres[edge.source])
+        total += kept * edge.map.flops(base.space(edge.source))
+    for vertex in base.vertices:
+        slots = {slot_key(e): e.map.output_space(base.space(e.source)) for e in base.in_edges(vertex.name)}
+        total += fibres[vertex.name] * vertex.combine.flops(slots)
+    return total
+
+
+def flow_of_classes(base: BaseGraph, degree: int, lifting: EdgeLifting, data: Dataset) -> tuple[bool, str]:
+    """Whether a run by the flow is affordable where classes are learned, and the estimate behind it in one line.
+
+    It depends on the study alone, not on the machine: who trains decides the numbers.
+
+    Args:
+        base: the base graph.
+        degree: the largest lift degree.
+        lifting: of edges that name none.
+        data: the dataset.
+    """
+    numbers = f"P = {expected_parameters(base, degree, lifting):,}, N = {data.samples:,}, K = {data.outputs}"
+    seconds = 3 * flops(base, degree, lifting) * data.samples * _GRADIENTS / _RATES[has_circuits(base)]
+    shown = f"{seconds:.0f} s" if seconds < 600 else f"{seconds / 60:,.0f} minutes"
+    estimate = f"about {shown} of one core for a run of lift {degree} ({numbers}, {_GRADIENTS:,} gradients)"
+    if seconds <= _AFFORDABLE:
+        return True, f"trainer=auto: the gradient flow, {estimate}"
+    return False, f"trainer=auto: Adam, since the flow takes {estimate}; trainer=flow takes it all the same"
