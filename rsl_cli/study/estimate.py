@@ -40,7 +40,7 @@ def flow_of_classes(base: BaseGraph, degree: int, lifting: EdgeLifting, data: Da
         data: the dataset.
     """
     numbers = f"P = {expected_parameters(base, degree, lifting):,}, N = {data.samples:,}, K = {data.outputs}"
-    seconds = 3 * flops(base, degree, lifting) * data.samples * _GRADIENTS / _RATES[has_circuits(base)]
+    seconds = 3 * flops(base, degree, lifting) * data.samples * _GRADIENTS / _RATES[has_circuits(base, "standard")]
     shown = f"{seconds:.0f} s" if seconds < 600 else f"{seconds / 60:,.0f} minutes"
     estimate = f"about {shown} of one core for a run of lift {degree} ({numbers}, {_GRADIENTS:,} gradients)"
     if seconds <= _AFFORDABLE:
