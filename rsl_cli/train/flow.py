@@ -34,10 +34,6 @@ FIRST_TIME = 1e-2
 """Flow time of the first sample after the start."""
 _FIRST_ERROR = 0.01
 """Share of the tolerance that the first step's whole motion may be, before error control takes over."""
-_APART = 0.1
-"""Steps between a sample and the two points beside it, between which the loss's slope is measured."""
-_TELLING = 1e-8
-"""Share of the loss that its fall between them must exceed, to be told from errors."""
 _LEAST_UNIT = 1e-12
 """Of the ways that parameters have to go for outputs to move, that errors are measured by."""
 _LEAST_FACTOR, _MOST_FACTOR = 0.2, 10.0
@@ -349,9 +345,9 @@ class _Integration:
 
     def _sample(self, at: float) -> Generator[Ask, Answer, None]:
         course = self.course
-        y, dissipated = yield from self._polished(at)
+        y, slope = yield from self._polished(at)
         answer = yield Ask(y, lone_reach=True, held_out=True)
-        course.sample(self.step, at, y, answer, dissipated)
+        course.sample(self.step, at, y, answer, slope)
         last = not self.times
         if last or _is_decade(at):
             course.path.append((self.step, at, y.copy()))
@@ -364,18 +360,11 @@ class _Integration:
         if course.end is not None:
             self._commit()
 
-    def _polished(self, at: float) -> Generator[Ask, Answer, tuple[np.ndarray, float]]:
-        """The flow at a time of the last step, and -dL/dt there: between two points solved for each by itself."""
-        diff = self.differences
-        value, slope = diff.at(self.t - at)
-        z = yield from self.newton.polish(value, slope, diff.c, np.zeros_like(value))
-        apart, losses = min(_APART * diff.h, at / 8), []
-        for time in (at - apart, at + apart):
-            near, along = diff.at(self.t - time)
-            beside = yield from self.newton.polish(near, along, diff.c, z)
-            losses.append((yield Ask(near + beside)).loss)
-        drop = losses[0] - losses[1]
-        return value + z, drop / (2 * apart) if drop > _TELLING * losses[0] else math.nan
+    def _polished(self, at: float) -> Generator[Ask, Answer, tuple[np.ndarray, np.ndarray]]:
+        """The flow at a time of the last step, and the solution's own derivative by time there, (P,) each."""
+        value, slope = self.differences.at(self.t - at)
+        z = yield from self.newton.polish(value, slope, self.differences.c)
+        return value + z, slope
 
     def _is_stationary(self) -> bool:
         """At the last sample."""
@@ -391,9 +380,9 @@ class _Integration:
         """End where training stands, with a last sample there if there is none."""
         course, y = self.course, self.differences.d[0].copy()
         if course.rows[-1].time < self.t:
-            y, dissipated = yield from self._polished(self.t)
+            y, slope = yield from self._polished(self.t)
             answer = yield Ask(y, lone_reach=True, held_out=True)
-            course.sample(self.step, self.t, y, answer, dissipated)
+            course.sample(self.step, self.t, y, answer, slope)
         if not course.path or course.path[-1][1] < self.t:
             course.path.append((self.step, self.t, y))
         course.end = reason

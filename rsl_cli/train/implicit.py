@@ -23,6 +23,8 @@ Progress = Callable[[int, int, float], None]
 
 SOLVER = 1
 """Raised where a step is computed otherwise than before: what an earlier one left is not gone on from then."""
+_TELLING = 1e-8
+"""Of -d log L / d log t: where a loss falls more slowly, rounding is what its gradient shows."""
 
 
 @dataclass
@@ -107,11 +109,14 @@ class Course:
         self.path = [point for point in self.path if self.state and is_point(point[1])]
 
     def sample(
-        self, step: int, flow_time: float, parameters: np.ndarray, answer: Answer, falling: float = math.nan
+        self, step: int, flow_time: float, parameters: np.ndarray, answer: Answer, slope: np.ndarray | None = None
     ) -> None:
-        """Add a row to the trajectory; ``falling`` is -dL/dt, where it has been measured."""
+        """Add a row to the trajectory; ``slope`` is the solution's derivative by time, (P,), where there is one."""
         grad_norm, distance = (float(np.linalg.norm(v)) for v in (answer.gradient, parameters - self.start))
-        dissipation = grad_norm**2 / falling
+        # Not a quotient of losses: between two points each of which is right to a tolerance, that is their errors'.
+        falling = 0.0 if slope is None else -float(answer.gradient @ slope)
+        tells = falling * flow_time > _TELLING * answer.loss
+        dissipation = grad_norm**2 / falling if tells else math.nan
         losses = answer.loss, answer.test_loss
         self.rows.append(Row(step, flow_time, *losses, grad_norm, distance, dissipation))
         self.accuracy, self.relative_gradient = answer.accuracy, self.relative(parameters, answer)

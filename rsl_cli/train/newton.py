@@ -46,6 +46,8 @@ POLISHED = 3e-3
 """Of the gradient, that the error of a polished point's may be."""
 _POLISHES = 12
 """Iterations with the kept matrix towards a polished point."""
+_PATIENCE = 3
+"""Of them in a row that come no nearer, where rounding is all that is left."""
 _FIRST_LIFE = 8.0
 """Steps after which a matrix is replaced unasked; thereafter as many as the last one that failed had served."""
 _LONGER_LIFE = 1 / 8
@@ -138,23 +140,20 @@ class Newton:
         answer = yield Ask(self._formed_at, curvature=0 if self._fresh else self._subset, bending=self._fresh)
         self._curvature, self._bending = answer.curvature, answer.bending
 
-    def polish(
-        self, near: np.ndarray, slope: np.ndarray, c: float, correction: np.ndarray
-    ) -> Generator[Ask, Answer, np.ndarray]:
+    def polish(self, near: np.ndarray, slope: np.ndarray, c: float) -> Generator[Ask, Answer, np.ndarray]:
         """Solve z + c (slope + grad L(near + z)) = 0 until the gradient is right; leaves no trace in what is kept.
 
         Args:
             near: a point on the solution, to the step's tolerance, (P,).
             slope: the solution's derivative by time there, (P,).
             c: about a step: motions much faster than it are put where they rest, slower ones left alone.
-            correction: where z starts, (P,).
 
         Returns:
             z, (P,).
         """
         psi, secants, best = c * slope, self._secants.copy(), math.inf
-        answer = yield Ask(near + correction)
-        z = correction
+        answer = yield Ask(near)
+        z = correction = np.zeros_like(near)
         for _ in range(0 if self._fresh else _POLISHES):
             residual = c * answer.gradient + psi + z
             size = float(np.linalg.norm(residual))
@@ -176,20 +175,27 @@ class Newton:
         return (yield from self._polish_afresh(near, psi, c, correction))
 
     def _polish_afresh(
-        self, near: np.ndarray, psi: np.ndarray, c: float, correction: np.ndarray
+        self, near: np.ndarray, psi: np.ndarray, c: float, z: np.ndarray
     ) -> Generator[Ask, Answer, np.ndarray]:
-        best, worse = math.inf, 0
-        descent = _Descent(self._samples, self._bending, near, psi, c, correction)
-        yield from descent.begin()
-        while True:
-            size = float(np.linalg.norm(descent.residual))
+        """With a matrix of each iterate; off the valley's floor, where residuals bend otherwise, Gauss-Newton alone."""
+        best, worse, correction = math.inf, 0, z
+        answer = yield Ask(near + z)
+        while is_finite(answer):
+            residual = c * answer.gradient + psi + z
+            size = float(np.linalg.norm(residual))
             worse = 0 if size < 0.5 * best else worse + 1
             if size < best:
-                correction, best = descent.z, size
-            if descent.steepness <= POLISHED or worse == 2:
-                return correction
-            if not (yield from descent.step(lambda vector: float(np.linalg.norm(vector)))):
-                return correction
+                correction, best = z, size
+            if size <= POLISHED * c * np.linalg.norm(answer.gradient) or worse == _PATIENCE:
+                break
+            there = yield Ask(near + z, curvature=self._samples, bending=bool(z.any()))
+            assert there.curvature is not None
+            try:
+                z = z - _solve(there.curvature, there.bending, c, residual)
+            except SingularError:
+                break
+            answer = yield Ask(near + z)
+        return correction
 
     def _iterate_afresh(
         self, last: np.ndarray, predicted: np.ndarray, psi: np.ndarray, c: float, norm: Norm
@@ -338,6 +344,16 @@ class _Descent:
         assert curvature is not None
         self._curvature = curvature if self._bending is None else curvature.plus(self._bending)
         return -self._curvature.solve(self._c, self.residual)
+
+
+def _solve(curvature: Curvature, bending: np.ndarray | None, c: float, residual: np.ndarray) -> np.ndarray:
+    """(I + c (H + bending))^-1 residual; without the bending where that makes the matrix indefinite."""
+    if bending is not None:
+        try:
+            return curvature.plus(bending).solve(c, residual)
+        except SingularError:
+            pass
+    return curvature.solve(c, residual)
 
 
 def is_finite(answer: Answer) -> bool:
