@@ -47,6 +47,8 @@ class Case:
         exponent: true exponent, where one law holds.
         floor: true floor.
         lose: shares of runs that are missing and diverged.
+        lifts: degrees.
+        epsilon: training loss at which a run ends.
     """
 
     name: str
@@ -64,6 +66,7 @@ class Case:
     floor: float | None = None
     lose: tuple[float, float] = (0.0, 0.0)
     lifts: tuple[int, ...] = LIFTS
+    epsilon: float | None = None
 
 
 def power(b: float, size: float = 1e-2) -> Callable[[Array], Array]:
@@ -180,7 +183,25 @@ CASES = (
     Case("missing and diverged runs", power(2), ("falls",), lose=(0.1, 0.03)),
     Case("missing and diverged runs, floor", floored(3, 1e-3), ("plateaus",), floor=1e-3, exponent=3, lose=(0.1, 0.03)),
     Case("zeros at the last lifts", power(2), ("falls",), change=_zeros),
+    Case("a target is reached, b = 3", power(3), ("falls",), epsilon=1e-5, obvious=True),
+    Case("a target is reached, kappa constant", power(6), ("falls",), epsilon=1e-6, clock=_constant),
+    Case("a floor below the target", floored(4, 1e-6), ("falls",), epsilon=1e-5),
+    Case("a floor above the target", floored(4, 2e-3), ("plateaus",), epsilon=1e-3, lifts=LONG),
+    Case("flat, at the target", power(0, 1e-3), ("plateaus",), epsilon=1e-3),
+    Case(
+        "held-out floor above a target that is reached",
+        power(3),
+        ("plateaus",),
+        epsilon=1e-5,
+        held_out=floored(4, 2e-3),
+        lifts=LONG,
+    ),
 )
+
+
+def case_of(name: str) -> Case:
+    """The case of a name."""
+    return next(case for case in CASES if case.name == name)
 
 
 def draw_study(case: Case, seeds: int, random: np.random.Generator) -> tuple[StudyRuns, Array]:
@@ -209,7 +230,11 @@ def draw_study(case: Case, seeds: int, random: np.random.Generator) -> tuple[Stu
                 continue
             ends = zip((limits[seed, i], held[seed, i]), sizes, strict=True)
             curves = [_curve(times, value, size[seed, i], case.p, random) for value, size in ends]
-            parts.append((key, _record(case, key, params[i], curves, bool(diverged[seed, i])), _frame(times, curves)))
+            reached = np.flatnonzero(curves[0] <= (case.epsilon or -1.0))
+            count = reached[0] + 1 if reached.size else times.size
+            curves = [curve[:count] for curve in curves]
+            record = _record(case, key, params[i], curves, bool(diverged[seed, i]), times[count - 1], reached.size > 0)
+            parts.append((key, record, _frame(times[:count], curves)))
     config = {"trainer": {"name": case.trainer, "schedule": "cosine"}}
     return assemble("planted", {"config": config}, parts), limits
 
@@ -221,13 +246,16 @@ def _curve(times: Array, limit: float, size: float, p: float, random: np.random.
     return np.minimum(limit + rest, 0.5) * smooth if limit > 0 else np.append(rest[:-1], 0.0)
 
 
-def _record(case: Case, key: RunKey, params: float, curves: Sequence[Array], diverged: bool) -> Record:
+def _record(
+    case: Case, key: RunKey, params: float, curves: Sequence[Array], diverged: bool, end: float, target: bool
+) -> Record:
     train, test = (None if diverged else float(curve[-1]) for curve in curves)
     flow = case.trainer == "flow"
+    reason = "diverged" if diverged else "target" if target else "time" if flow else "budget"
     return Record(
         run_id=key.run_id, lift=key.lift, seed=key.seed, status="done", trainer=case.trainer, params=round(params),
-        samples=16384, outputs=1, steps=1000, train_loss=train, test_loss=test, flow_time=T_END if flow else None,
-        resolution=1e-30, stop_reason="diverged" if diverged else "time" if flow else "budget", wall_seconds=1.0,
+        samples=16384, outputs=1, steps=1000, train_loss=train, test_loss=test, flow_time=end if flow else None,
+        resolution=1e-30, stop_reason=reason, wall_seconds=1.0,
     )  # fmt: skip
 
 

@@ -28,6 +28,9 @@ def groups_of(table: np.ndarray) -> list[np.ndarray]:
     return list(np.log(table).T)
 
 
+TIMES = 10.0 ** np.arange(-2, 8.01, 0.25)
+
+
 class TestIntervalTrend:
     def test_exact_p_value_is_that_of_all_permutations(self) -> None:
         low = np.array([[3.0, 1.5, 1.0, 0.0], [3.0, 1.0, 2.0, 0.4], [2.0, 3.0, 1.0, 0.9]])
@@ -166,6 +169,22 @@ class TestTailLimit:
             limit = stats.tail_limit(self.TIMES, (1e-3 + 1 / (1 + self.TIMES)) * noise)
             assert limit.low <= 1e-3 * 1.01
             assert stats.tail_limit(self.TIMES, noise / (1 + self.TIMES)).low == 0
+
+
+@pytest.mark.parametrize(
+    ("least", "found"),
+    [
+        (-1e-3 * TIMES / TIMES[-1] * 20, True),  # An eigenvalue that stays, seen before it tells.
+        (np.full(TIMES.size, -0.05), False),  # One that goes to 0 like 1 / t.
+        (np.full(TIMES.size, -0.5), True),
+        (np.where(TIMES < 1e7, -1.0, 0.0), False),  # Left behind.
+        (np.where(TIMES < 1e9, np.nan, -1.0), False),
+        (np.full(TIMES.size, np.nan), False),
+        (np.full(TIMES.size, 3.0), False),
+    ],
+)
+def test_a_saddle_shows_by_an_eigenvalue_that_lasts(least: np.ndarray, found: bool) -> None:
+    assert stats.at_saddle(TIMES, least) is found
 
 
 class TestLaws:

@@ -48,6 +48,7 @@ MATERIAL = 0.05
 """A fall or rise by less than this exponent is none."""
 LEFT_BEHIND = 10.0
 """A run is left behind if it surely ends this many times above its lift's median, and above the smallest lift's."""
+_ROUNDING = 1e-9
 _OCTAVES = 3.9  # a level stretch spans this ratio of degrees at least
 
 
@@ -94,7 +95,8 @@ class Views:
 class _Curve:
     """Log losses, seed by seed, of the lifts that have enough of them: ends of the limits' intervals.
 
-    The last lift is the first from which on all runs ``arrived`` at the target, or at what the arithmetic resolves.
+    The last lift is the first from which on all runs ``arrived`` at the target, or at what the arithmetic resolves;
+    ``there`` counts those of each lift that did.
     """
 
     lifts: tuple[int, ...]
@@ -103,10 +105,16 @@ class _Curve:
     low: tuple[Array, ...]
     high: tuple[Array, ...]
     arrived: bool
+    there: Array
 
     @property
     def before_last(self) -> int:
-        """Where the last doubling of the degree starts: the largest lift at most half the last, or the one before."""
+        """Where the step to the last lift starts: the largest lift at most half the last, or the one before.
+
+        Where all runs of the last arrived, no floor is left to look for there: what has fallen, fell from the first.
+        """
+        if self.arrived:
+            return 0
         half = [i for i, lift in enumerate(self.lifts) if 2 * lift <= self.lifts[-1]]
         return half[-1] if half else len(self.lifts) - 2
 
@@ -158,7 +166,8 @@ def judge(table: Table, planned: Sequence[int] = ()) -> Judgement:
     """Judge the limits of a table's losses.
 
     `falls`: the limits fall for certain along the lifts (a rank test of intervals), and over the last doubling too (a
-    t test of the upper ends there against the lower ends before), and no run is left behind. `plateaus`: over the last
+    t test of the upper ends there against the lower ends before), and no run is left behind; where all runs of a lift
+    reach their target, up to there, by either test at the stricter level. `plateaus`: over the last
     lifts, three at least, the exponent lies within a narrow band around zero (two t tests), wherever the limits are.
     `rises`: over the last doubling or from the lowest lift on, the lower ends rise above the upper ends.
 
@@ -218,6 +227,8 @@ def _curve(table: Table) -> _Curve:
     with np.errstate(divide="ignore"):
         bottom, top = np.log(table.low), np.log(table.high)
         reached = np.log(np.maximum(table.losses, table.resolution))
+    counts: list[int] = []
+    there = table.high <= table.resolution * (1 + _ROUNDING)
     for i, lift in enumerate(table.lifts):
         rows = table.present[:, i]
         if rows.sum() >= MIN_SEEDS:
@@ -226,12 +237,11 @@ def _curve(table: Table) -> _Curve:
             loss.append(reached[rows, i])
             low.append(bottom[rows, i])
             high.append(top[rows, i])
-            if (table.high <= table.resolution)[rows, i].all() and (table.high <= table.resolution)[:, i:].sum() == (
-                table.present[:, i:].sum()
-            ):
+            counts.append(int(there[rows, i].sum()))
+            if there[rows, i].all() and there[:, i:].sum() == table.present[:, i:].sum():
                 # From here on every run has gone as far as was asked, or as the arithmetic resolves: no fall is left.
-                return _Curve(tuple(lifts), np.array(x), tuple(loss), tuple(low), tuple(high), arrived=True)
-    return _Curve(tuple(lifts), np.array(x), tuple(loss), tuple(low), tuple(high), arrived=False)
+                return _Curve(tuple(lifts), np.array(x), tuple(loss), tuple(low), tuple(high), True, np.array(counts))
+    return _Curve(tuple(lifts), np.array(x), tuple(loss), tuple(low), tuple(high), False, np.array(counts))
 
 
 def _too_little(table: Table, curve: _Curve) -> str | None:
@@ -270,7 +280,9 @@ def _decide(curve: _Curve, trend: Trend | None) -> tuple[Finding | None, int]:
     if trend is None:
         return None, before
     least, most = curve.step(before, last)
-    if trend.p_value < ALPHA and most.below(-MATERIAL) < STEP_ALPHA and not _left_behind(curve):
+    # What arrived at the last lift may stand on a rank test alone, where some limits before have no lower end.
+    fallen = most.below(-MATERIAL) < STEP_ALPHA or (curve.arrived and trend.p_value < STEP_ALPHA)
+    if trend.p_value < ALPHA and fallen and not _left_behind(curve):
         return "falls", before
     overall, _ = curve.slope(0)
     if trend.p_rising < ALPHA and overall.above(MATERIAL) < STEP_ALPHA and most.below(0.0) >= ALPHA:
@@ -300,6 +312,8 @@ def _left_behind(curve: _Curve) -> bool:
     if not stuck.any():
         return False
     sizes = np.array([group.size for group in curve.high])
+    if curve.arrived:
+        return cochran_armitage(curve.there, sizes) >= ALPHA
     return bool(stuck[-1] > 0 or cochran_armitage(sizes - stuck, sizes) >= ALPHA)
 
 

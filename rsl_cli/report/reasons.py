@@ -132,6 +132,13 @@ def _clock_reasons(runs: StudyRuns, chosen: Judgement, outlook: Outlook | None) 
         )
     if target:
         reasons.append(f"{len(target)} of {len(runs.done)} runs stopped at the target loss they were asked for.")
+    saddles = [run.name for run in runs.done if run.saddle]
+    if saddles:
+        count = f"{len(saddles)} of {len(runs.done)} runs that seem to rest are"
+        reasons.append(
+            f"{count} at a saddle, by the Hessian's least eigenvalue, so that no tail bounds their limits: "
+            f"{_listed(saddles)}."
+        )
     if chosen.verdict != "unfinished":
         return reasons
     if outlook is not None:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from rsl_cli.stats import ZERO_LOSS, Limit, tail_limit
+from rsl_cli.stats import ZERO_LOSS, Limit, at_saddle, tail_limit
 from rsl_cli.study.record import Record, RunKey
 from rsl_cli.study.store import StudyStore
 from rsl_cli.study.survey import Sampled, survey, unswept
@@ -25,6 +25,8 @@ FINISHED = 1.1
 """A run has shown its limit if that is known within this ratio."""
 MOST_SHOWN = 100
 """So many seeds of a lift have their curves drawn and followed; verdict, tables and limits rest on all."""
+FAR = 10.0
+"""A held-out loss this many times the training loss is not at the target that the training loss reached."""
 AT_REST = 1e-3
 """How far, relatively, the limit of a run may still lie below the loss at which its trainer found it stationary."""
 
@@ -43,6 +45,7 @@ class Run:
     test_loss: float
     accuracy: float
     stop_reason: str | None
+    saddle: bool
     train_limit: Limit
     test_limit: Limit
     dissipation: float
@@ -88,8 +91,12 @@ class Run:
         return self.resolution if self.resolution > 0 else ZERO_LOSS
 
     def resolved(self, which: Which) -> float:
-        """The loss at which a run has gone as far as was asked: its target's, or else what the arithmetic resolves."""
-        return max(self.least, self.loss(which)) if self.stop_reason == "target" else self.least
+        """The loss at which a run has gone as far as was asked: its target's, or else what the arithmetic resolves.
+
+        The target is one of training: a held-out loss far above it has not gone there.
+        """
+        there = self.stop_reason == "target" and self.loss(which) <= FAR * self.train_loss
+        return max(self.least, self.loss(which)) if there else self.least
 
     def loss(self, which: Which) -> float:
         """The final training or held-out loss."""
@@ -274,6 +281,9 @@ def _cut(
     """A run at the time or step that the study asks for, if it was carried beyond that."""
     if record is None or frame is None or not record.done:
         return record, frame
+    epsilon, loss = asked.get("epsilon"), record.train_loss
+    if epsilon is not None and loss is not None and loss <= epsilon and record.stop_reason in ("time", "budget"):
+        return replace(record, stop_reason="target"), frame
     for column, reached, most in (
         ("time", record.flow_time, asked.get("t_end")),
         ("step", record.steps, asked.get("steps")),
@@ -324,11 +334,14 @@ def _run(key: RunKey, record: Record | None, frame: Sampled | None, tested: bool
     train = math.inf if diverged else _number(record.train_loss)
     test = math.inf if lost else _number(record.test_loss)
 
+    known = frame is not None and {"time", "least_curvature"} <= frame.keys()
+    saddle = frame is not None and known and at_saddle(frame["time"], frame["least_curvature"])
+
     def limit(loss: float, column: str) -> Limit:
         if not math.isfinite(loss) or loss <= 0:
             return Limit(0.0, loss)
         tail = Limit(0.0, loss)
-        if frame is not None and clock is not None and {clock, column} <= frame.keys():
+        if frame is not None and clock is not None and {clock, column} <= frame.keys() and not saddle:
             tail = tail_limit(frame[clock], frame[column])
         if record.stop_reason == "stationary":
             return Limit(max(tail.low, loss * (1 - AT_REST)), max(loss, min(tail.high, loss)), tail.slope)
@@ -345,6 +358,7 @@ def _run(key: RunKey, record: Record | None, frame: Sampled | None, tested: bool
         test_loss=test,
         accuracy=_number(record.accuracy),
         stop_reason=record.stop_reason,
+        saddle=saddle,
         train_limit=limit(train, "loss"),
         test_limit=limit(test, "test_loss"),
         dissipation=_worst_dissipation(frame),

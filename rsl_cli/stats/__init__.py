@@ -6,7 +6,7 @@ It knows no run, no file and no figure. Losses of seeds by lifts come as arrays 
 from rsl_cli.stats.contrast import Contrast, contrast, interval_contrast, slope_weights
 from rsl_cli.stats.joint import JointLaw, fit_joint_law
 from rsl_cli.stats.laws import Law, LocalExponent, Shape, fit_law, local_exponents, straight
-from rsl_cli.stats.limit import Limit, tail_limit
+from rsl_cli.stats.limit import Limit, at_saddle, tail_limit
 from rsl_cli.stats.success import (
     ZERO_LOSS,
     LearningNumber,
@@ -35,6 +35,7 @@ __all__ = [
     "Shape",
     "Trend",
     "approximation_number",
+    "at_saddle",
     "clopper_pearson",
     "cochran_armitage",
     "contrast",

@@ -5,7 +5,7 @@ gives a lower one. Let s(t) = -d log L / d log t. What is still to come is a fac
 falls like a power of t, s is constant and the integral infinite: no floor is in sight. Where L = L_inf + c t^-p, s
 decays like t^-p, and faster and faster until it does: then the integral is at most s / q, q being the exponent at
 which s decays now. A logarithm's s decays ever more slowly, and so does that of a loss that leaves a saddle: those give
-no bound.
+no bound. No tail shows a saddle ahead: the Hessian does (`at_saddle`), and then there is no bound either.
 """
 
 import math
@@ -28,6 +28,9 @@ LATE_SLOPE = 0.1
 """A slope above this at the end is too far from a floor to foresee one: on the way down, a stair looks like it."""
 LEAST_FALL = 1.25
 """A loss that has not yet fallen by this ratio may be at its start."""
+UNSTABLE = 0.1
+"""A Hessian's least eigenvalue below minus this, in units of 1 / t: what grows by it tells within ten times t."""
+_SEEN, _STEADILY = 1e-3, 3.0
 _SIGMAS = 3.0
 
 
@@ -46,6 +49,21 @@ class Limit:
     def finished(self) -> bool:
         """Whether the tail bounds the limit from below within a factor of two."""
         return self.low > 0 and self.high <= 2 * self.low
+
+
+def at_saddle(clock: ArrayLike, curvature: ArrayLike) -> bool:
+    """Whether a flow that seems at rest will leave: its Hessian has an eigenvalue below 0 that lasts.
+
+    Args:
+        clock: (samples,), flow time, ascending.
+        curvature: (samples,), the least eigenvalue times the time; NaN where it was not taken.
+    """
+    t, least = np.asarray(clock, dtype=np.float64), np.asarray(curvature, dtype=np.float64)
+    if not least.size or not least[-1] < -_SEEN:
+        return False
+    # An eigenvalue that goes to 0 like 1 / t, as where parameters run off to infinity, is none; one that stays shows.
+    before = least[(t <= t[-1] / 9.9) & np.isfinite(least)]
+    return bool(least[-1] < -UNSTABLE or (before.size > 0 and least[-1] < _STEADILY * min(before[-1], 0.0)))
 
 
 def tail_limit(clock: ArrayLike, losses: ArrayLike) -> Limit:

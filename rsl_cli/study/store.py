@@ -51,7 +51,7 @@ from rsl_cli.study.integrity import SCHEMA as SCHEMA
 from rsl_cli.study.integrity import DamageError, check_study, digest, is_sealed, unseal
 from rsl_cli.study.record import RECORD_SCHEMA, Record, Written
 from rsl_cli.study.record import RunKey as RunKey
-from rsl_cli.study.survey import counted, note, survey, unswept
+from rsl_cli.study.survey import LATER, counted, note, survey, unswept
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -273,9 +273,9 @@ class StudyStore:
             note(self, keys)
 
     def trajectory(self, key: RunKey) -> "pd.DataFrame":
-        """The run's trajectory: columns step, time, loss, test_loss, grad_norm, distance, dissipation.
+        """The run's trajectory, of the columns of `rsl_cli.train.trajectory.COLUMNS`.
 
-        Runs of earlier versions have no dissipation: it is NaN.
+        What runs of earlier versions did not record is NaN.
 
         Raises:
             StoreError: there is none, or it is damaged.
@@ -284,7 +284,8 @@ class StudyStore:
         if frame is None:
             path = self.run_dir(key) / "trajectory.parquet"
             raise StoreError(f"cannot read {path}: No such file; {MENDED}")
-        return frame if "dissipation" in frame else frame.assign(dissipation=math.nan)
+        later = [name for name in LATER if name not in frame]
+        return frame.assign(**dict.fromkeys(later, math.nan))
 
     def table(self, key: RunKey, name: str) -> "pd.DataFrame | None":
         """One of the run's tables by name, or None if the run has no such table.

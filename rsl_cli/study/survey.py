@@ -27,8 +27,10 @@ if TYPE_CHECKING:
 
 CLOSELY = 20_000
 """Up to so many runs even a listing looks at every file; of more it looks at the records alone."""
-CURVE = ("step", "time", "loss", "test_loss", "grad_norm", "distance", "dissipation")
+CURVE = ("step", "time", "loss", "test_loss", "grad_norm", "distance", "dissipation", "least_curvature")
 """The columns of a trajectory that are kept in the catalogue."""
+LATER = ("dissipation", "least_curvature")
+"""Those that runs of earlier versions did not record: NaN there."""
 _TICK = 20_000_000
 """Nanoseconds within which two changes of a file may bear one time."""
 
@@ -163,6 +165,8 @@ def curves(store: "StudyStore", records: Mapping[RunKey, Record]) -> dict[RunKey
         of = {name: row for row, name in enumerate(table["run"].to_pylist())}
         digests = table["sha256"].to_pylist()
         for name in CURVE:
+            if name not in table.column_names:
+                continue  # A catalogue from before it was recorded.
             column = table[name].chunk(0) if table.num_rows else None
             if column is not None:
                 flat[name] = (column.offsets.to_numpy(), column.values.to_numpy(zero_copy_only=False))
@@ -226,7 +230,8 @@ def _trajectory(store: "StudyStore", key: RunKey, record: Record) -> Sampled | N
         # Without a tail a loss bounds its limit from above only; the file's damage is for `rsl verify` to tell.
         return None
     found = {name: table[name].to_numpy().astype(np.float64) for name in CURVE if name in table.column_names}
-    return found if "dissipation" in found else {**found, "dissipation": np.full(table.num_rows, np.nan)}
+    later = {name: np.full(table.num_rows, np.nan) for name in LATER if name not in found}
+    return {**found, **later}
 
 
 def _noted(files: Mapping[str, Path]) -> dict[str, Any] | None:

@@ -48,7 +48,7 @@ def serve(connection: Connection, config: str, data: Any, threads: int) -> None:
     while True:
         try:
             keys = connection.recv()
-        except EOFError:
+        except (EOFError, ConnectionResetError):
             return
         try:
             if spec is None:

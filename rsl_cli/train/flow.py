@@ -34,6 +34,10 @@ FIRST_TIME = 1e-2
 """Flow time of the first sample after the start."""
 _FIRST_ERROR = 0.01
 """Share of the tolerance that the first step's whole motion may be, before error control takes over."""
+_LEVEL_FALL = 1.5
+"""A loss that has fallen by less than this ratio over a decade may be coming to rest."""
+_MOST_PARAMETERS = 2000
+"""Beyond, the eigenvalues of a sample cost more than the steps between two."""
 _LEAST_UNIT = 1e-12
 """Of the ways that parameters have to go for outputs to move, that errors are measured by."""
 _LEAST_FACTOR, _MOST_FACTOR = 0.2, 10.0
@@ -347,7 +351,7 @@ class _Integration:
         course = self.course
         y, slope = yield from self._polished(at)
         answer = yield Ask(y, lone_reach=True, held_out=True)
-        course.sample(self.step, at, y, answer, slope)
+        course.sample(self.step, at, y, answer, slope, (yield from self._least_curvature(at, y, answer)))
         last = not self.times
         if last or _is_decade(at):
             course.path.append((self.step, at, y.copy()))
@@ -366,10 +370,24 @@ class _Integration:
         z = yield from self.newton.polish(value, slope, self.differences.c)
         return value + z, slope
 
+    def _least_curvature(self, at: float, y: np.ndarray, answer: Answer) -> Generator[Ask, Answer, float]:
+        """The Hessian's least eigenvalue times the time, where a loss seems to come to rest."""
+        rows, course = [row for row in self.course.rows if row.time <= at / 10], self.course
+        level = [before / now for before, now in ((rows[-1].loss, answer.loss), (rows[-1].test_loss, answer.test_loss))]
+        rests = course.relative(y, answer) <= self.settings.stationary
+        if len(y) > _MOST_PARAMETERS or not (rests or any(0 < fall < _LEVEL_FALL for fall in level)):
+            return math.nan
+        there = yield Ask(y, curvature=course.samples, bending=True)
+        if there.curvature is None or there.bending is None:
+            return math.nan
+        return there.curvature.plus(there.bending).least() * at
+
     def _is_stationary(self) -> bool:
-        """At the last sample."""
+        """At the last sample; at a saddle a flow seems at rest, and is not."""
         course = self.course
         loss = course.rows[-1].loss
+        if course.rows[-1].least_curvature < 0 and loss > self.resolution:
+            return False
         return is_stationary(loss, course.relative_gradient, self.settings.stationary, self.resolution)
 
     def _progress(self, at: float) -> float:
@@ -382,7 +400,7 @@ class _Integration:
         if course.rows[-1].time < self.t:
             y, slope = yield from self._polished(self.t)
             answer = yield Ask(y, lone_reach=True, held_out=True)
-            course.sample(self.step, self.t, y, answer, slope)
+            course.sample(self.step, self.t, y, answer, slope, (yield from self._least_curvature(self.t, y, answer)))
         if not course.path or course.path[-1][1] < self.t:
             course.path.append((self.step, self.t, y))
         course.end = reason

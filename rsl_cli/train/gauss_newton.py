@@ -11,7 +11,7 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from scipy.linalg import get_blas_funcs, get_lapack_funcs
+from scipy.linalg import eigvalsh, get_blas_funcs, get_lapack_funcs
 from torch import Tensor
 
 from rsl_cli.kernels.serial import one_thread
@@ -25,6 +25,9 @@ _potrf, _potrs = get_lapack_funcs(("potrf", "potrs"), dtype=np.float64)
 
 _CHUNK_BYTES = 24 << 20
 """Of a Jacobian's chunk: long enough for a fast product, short enough to be kept by the allocator."""
+
+_ROUNDING = 1e-13
+"""Share of the largest eigenvalue below which the sign of one is rounding's."""
 
 
 _LARGEST = 1 << 14
@@ -72,6 +75,10 @@ class Curvature(Protocol):
 
     def plus(self, bending: np.ndarray) -> "Curvature":
         """H + a symmetric matrix (P, P), which may make it indefinite."""
+        ...
+
+    def least(self) -> float:
+        """The least eigenvalue; 0 where rounding hides its sign."""
         ...
 
 
@@ -138,6 +145,11 @@ class _ParameterSpace:
             return (self._matrix @ torch.as_tensor(vector, device=self._matrix.device)).cpu().numpy()
         return _symv(1.0, self._matrix, vector, lower=1)
 
+    def least(self) -> float:
+        matrix = self._matrix.cpu().numpy() if isinstance(self._matrix, Tensor) else self._matrix
+        values = eigvalsh(matrix, lower=True)
+        return float(values[0]) if abs(values[0]) > _ROUNDING * np.abs(values).max() else 0.0
+
     def plus(self, bending: np.ndarray) -> Curvature:
         other = torch.as_tensor(bending, device=self._matrix.device) if isinstance(self._matrix, Tensor) else bending
         return _ParameterSpace(self._matrix + other)
@@ -156,6 +168,9 @@ class _SampleSpace:
 
     def times(self, vector: np.ndarray) -> np.ndarray:
         return self._product(self._a, self._product(self._a.T, vector))
+
+    def least(self) -> float:
+        return 0.0  # Of rank M < P, and none is negative.
 
     @staticmethod
     def _product(matrix: Tensor, vector: np.ndarray) -> np.ndarray:

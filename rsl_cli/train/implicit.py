@@ -109,7 +109,13 @@ class Course:
         self.path = [point for point in self.path if self.state and is_point(point[1])]
 
     def sample(
-        self, step: int, flow_time: float, parameters: np.ndarray, answer: Answer, slope: np.ndarray | None = None
+        self,
+        step: int,
+        flow_time: float,
+        parameters: np.ndarray,
+        answer: Answer,
+        slope: np.ndarray | None = None,
+        least_curvature: float = math.nan,
     ) -> None:
         """Add a row to the trajectory; ``slope`` is the solution's derivative by time, (P,), where there is one."""
         grad_norm, distance = (float(np.linalg.norm(v)) for v in (answer.gradient, parameters - self.start))
@@ -118,7 +124,7 @@ class Course:
         tells = falling * flow_time > _TELLING * answer.loss
         dissipation = grad_norm**2 / falling if tells else math.nan
         losses = answer.loss, answer.test_loss
-        self.rows.append(Row(step, flow_time, *losses, grad_norm, distance, dissipation))
+        self.rows.append(Row(step, flow_time, *losses, grad_norm, distance, dissipation, least_curvature))
         self.accuracy, self.relative_gradient = answer.accuracy, self.relative(parameters, answer)
         self.parameters = parameters.copy()
 

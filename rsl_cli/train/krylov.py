@@ -82,12 +82,11 @@ class NewtonKrylov:
         """Go on from a checkpoint."""
         yield from ()
 
-    def polish(
-        self, near: np.ndarray, slope: np.ndarray, c: float, correction: np.ndarray
-    ) -> Generator[Ask, Answer, np.ndarray]:
+    def polish(self, near: np.ndarray, slope: np.ndarray, c: float) -> Generator[Ask, Answer, np.ndarray]:
         """See `rsl_cli.train.newton.Newton.polish`."""
         psi, best = c * slope, math.inf
-        z, answer = correction, (yield Ask(near + correction))
+        z = correction = np.zeros_like(near)
+        answer = yield Ask(near)
         for _ in range(_ROUNDS + 1):
             residual = c * answer.gradient + psi + z
             size = float(np.linalg.norm(residual))

@@ -32,6 +32,8 @@ class Row(NamedTuple):
         distance: |theta - theta_0|.
         dissipation: |grad L|^2 / (-dL/dt), which is 1 on a gradient flow; NaN at the start, where the loss
             hardly falls any more, and if the trainer is no flow.
+        least_curvature: the least eigenvalue of the loss's Hessian, times flow time: below 0 a flow that seems at rest
+            is at a saddle, which it leaves. NaN where it was not taken: where the losses fall, or P is large.
     """
 
     step: int
@@ -41,6 +43,7 @@ class Row(NamedTuple):
     grad_norm: float
     distance: float
     dissipation: float = math.nan
+    least_curvature: float = math.nan
 
 
 COLUMNS = Row._fields

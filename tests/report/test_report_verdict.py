@@ -1,10 +1,12 @@
 """Verdicts and their reasons on studies whose law is known."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from fake_study import LIFTS, make_study
 
@@ -234,6 +236,64 @@ def test_at_one_target_for_all_the_held_out_losses_are_compared(study: Callable[
     verdict = study(falling, change=lambda lift, seed: {"stop_reason": "target"})
     assert verdict["verdict"] == "falls"
     assert said(verdict, "30 of 30 runs stopped at the target loss they were asked for", "Judged on held-out loss")
+
+
+def test_a_lift_whose_runs_all_reach_the_target_ends_a_fall_from_the_first(
+    study: Callable[..., dict[str, Any]],
+) -> None:
+    """Neither one open run at the first lift, nor one that stays behind in between, keeps that from being certain."""
+
+    def change(lift: int, seed: int) -> dict[str, Any]:
+        if lift >= 64:
+            return {"stop_reason": "target", "train_loss": 1e-4, "test_loss": 2e-4}
+        if (lift, seed) == (16, 0):
+            return STOPPED
+        return {"train_loss": 0.2, "test_loss": 0.2} if (lift, seed) == (32, 1) else {}
+
+    verdict = study(falling, change=change)
+    assert verdict["verdict"] == "falls"
+    assert "from lift 16 to 64, from which on every run reaches its target" in verdict["headline"]
+    level_held_out = study(
+        falling, change=lambda lift, seed: change(lift, seed) | ({"test_loss": 0.1} if lift > 16 else {})
+    )
+    assert level_held_out["by_loss"]["train"] == "falls"
+
+
+def test_a_held_out_floor_is_not_at_the_target_of_training(tmp_path: Path) -> None:
+    def draw(epsilon: float | None) -> dict[str, Any]:
+        case = replace(calibrate_verdict.case_of("held-out floor"), epsilon=epsilon)
+        runs, _ = calibrate_verdict.draw_study(case, 10, np.random.default_rng(0))
+        return give_verdict(runs, judge_views(runs), 0.1)
+
+    assert draw(None)["verdict"] == "plateaus"
+    assert draw(1e-5)["verdict"] == "unfinished"  # Stopped before the held-out losses had levelled.
+
+
+def test_what_has_reached_a_target_asked_for_later_counts(study: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    change = lambda lift, seed: {"stop_reason": "time"} if lift >= 64 else {}  # noqa: E731
+    assert study(falling, change=change)["verdict"] == "unfinished"
+    store = StudyStore(tmp_path / "study")
+    store.write_study(store.read_study() | {"carried": {"epsilon": 0.1}})
+    verdict = verdict_of(store)
+    assert verdict["verdict"] == "falls"
+    assert "every run reaches its target" in verdict["headline"]
+
+
+def test_a_run_at_a_saddle_has_shown_no_limit(tmp_path: Path) -> None:
+    """A tail that has levelled, and a Hessian that says it goes on."""
+    store = make_study(tmp_path / "s", floor, noise=0.03, flow=True, change=lambda lift, seed: {"stop_reason": "time"})
+    for key in store.planned():
+        record, time = store.record(key), np.geomspace(1, 1e6, 49)
+        assert record is not None
+        ends = [record[name] * (1 + 1 / time) for name in ("train_loss", "test_loss")]
+        least = np.where((key.lift == 512) & (key.seed < 2), -1e-5 * time, np.nan)
+        frame = pd.DataFrame({"step": range(49), "time": time, "loss": ends[0], "test_loss": ends[1]})
+        store.write_run(key, record, {"trajectory": frame.assign(least_curvature=least)}, {"w": np.zeros(1)})
+    runs = read_runs(store)
+    assert [run.name for run in runs.done if run.test_limit.low == 0] == ["n00512-s000", "n00512-s001"]
+    verdict = verdict_of(store)
+    assert (verdict["verdict"], verdict["would_be"]) == ("unfinished", "plateaus")
+    assert said(verdict, "2 of 30 runs that seem to rest are at a saddle", "n00512-s000, n00512-s001")
 
 
 def test_flow_curves_show_their_limits(study: Callable[..., dict[str, Any]]) -> None:

@@ -28,7 +28,9 @@ def test_folder_names():
 
 def test_a_run_comes_back_as_it_was_written(tmp_path):
     store = StudyStore(tmp_path / "s")
-    frame = pd.DataFrame({"step": [0, 1], "loss": [0.5, math.nan], "dissipation": [math.nan, 1.0]})
+    frame = pd.DataFrame(
+        {"step": [0, 1], "loss": [0.5, math.nan], "dissipation": [math.nan, 1.0], "least_curvature": [math.nan, 0.1]}
+    )
     state = {"w": np.arange(6.0).reshape(2, 3)[:, ::2]}
     store.write_run(KEY, replace(DONE, train_loss=np.float64(0.5), distance=math.inf), {"trajectory": frame}, state)
     record = store.record(KEY)
@@ -46,7 +48,7 @@ def test_tables_beside_the_trajectory(tmp_path):
     store.write_run(KEY, DONE, {"trajectory": steps, "tangent": kappa}, {})
     pd.testing.assert_frame_equal(store.table(KEY, "tangent"), kappa)
     pd.testing.assert_frame_equal(store.table(KEY, "trajectory"), steps)
-    pd.testing.assert_frame_equal(store.trajectory(KEY), steps.assign(dissipation=math.nan))
+    pd.testing.assert_frame_equal(store.trajectory(KEY), steps.assign(dissipation=math.nan, least_curvature=math.nan))
     assert store.table(KEY, "coverage") is None
     (store.run_dir(KEY) / "tangent.parquet").write_bytes(b"half a file")
     with pytest.raises(StoreError, match=r"cannot read .*tangent\.parquet: .*; `rsl verify STUDY` sets") as caught:

@@ -12,6 +12,7 @@ from torch.func import functional_call, hessian
 from train.test_first_order import Memory, carried
 
 import rsl_cli as rsl
+from rsl_cli import stats
 from rsl_cli.data import Dataset, load_dataset
 from rsl_cli.errors import ConfigError, DataError, TrainingError
 from rsl_cli.graph import BaseGraph
@@ -386,6 +387,22 @@ def test_a_saddle_is_left_when_it_is_left(beside):
     level = 2 * known[-1] if beside else known[0] / 10
     found = escape_time(frame["time"].to_numpy(), frame["loss"].to_numpy(), level)
     assert found == pytest.approx(escape_time(exact.t, known, level), rel=0.02)
+
+
+def test_a_flow_that_rests_at_a_saddle_is_not_stationary():
+    """Nothing seems left to gain, and it takes off when what is unstable has grown from rounding's size."""
+    net, data = at_a_saddle(1e-9, beside=False)
+    objective, both = Objective(data, "mse", dtype=torch.float64), slow_gradient(net, data, "mse")
+    result = train_flow(net, objective, Flow(t_end=1e3, max_steps=300))[0]
+    assert result.stop_reason == "time"
+    least = np.linalg.eigvalsh(both.hessian(result.path[-1].parameters.numpy()))[0]
+    frame = result.trajectory.to_frame()
+    assert frame["least_curvature"].iloc[-1] == pytest.approx(1e3 * least, rel=1e-6)
+    assert frame["loss"].iloc[-1] == pytest.approx(frame["loss"][0], rel=1e-6)
+    assert stats.tail_limit(frame["time"], frame["loss"]).low == 0  # It has not fallen yet.
+    assert stats.at_saddle(frame["time"], frame["least_curvature"])
+    further = train_flow(at_a_saddle(1e-9, beside=False)[0], objective, Flow(t_end=1e4))[0].trajectory
+    assert further.last["loss"] < 1e-3 * frame["loss"][0]
 
 
 def escape_time(times, losses, level):
