@@ -194,7 +194,11 @@ def _more_lifts(lifts: tuple[int, ...], used: list[int], crowded: set[int]) -> R
     beyond = [] if crowded or not used else [2 * used[-1]]
     fresh = beyond if len(used) < MIN_LIFTS and beyond else between
     if not fresh:
-        return "no lift is left between the others; more samples (dataset.samples) make room for larger ones"
+        # Samples are what every run has learned from, so that with more of them no run is the same: no round adds any.
+        return (
+            "no lift is left between the others, and larger ones need more samples: a study of its own, since no run "
+            "of this one has seen them (the same line with a larger dataset.samples and another study=NAME)"
+        )
     named = ", ".join(map(str, fresh))
     return Round({"lift": sorted({*lifts, *fresh})}, f"lifts {named}, for a trend over more of them")
 
