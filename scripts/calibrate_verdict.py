@@ -14,7 +14,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import pandas as pd
 
 from rsl_cli.report.judgement import Judgement, judge_views
 from rsl_cli.report.runs import StudyRuns, assemble
@@ -259,8 +258,8 @@ def _record(
     )  # fmt: skip
 
 
-def _frame(times: Array, curves: Sequence[Array]) -> pd.DataFrame:
-    return pd.DataFrame({"step": np.arange(times.size), "time": times, "loss": curves[0], "test_loss": curves[1]})
+def _frame(times: Array, curves: Sequence[Array]) -> dict[str, Array]:
+    return {"step": np.arange(times.size), "time": times, "loss": curves[0], "test_loss": curves[1]}
 
 
 @dataclass

@@ -334,14 +334,14 @@ def _run(key: RunKey, record: Record | None, frame: Sampled | None, tested: bool
     train = math.inf if diverged else _number(record.train_loss)
     test = math.inf if lost else _number(record.test_loss)
 
-    known = frame is not None and {"time", "least_curvature"} <= frame.keys()
+    known = frame is not None and "time" in frame and "least_curvature" in frame
     saddle = frame is not None and known and at_saddle(frame["time"], frame["least_curvature"])
 
     def limit(loss: float, column: str) -> Limit:
         if not math.isfinite(loss) or loss <= 0:
             return Limit(0.0, loss)
         tail = Limit(0.0, loss)
-        if frame is not None and clock is not None and {clock, column} <= frame.keys() and not saddle:
+        if frame is not None and clock is not None and clock in frame and column in frame and not saddle:
             tail = tail_limit(frame[clock], frame[column])
         if record.stop_reason == "stationary":
             return Limit(max(tail.low, loss * (1 - AT_REST)), max(loss, min(tail.high, loss)), tail.slope)

@@ -285,7 +285,7 @@ def test_a_run_at_a_saddle_has_shown_no_limit(tmp_path: Path) -> None:
     for key in store.planned():
         record, time = store.record(key), np.geomspace(1, 1e6, 49)
         assert record is not None
-        ends = [record[name] * (1 + 1 / time) for name in ("train_loss", "test_loss")]
+        ends = [(loss or 0.0) * (1 + 1 / time) for loss in (record.train_loss, record.test_loss)]
         least = np.where((key.lift == 512) & (key.seed < 2), -1e-5 * time, np.nan)
         frame = pd.DataFrame({"step": range(49), "time": time, "loss": ends[0], "test_loss": ends[1]})
         store.write_run(key, record, {"trajectory": frame.assign(least_curvature=least)}, {"w": np.zeros(1)})
