@@ -251,9 +251,11 @@ def _edge(config: Any, vertices: Mapping[str, Vertex]) -> Edge:
     slot = config.get("slot")
     if slot is not None:
         _name(where, "slot", slot)
-    if "map" not in config:
-        raise GraphError(f"{where}: no map; add one, e.g. map: scale")
     options = {key: value for key, value in config.items() if key not in _EDGE_KEYS}
+    if "map" not in config:
+        slip = next((key for key in options if nearest(key, ["map"])), None)
+        said = "no map; add one, e.g. map: scale" if slip is None else f"key '{slip}' is not known; did you mean 'map'?"
+        raise GraphError(f"{where}: {said}")
     try:
         made, origin = edge_map(config["map"], options)
     except GraphError as error:

@@ -178,6 +178,10 @@ MISTAKES = {
         {"more": [edge("x", "g", {"kind": "linear"})]},
         "edge x->g: map {'kind': 'linear'} is not known; accepted: linear, scale, conv, token_linear, identity",
     ),
+    "map misspelt": (
+        {"more": [{"source": "x", "target": "g", "mpa": "scale"}]},
+        "edge x->g: key 'mpa' is not known; did you mean 'map'?",
+    ),
     "no map": (
         {"more": [{"source": "x", "target": "g"}]},
         "edge x->g: no map; add one, e.g. map: scale",

@@ -113,12 +113,21 @@ def test_what_no_output_reads_is_left_out():
     assert list(config(module, (3,))[0]) == ["x", "y"]
 
 
+def test_a_batch_norm_folded_as_its_refusal_says_is_accepted():
+    body = nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), nn.BatchNorm2d(2)).eval()
+    folded = nn.utils.fusion.fuse_conv_bn_eval(body[0], body[1])
+    module = Layers(lambda m, x: m.b(m.a(x).tanh().flatten(1)), a=folded, b=nn.Linear(2 * 8 * 8, 2))
+    assert list(config(module, (1, 8, 8))[0]) == ["x", "a", "y"]
+
+
 PAIR = {"a": nn.Linear(3, 4), "b": nn.Linear(4, 1)}
 conv = nn.Conv2d(1, 2, 3, padding=1)
 flat, vector, image, tokens = nn.Linear(2 * 8 * 8, 2), (3,), (1, 8, 8), (4, 6)
 REFUSED = [
     (lambda m, x: m.b(m.a(x).flatten(1)), {"a": nn.Sequential(conv, nn.BatchNorm2d(2)), "b": flat}, image,
      "layer 'a.1' (BatchNorm2d) at "),
+    (lambda m, x: m.b(m.a(x)), {"a": nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)), "b": nn.Linear(4, 1)}, vector,
+     "train without it, or fold a trained one into the layer before: torch.nn.utils.fusion.fuse_conv_bn_eval"),
     (lambda m, x: m.b(torch.sigmoid(m.a(x))), PAIR, vector,
      "function sigmoid at "),
     (lambda m, x: m.b(m.a(x).exp()), PAIR, vector, "method exp at "),

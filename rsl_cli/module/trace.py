@@ -21,6 +21,10 @@ from rsl_cli.parts import Space
 _SAMPLES = 2
 _TORCH = str(Path(torch.__file__).parent)
 _HANDLED = ("placeholder", "get_attr", "output")
+_FOLD = (
+    "train without it, or fold a trained one into the layer before: torch.nn.utils.fusion.fuse_conv_bn_eval, "
+    "fuse_linear_bn_eval"
+)
 
 
 def read_module(module: nn.Module, input_shape: Sequence[int]) -> Draft:
@@ -163,7 +167,8 @@ class _Reader(fx.Interpreter):
                 raise GraphError(f"{self._where(node)}: {changed}")
             if type(layer) not in MODULES:
                 accepted = ", ".join(known.__name__ for known in MODULES)
-                raise GraphError(f"{self._where(node)}: has no map; accepted layers: {accepted}; take it out")
+                remedy = _FOLD if type(layer).__name__.startswith("BatchNorm") else "take it out"
+                raise GraphError(f"{self._where(node)}: has no map; accepted layers: {accepted}; {remedy}")
             return MODULES[type(layer)]
         return FUNCTIONS.get(_function_name(node))
 

@@ -185,14 +185,11 @@ def _how_they_ended(open_: Sequence[Run]) -> str:
 def _law_reasons(chosen: Judgement) -> list[str]:
     law, reasons = chosen.law, []
     if law is not None:
-        low, high = law.exponent_ci
         floor = "floor + " if law.floor is not None else ""
-        reasons.append(
-            f"The limits follow {floor}a P^-b, b = {law.exponent:.3g} [{low:.3g}, {high:.3g}] (95 %; lack of fit: "
-            f"p = {law.lack_of_fit:.2g})."
-        )
+        power = _between(round(law.exponent, 9), law.exponent_ci, 3)
+        reasons.append(f"The limits follow {floor}a P^-b, b = {power} (95 %; lack of fit: p = {law.lack_of_fit:.2g}).")
         if law.floor is not None and law.floor_ci is not None:
-            reasons.append(f"That law's floor is {law.floor:.2g} [{law.floor_ci[0]:.2g}, {law.floor_ci[1]:.2g}].")
+            reasons.append(f"That law's floor is {_between(law.floor, law.floor_ci)}.")
     elif chosen.shape != "none":
         words = {"bends": "bend: they fall ever more slowly", "two regimes": "show two regimes"}
         reasons.append(
@@ -200,7 +197,7 @@ def _law_reasons(chosen: Judgement) -> list[str]:
         )
     if chosen.exponents:
         steps = ", ".join(
-            f"{e.exponent:.2g} [{e.interval[0]:.2g}, {e.interval[1]:.2g}] ({e.between[0]} to {e.between[1]})"
+            f"{_between(round(e.exponent, 9), e.interval)} ({e.between[0]} to {e.between[1]})"
             for e in chosen.exponents[-6:]
         )
         reasons.append(f"Local exponents of the losses reached, -d log L / d log P from lift to lift: {steps}.")
@@ -210,20 +207,23 @@ def _law_reasons(chosen: Judgement) -> list[str]:
 def _joint_reasons(joint: JointLaw | None) -> list[str]:
     if joint is None:
         return []
-
-    def shown(value: float, interval: tuple[float, float] | None) -> str:
-        return f"{value:.2g}" if interval is None else f"{value:.2g} [{interval[0]:.2g}, {interval[1]:.2g}]"
-
     clock = (
-        f"what has still to fall goes like P^-d t^-p, d = {shown(joint.clock_params, joint.clock_params_ci)}, "
-        f"p = {shown(joint.clock_time, joint.clock_time_ci)}"
+        f"what has still to fall goes like P^-d t^-p, d = {_between(joint.clock_params, joint.clock_params_ci)}, "
+        f"p = {_between(joint.clock_time, joint.clock_time_ci)}"
     )
     if joint.limit_exponent is None:
         limit = "no limit shows in them yet"
     else:
-        floor = "" if joint.floor is None else f"above a floor of {shown(joint.floor, joint.floor_ci)}, "
-        limit = f"{floor}the limits go like P^-b, b = {shown(joint.limit_exponent, joint.limit_exponent_ci)}"
+        floor = "" if joint.floor is None else f"above a floor of {_between(joint.floor, joint.floor_ci)}, "
+        limit = f"{floor}the limits go like P^-b, b = {_between(joint.limit_exponent, joint.limit_exponent_ci)}"
     return [f"Lift and clock together: {clock}; {limit} (rms misfit of log loss {joint.misfit:.2g})."]
+
+
+def _between(value: float, interval: tuple[float, float] | None, digits: int = 2) -> str:
+    """A figure with its interval; without, where seeds agree to the last digit: no noise tells how sure it is."""
+    if interval is None or interval[1] - interval[0] <= 1e-9 * abs(value) + 1e-300:
+        return f"{value:.{digits}g}"
+    return f"{value:.{digits}g} [{interval[0]:.{digits}g}, {interval[1]:.{digits}g}]"
 
 
 def _success_reasons(success: Success | None) -> list[str]:

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 from fake_study import LIFTS, make_study
 
+from rsl_cli.report import judge
 from rsl_cli.report.judgement import judge_views
 from rsl_cli.report.runs import read_runs
 from rsl_cli.report.verdict import give_verdict
@@ -397,3 +398,10 @@ def test_planted_truths(case: str) -> None:
     assert np.mean(tally.limit) == 1
     if not case.startswith("clock"):
         assert sum(tally.verdicts[verdict] for verdict in found.right) >= 12
+
+
+def test_seeds_that_agree_to_the_last_digit_give_no_interval_of_no_width(tmp_path: Path) -> None:
+    store = make_study(tmp_path / "same", lambda params, lift: 0.5, noise=0.0, flow=True)
+    reasons = " ".join(judge(store.root).reasons)
+    assert "from lift to lift: 0 (16 to 32)" in reasons
+    assert "[0, 0]" not in reasons and "e-17" not in reasons.partition("Lift and clock")[0]
