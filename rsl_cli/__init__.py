@@ -18,10 +18,11 @@ if TYPE_CHECKING:
     from rsl_cli.maps import EDGE_MAPS, EdgeMap
     from rsl_cli.module import base_from_module, load_module
     from rsl_cli.network import LiftedNetwork
+    from rsl_cli.notebook import Study, load_study
     from rsl_cli.portable import export
     from rsl_cli.report import Verdict, judge
     from rsl_cli.report.figures import FIGURES
-    from rsl_cli.study.session import load_study, run_study
+    from rsl_cli.study.session import run_study
     from rsl_cli.theory.bound import loss_bound
     from rsl_cli.theory.probes import PROBES, FinishedRun
     from rsl_cli.theory.tangent import tangent_kappa
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from rsl_cli.train.optimizers import OPTIMIZERS, Optimizer
     from rsl_cli.train.trajectory import Trajectory
     from rsl_cli.vertex_maps import ACTIVATIONS, COMBINES, NORMS, POOLS, Combine, Stage
+
+    study = Study.of
 
 _HOMES = {
     # graphs and lifts
@@ -53,7 +56,8 @@ _HOMES = {
     # studies
     "Trajectory": "train.trajectory",
     "run_study": "study.session",
-    "load_study": "study.session",
+    "Study": "notebook",
+    "load_study": "notebook",
     "judge": "report",
     "Verdict": "report",
     # parts of a user's own: what they are made of, and where they get a name
@@ -104,6 +108,7 @@ __all__ = [
     "RslError",
     "Stage",
     "Stencil",
+    "Study",
     "Trajectory",
     "Verdict",
     "base_from_module",
@@ -118,6 +123,7 @@ __all__ = [
     "run_study",
     "sample_lift",
     "sparse_product",
+    "study",
     "tangent_kappa",
     "testing",
 ]
@@ -125,7 +131,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """Import a public name on first use."""
-    if name in ("report", "testing"):
+    if name in ("report", "study", "testing"):
         return importlib.import_module(f"rsl_cli.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module 'rsl_cli' has no attribute {name!r}")

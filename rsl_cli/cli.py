@@ -194,6 +194,16 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     )
     _completing(verify.add_argument("study", nargs="*", help="name or folder; none: all"), _study_words)
     verify.set_defaults(action=_verify)
+    tracking = commands.add_parser(
+        "track",
+        help="send what is stored to a tracker of experiments; again, nothing is doubled",
+        description="Send studies' configuration, runs, verdict and page to a tracker, on this machine unless --at "
+        "says otherwise. A run is known by its id: it is sent once, and once more when it has been carried further.",
+    )
+    _completing(tracking.add_argument("study", nargs="+", help="name or folder"), _study_words)
+    tracking.add_argument("--to", required=True, metavar="TRACKER", help="mlflow, tensorboard, wandb or trackio")
+    tracking.add_argument("--at", metavar="PLACE", help="a folder or an address; none: beside the studies")
+    tracking.set_defaults(action=_track)
     listing = commands.add_parser("list", help="studies, runs done / failed / missing, verdict")
     listing.set_defaults(action=_list)
     for command in commands.choices.values():
@@ -224,14 +234,14 @@ def _run(arguments: list[str]) -> int:
         return 0
     from rsl_cli.study.session import check_studies
 
-    status, stores = 0, []
-    asked = compose_line(arguments)
+    status, stores, first = 0, [], "--first" in arguments
+    asked = compose_line([word for word in arguments if word != "--first"])
     if len(asked) > 1:
         # Nothing trains before all of a multirun has been found right.
         _explained(asked, lambda: check_studies([one.config for one in asked]))
     for one in asked:
         try:
-            failed, store = _explained([one], lambda one=one: _study(one))
+            failed, store = _explained([one], lambda one=one: _study(one, first))
             status = max(status, failed)
             stores.append(store)
         except RslError as error:
@@ -239,7 +249,8 @@ def _run(arguments: list[str]) -> int:
                 raise
             _complain(str(error))
             status = max(status, error.exit_status)
-    _compare(stores)
+    if not first:
+        _compare(stores)
     return status
 
 
@@ -264,29 +275,22 @@ def _compare(stores: Sequence[Any], formats: Sequence[str] = ("png", "pdf")) -> 
         print(f"comparison: {write_comparison(distinct, distinct[0].root.parent, formats=formats)}")
 
 
-def _study(asked: Composed) -> tuple[int, Any]:
-    """Train what a study lacks and report; returns the exit status and where the study lies."""
-    from rsl_cli.adaptive import run_until, until_of
-    from rsl_cli.progress import Display, say
+def _study(asked: Composed, first: bool) -> tuple[int, Any]:
+    """Train what a study lacks, or the first run of that alone; report. Returns exit status and the study's place."""
+    from rsl_cli.notebook import Study
+    from rsl_cli.progress import say
     from rsl_cli.report.figures import named_figures
-    from rsl_cli.study.session import run_study
 
     for note in asked.notes:
         say(note)
     # What is drawn at the end is known to be there before anything trains.
     named_figures(asked.config)
-    with Display() as display:
-        hooks = {"planned": display.plan, "progress": display.progress, "finished": display.finished}
-        hooks["line"] = asked.words
-        seconds = until_of(asked.until, asked.budget)
-        outcome = (
-            run_study(asked.config, **hooks)
-            if seconds is None
-            else run_until(asked.config, seconds, say=display.say, **hooks)
-        )
-    store = outcome.store
-    for name in outcome.failed:
+    study = Study.asked(asked, asked.words).run(first=first)
+    store = study.store
+    for name in study.failed:
         say(f"rsl: run {name} failed; see {store.folder_of(name) / 'error.txt'}", error=True)
+    if first:
+        return (1 if study.failed else 0), store
     try:
         from rsl_cli.report import summary_text, write_report
 
@@ -294,13 +298,14 @@ def _study(asked: Composed) -> tuple[int, Any]:
         say(f"{summary_text(store, verdict)}\nreport: {store.report_dir / 'index.html'}")
         for fault in verdict.get("damaged", ()):
             say(f"rsl: {fault}", error=True)
+        study.tell()
     except Exception as error:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
         reason = str(error) if isinstance(error, RslError) else _fault(error)
         say(f"rsl: the runs are kept, but not reported: {reason}; `rsl report {store.root}` reports again", error=True)
         return 1, store
-    return (1 if outcome.failed else 0), store
+    return (1 if study.failed else 0), store
 
 
 def _report(parsed: argparse.Namespace) -> int:
@@ -367,6 +372,15 @@ def _export(parsed: argparse.Namespace) -> int:
     key = choose_run(store, parsed.run)
     export(run_network(store, key), parsed.to, force=parsed.force)
     print(f"exported run {key.directory} of study {store.name}: {parsed.to}")
+    return 0
+
+
+def _track(parsed: argparse.Namespace) -> int:
+    from rsl_cli.track import check_tracker, track
+
+    check_tracker(parsed.to)
+    for store in [_find(name, parsed.results_dir) for name in parsed.study]:
+        print(f"study {store.name}: {track(store, parsed.to, at=parsed.at).text()}")
     return 0
 
 

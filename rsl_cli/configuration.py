@@ -19,7 +19,9 @@ from rsl_cli.errors import ConfigError, RslError, nearest
 
 _SWEEPS = ("lift", "seeds")
 """Keys with a grammar of their own."""
-_TEXT = frozenset(["study", "results_dir", "base.name", "base.target"])
+_ORDERS = ("until", "budget", "tracker")
+"""Keys that say what to do with a study, and are no part of its configuration."""
+_TEXT = frozenset(["study", "results_dir", "tracker", "base.name", "base.target"])
 _VALUED = ("--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn", "--cfg", "-c", "--package", "-p")
 _MOST_ENTRIES = 100_000
 _ITEMS = re.compile(r"""'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|[^,]+""")
@@ -37,6 +39,7 @@ class Composed:
         words: the overrides behind it, as typed, or of a multirun those that make this one.
         until: the goal, if the study is to go on by itself.
         budget: what it may spend on that.
+        tracker: what is told of its runs.
         texts: for each key whose number came from the environment as text, what was written.
     """
 
@@ -45,6 +48,7 @@ class Composed:
     words: list[str] = field(default_factory=list)
     until: Any = None
     budget: Any = None
+    tracker: Any = None
     texts: Mapping[str, str] = field(default_factory=dict)
 
     def explained(self, error: ConfigError) -> ConfigError:
@@ -194,9 +198,10 @@ def _composed(config: Any, choices: Mapping[str, Any], config_dir: Path | None) 
 
     raw, plain = (OmegaConf.to_container(config, resolve=resolve) for resolve in (False, True))
     assert isinstance(raw, dict) and isinstance(plain, dict)
-    kept = {str(key): value for key, value in plain.items() if key not in ("experiment", "until", "budget")}
+    orders: dict[str, Any] = {key: plain.get(key) for key in _ORDERS}
+    kept = {str(key): value for key, value in plain.items() if key not in ("experiment", *_ORDERS)}
     notes, texts = list(_shadowing(choices, config_dir)), dict(_numbers_as_text(raw, kept))
-    return Composed(kept, notes, until=plain.get("until"), budget=plain.get("budget"), texts=texts)
+    return replace(Composed(kept, notes, texts=texts), **orders)
 
 
 def _shadowing(choices: Mapping[str, Any], config_dir: Path | None) -> Iterator[str]:
@@ -329,9 +334,14 @@ def _hydra_line(error: Exception) -> str:
     options = getattr(error, "options", None)
     missing = getattr(error, "missing_cfg_file", None)
     if missing:
-        group, _, name = str(missing).rpartition("/")
+        launcher = str(missing).startswith("hydra/launcher/")
+        group, _, name = str(missing).rpartition("/") if launcher else str(missing).partition("/")
         listed = f"; available: {', '.join(options)}" if options else ""
-        remedy = "; rsl has processes of its own: executor=process" if group == "hydra/launcher" else ""
+        remedy = "; rsl has processes of its own: executor=process" if launcher else ""
+        if group == "dataset" and name.endswith((".csv", ".parquet", ".npz")):
+            remedy = f"; a file is dataset={Path(name).suffix[1:]} dataset.path={name}"
+        elif "/" in name or name.endswith((".yaml", ".yml")):
+            remedy = f"; {group}={Path(name).stem} --config-dir=DIR takes a file DIR/{group}/{Path(name).stem}.yaml"
         return f"there is no {group}={name}{listed}{nearest(name, options or [])}{remedy}"
     key = re.search(r"Could not (?:override|append|delete)[^']*'([^']+)'", text)
     if not key:

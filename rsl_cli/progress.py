@@ -1,5 +1,6 @@
 """What a running study shows: the plan, then two bars on a terminal, or one line per finished item in a file."""
 
+import math
 import os
 import re
 import sys
@@ -8,11 +9,17 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Any
 
-from tqdm import tqdm
+from tqdm import auto, autonotebook, std, tqdm
 
+from rsl_cli.study.costs import effort
+from rsl_cli.study.forecast import Forecast
 from rsl_cli.study.runner import Item, Plan
 from rsl_cli.study.spec import StudySpec
+from rsl_cli.train.flow import Flow
 from rsl_cli.train.trajectory import FINAL
+
+_PAUSE = 10.0
+"""Seconds between two lines on a running item."""
 
 
 def say(text: str, *, error: bool = False) -> None:
@@ -31,13 +38,19 @@ def say(text: str, *, error: bool = False) -> None:
 
 
 class Display:
-    """Shows a study's progress on standard error, its plan on standard output; use as a context manager."""
+    """Shows a study's progress on standard error, its plan on standard output; use as a context manager.
+
+    On a terminal, and in a notebook that has widgets, two bars: the study, by cost, and the running item; else lines.
+    """
 
     def __init__(self) -> None:
-        self._live = sys.stderr.isatty()
+        # In a notebook that has widgets another class.
+        self._live = sys.stderr.isatty() or autonotebook.tqdm is not std.tqdm
         self._study: tqdm[Any] | None = None
         self._item: tqdm[Any] | None = None
         self._total = self._done = 0
+        self._last: tuple[StudySpec, Plan] | None = None
+        self._forecast = Forecast({}, 1)
         self._started = self._said = time.monotonic()
 
     def __enter__(self) -> "Display":
@@ -81,37 +94,78 @@ class Display:
         if not plan.missing:
             say("\n".join([*lines, f"nothing to do: all {len(plan.keys)} runs are done"]))
             return
-        say("\n".join([*lines, f"{len(plan.missing)} of {len(plan.keys)} runs to do"]))
-        self._total, self._done = len(plan.missing), 0
+        self._last = (spec, plan)
+        say("\n".join([*lines, f"{len(plan.to_do)} of {len(plan.keys)} runs to do"]))
+        self._total, self._done = len(plan.to_do), 0
+        costs = {lift: effort(spec, lift) for lift in spec.lifts}
+        # The flow's first decades of time take few steps.
+        power = 3.0 if isinstance(spec.trainer, Flow) else 1.0
+        self._forecast = Forecast({key: costs[key.lift] for key in plan.to_do}, spec.workers, power)
         if self._live:
-            self._study = tqdm(total=self._total, desc="study", unit="run", position=0)
-            self._item = tqdm(total=1, desc="lift", unit="step", position=1, leave=False)
+            form = "{desc} {percentage:3.0f}%|{bar}| {postfix} [{elapsed}]"
+            self._study = auto.tqdm(total=1.0, desc="study", position=0, bar_format=form)
+            self._item = auto.tqdm(total=1, desc="lift", unit="step", position=1, leave=False)
 
     def progress(self, item: Item, step: int, steps: int, loss: float) -> None:
         """Move the running item's bar; in a file, say once in ten seconds where it is."""
         label = f"lift {item.lifts} x {len(item.keys)}"
+        self._forecast.moved(item.keys, step / steps if steps else 1.0)
         if self._item is not None:
             self._item.set_description(label, refresh=False)
             self._item.total = steps
             self._item.set_postfix_str(f"loss {loss:.2e}", refresh=False)
             self._item.n = step
             self._item.refresh()
-        elif time.monotonic() - self._said > 10:
+            self._move()
+        elif time.monotonic() - self._said > _PAUSE:
             self._said = time.monotonic()
             self._say(f"{label}: step {step} of {steps}, loss {loss:.2e}")
 
     def finished(self, item: Item, outcome: Mapping[str, str]) -> None:
         """Count an item's runs."""
         self._done += len(outcome)
+        self._forecast.ended(item.keys)
         if self._study is not None:
-            self._study.update(len(outcome))
+            self._move()
         else:
             failed = sum(state == "failed" for state in outcome.values())
             self._say(f"lift {item.lifts}: {len(outcome) - failed} done" + (f", {failed} failed" if failed else ""))
 
+    def first(self) -> str:
+        """What the first run of a study tells of the rest; nothing if there was none, or it failed."""
+        spec, plan = self._last or (None, None)
+        record = spec.store.record(plan.to_do[0]) if spec and plan else None
+        if spec is None or plan is None or record is None or not record.done:
+            return ""
+        key, loss = plan.to_do[0], record.test_loss
+        loss = record.train_loss if loss is None else loss
+        return (
+            f"lift {key.lift}, seed {key.seed}: {record.stop_reason} after {record.wall_seconds or 0.0:.1f} s, at loss "
+            f"{math.nan if loss is None else loss:.3g}; {len(plan.missing) - 1} runs are left for the same line "
+            "without --first"
+        )
+
+    def _move(self) -> None:
+        assert self._study is not None
+        left = _left(self._forecast.remaining())
+        self._study.set_postfix_str(f"{self._done}/{self._total} runs{left}", refresh=False)
+        self._study.n = self._forecast.share
+        self._study.refresh()
+
     def _say(self, text: str) -> None:
         seconds = time.monotonic() - self._started
-        say(f"[{self._done}/{self._total} runs, {seconds:.0f} s] {text}", error=True)
+        left = _left(self._forecast.remaining())
+        say(f"[{self._done}/{self._total} runs, {seconds:.0f} s{left}] {text}", error=True)
+
+
+def _left(seconds: float | None) -> str:
+    """How long a study will still take, in two figures at most; nothing where that is not known, or no time."""
+    if seconds is None or seconds < 1:
+        return ""
+    for unit, size in (("h", 3600), ("min", 60), ("s", 1)):
+        if seconds >= 2 * size or size == 1:
+            return f", about {float(f'{seconds / size:.2g}'):g} {unit} left"
+    raise AssertionError
 
 
 def _way(spec: StudySpec, plan: Plan) -> Iterator[str]:

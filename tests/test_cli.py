@@ -90,6 +90,9 @@ def test_a_csv_and_a_base_of_ones_own(tmp_path, capsys):
         ("run lift=", "lift= is not a sweep"),
         ("run -m lift=8..4", "lift=8..4 runs downwards"),
         ("run seeds=0", "seeds=0; accepted"),
+        ("show base=a/b.yaml", "there is no base=a/b.yaml; available: attention, "),
+        ("show base=a/b.yaml", "; base=b --config-dir=DIR takes a file DIR/base/b.yaml"),
+        ("show dataset=./my.csv", "; a file is dataset=csv dataset.path=./my.csv"),
         ("run base=mpl", f"there is no base=mpl; available: {BASES}; did you mean 'mlp'?"),
         (
             "run trainer=flow trainer.steps=9",

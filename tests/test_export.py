@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 from test_architectures import BASES, base_of, graph_of, network_of
 
+from rsl_cli import load_study
 from rsl_cli.cli import main
 from rsl_cli.errors import StoreError
 from rsl_cli.graph import BaseGraph
@@ -20,7 +21,6 @@ from rsl_cli.module import base_from_module
 from rsl_cli.network import LiftedNetwork
 from rsl_cli.portable import export
 from rsl_cli.portable.model import LiftedModel
-from rsl_cli.study.session import load_study
 
 TOKENS, IMAGE, FLAT = (4, 6), (2, 4, 4), (3,)
 GRAPHS = [

@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 import torch
 
+from rsl_cli import load_study
 from rsl_cli.cli import main
-from rsl_cli.study.session import load_study
 from rsl_cli.study.trained import run_network
 
 FILES = {

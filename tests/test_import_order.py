@@ -36,10 +36,12 @@ ORDER = [
     "study",
     "stats",
     "report",
+    "track",
     "show",
     "progress",
     "adaptive",
     "configuration",
+    "notebook",
     "help",
     "cli",
 ]

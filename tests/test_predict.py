@@ -10,10 +10,10 @@ import pandas as pd
 import pytest
 import torch
 
+from rsl_cli import load_study
 from rsl_cli.cli import main
 from rsl_cli.data import load_dataset
 from rsl_cli.errors import DataError
-from rsl_cli.study.session import load_study
 
 DRAWS = np.random.default_rng(3)
 ROWS = 60

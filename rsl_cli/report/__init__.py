@@ -1,32 +1,42 @@
 """Tables, plots, verdict and page of a study, from its run files alone."""
 
+import html
+import re
 import sys
 import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rsl_cli.errors import ConfigError, StoreError, first_line, one_of
 from rsl_cli.report import tables
 from rsl_cli.report.judgement import judge_views
 from rsl_cli.report.measures import read_measures
-from rsl_cli.report.runs import read_runs
+from rsl_cli.report.runs import StudyRuns, read_runs
+from rsl_cli.report.terminal import loss_plot
 from rsl_cli.report.verdict import give_verdict
 from rsl_cli.study.files import write_atomic, write_json
 from rsl_cli.study.integrity import seal
 from rsl_cli.study.store import StudyStore, open_study
 from rsl_cli.study.verify import write_digests
 
-__all__ = ["Verdict", "judge", "summary_text", "write_comparison", "write_report"]
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from rsl_cli.report.canvas import Drawing
+
+__all__ = ["Verdict", "figure", "figure_names", "judge", "summary_text", "write_comparison", "write_report"]
 
 FORMATS = ("png", "pdf", "svg")
+DELTA = 0.1
+"""Probability of missing a target loss that the learning number accepts, if left out."""
 _WIDTH = 100
 
 
 def write_report(
-    store: StudyStore, *, formats: Sequence[str] = ("png", "pdf"), delta: float = 0.1, refresh: int | None = None
+    store: StudyStore, *, formats: Sequence[str] = ("png", "pdf"), delta: float = DELTA, refresh: int | None = None
 ) -> dict[str, Any]:
     """Write tables, figures, verdict and page of a study into its report folder; equal runs give equal files.
 
@@ -47,7 +57,7 @@ def write_report(
     from rsl_cli.report.canvas import encoded
     from rsl_cli.report.figures import named_figures, own_figures
     from rsl_cli.report.page import render_page
-    from rsl_cli.report.plots import draw_all
+    from rsl_cli.report.plots import draw_all, drawings
 
     for form in formats:
         _check_format(form)
@@ -59,7 +69,7 @@ def write_report(
     if runs.faults:
         verdict["damaged"] = list(runs.faults)
     summary = tables.summarise(runs)
-    figures = draw_all(runs, verdict["headline"], views.headline.law, delta, formats, measures)
+    figures = draw_all(drawings(runs, verdict["headline"], views.headline.law, delta, measures), formats)
     for name, figure in own.items():
         figures |= {f"{name}.{form}": content for form, content in encoded(figure, formats).items()}
     texts = {
@@ -67,7 +77,7 @@ def write_report(
         "summary.csv": tables.summary_csv(summary),
         "summary.md": tables.summary_markdown(summary),
         "summary.tex": tables.summary_latex(summary),
-        "summary.txt": tables.summary_terminal(summary) + "\n",
+        "summary.txt": _terminal(runs, summary),
     }
     for name, text in texts.items():
         write_atomic(store.report_dir / name, text.encode())
@@ -104,10 +114,14 @@ class Verdict:
     verdict: str
     headline: str
     reasons: tuple[str, ...]
-    content: Mapping[str, Any]
+    content: Mapping[str, Any] = field(repr=False)
+
+    def _repr_html_(self) -> str:
+        reasons = "".join(f"<li>{html.escape(reason)}</li>" for reason in self.reasons)
+        return f"<p><b>{html.escape(self.headline)}</b></p><ul>{reasons}</ul>"
 
 
-def judge(study: str | Path, *, delta: float = 0.1) -> Verdict:
+def judge(study: str | Path, *, delta: float = DELTA) -> Verdict:
     """Judge a study by its run files; writes nothing.
 
     Args:
@@ -125,8 +139,48 @@ def judge(study: str | Path, *, delta: float = 0.1) -> Verdict:
     return Verdict(content["verdict"], content["headline"], tuple(content["reasons"]), content)
 
 
+def figure_names(store: StudyStore) -> list[str]:
+    """The names of a study's figures, for `figure`.
+
+    Raises:
+        StoreError: no study is there, or a file is damaged.
+    """
+    return list(_drawings(store))
+
+
+def figure(store: StudyStore, name: str) -> "Figure":
+    """Draw one figure of a study's report, to be gone on with; writes nothing.
+
+    Args:
+        store: the study.
+        name: among `figure_names`.
+
+    Returns:
+        A Matplotlib figure that belongs to no window.
+
+    Raises:
+        ConfigError: the study has no such figure.
+        StoreError: no study is there, or a file is damaged.
+    """
+    from rsl_cli.report.canvas import drawn
+
+    found = _drawings(store)
+    if name not in found:
+        raise ConfigError(one_of("figure", name, found))
+    return drawn(found[name])
+
+
+def _drawings(store: StudyStore) -> "dict[str, Drawing]":
+    from rsl_cli.report.plots import drawings
+
+    runs = read_runs(store)
+    views, measures = judge_views(runs), read_measures(store, runs)
+    headline = give_verdict(runs, views, DELTA, measures)["headline"]
+    return drawings(runs, headline, views.headline.law, DELTA, measures)
+
+
 def write_comparison(
-    stores: Sequence[StudyStore], folder: Path, *, formats: Sequence[str] = ("png", "pdf"), delta: float = 0.1
+    stores: Sequence[StudyStore], folder: Path, *, formats: Sequence[str] = ("png", "pdf"), delta: float = DELTA
 ) -> Path:
     """Write one page and one figure of several studies: their verdicts, what they differ in, their losses.
 
@@ -158,7 +212,7 @@ def write_comparison(
 
 
 def summary_text(store: StudyStore, verdict: Mapping[str, Any]) -> str:
-    """Return what a terminal shows of a report: a table by lift, the verdict and its reasons.
+    """Return what a terminal shows of a report: a table by lift, a plot in characters, the verdict and its reasons.
 
     Args:
         store: the study, reported.
@@ -175,11 +229,19 @@ def summary_text(store: StudyStore, verdict: Mapping[str, Any]) -> str:
         table = file.read_text(encoding="utf-8").rstrip("\n")
     except (OSError, ValueError) as error:
         raise StoreError(f"cannot read {file}: {first_line(error)}; `rsl report` writes it") from error
+    if "utf" not in (sys.stdout.encoding or "").lower():
+        table = re.sub(r"[\u2801-\u28ff]", "o", table)  # What standard output cannot write would end the command.
     headline = textwrap.wrap(f"VERDICT: {verdict['headline']}", _WIDTH, subsequent_indent="  ")
     lines = [table, "", *headline]
     for reason in verdict["reasons"]:
         lines += textwrap.wrap(reason, _WIDTH, initial_indent="  - ", subsequent_indent="    ", break_on_hyphens=False)
     return "\n".join(lines)
+
+
+def _terminal(runs: StudyRuns, summary: Sequence[tables.LiftSummary]) -> str:
+    losses = {lift: [run.loss(runs.headline) for run in runs.at(lift)] for lift in runs.lifts}
+    plot = loss_plot(losses)
+    return "\n\n".join([tables.summary_terminal(summary), *([plot] if plot else [])]) + "\n"
 
 
 def _check_delta(delta: float) -> None:

@@ -65,11 +65,26 @@ Drawing = tuple[Callable[[Figure], None], tuple[float, float]]
 """What fills a figure, and the figure's size in inches."""
 
 
-def render(draw: Callable[[Figure], None], formats: Sequence[str], size: tuple[float, float]) -> dict[str, bytes]:
-    """Draw a figure once and return its bytes per format, the same for the same data."""
+class Shown(Figure):
+    """A figure that a notebook shows where it is a cell's last value, whatever draws there."""
+
+    def _repr_png_(self) -> bytes:
+        return _encode(self, "png", keep_layout=True)
+
+
+def drawn(drawing: Drawing) -> Shown:
+    """Draw a figure that one can go on editing."""
+    draw, size = drawing
     with matplotlib.style.context(["default", STYLE]):
-        figure = Figure(figsize=size, dpi=_DPI, layout="constrained")
+        figure = Shown(figsize=size, dpi=_DPI, layout="constrained")
         draw(figure)
+        return figure
+
+
+def render(drawing: Drawing, formats: Sequence[str]) -> dict[str, bytes]:
+    """Draw a figure once and return its bytes per format, the same for the same data."""
+    figure = drawn(drawing)
+    with matplotlib.style.context(["default", STYLE]):
         return encoded(figure, formats)
 
 
@@ -209,11 +224,12 @@ def _label_apart(axis: Axis, low: float, high: float) -> None:
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
-def _encode(figure: Figure, form: str) -> bytes:
+def _encode(figure: Figure, form: str, *, keep_layout: bool = False) -> bytes:
     buffer = io.BytesIO()
     # A creation date would make equal reports differ.
     metadata = {"CreationDate": None} if form == "pdf" else {"Date": None} if form == "svg" else None
     figure.savefig(buffer, format=form, metadata=metadata)
     # The layout found for the first format serves the others; finding it takes as long as drawing.
-    figure.set_layout_engine("none")
+    if not keep_layout:
+        figure.set_layout_engine("none")
     return buffer.getvalue()

@@ -119,7 +119,7 @@ def compare_figure(found: Compared, formats: Sequence[str]) -> dict[str, bytes]:
     Returns:
         Format -> content, the same for the same runs.
     """
-    return canvas.render(lambda figure: _draw(figure, found), formats, _SIZE)
+    return canvas.render((lambda figure: _draw(figure, found), _SIZE), formats)
 
 
 def _draw(figure: Figure, found: Compared) -> None:

@@ -1,7 +1,7 @@
 """The figures of a study. Every run is shown: what diverged or reached zero is marked at the edge of the plot."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -25,28 +25,19 @@ _DODGE: dict[Which, float] = {"test": -0.007, "train": 0.007}
 """How far the two losses of a run stand apart, as shares of the axis: one would hide the other."""
 
 
-def draw_all(
-    runs: StudyRuns,
-    headline: str,
-    fit: Law | None,
-    delta: float,
-    formats: Sequence[str],
-    measures: Measures = NOTHING,
-) -> dict[str, bytes]:
-    """Draw every figure of a report.
+def drawings(
+    runs: StudyRuns, headline: str, fit: Law | None, delta: float, measures: Measures = NOTHING
+) -> dict[str, Drawing]:
+    """What draws each figure of a report, by the figure's name.
 
     Args:
         runs: the study.
         headline: the verdict in one line.
         fit: the law of the limits, if the data accept one.
         delta: accepted probability of missing a target.
-        formats: file endings that matplotlib can write.
         measures: what was measured on the networks; a figure of something not measured is left out.
-
-    Returns:
-        File name -> content.
     """
-    drawings: dict[str, Drawing] = {
+    return {
         "isochrones": (lambda figure: draw_isochrones(figure, runs, headline), WIDE),
         "loss_vs_params": (lambda figure: _losses(figure, runs, fit, by_lift=False), WIDE),
         "loss_vs_lift": (lambda figure: _losses(figure, runs, fit, by_lift=True), WIDE),
@@ -56,9 +47,21 @@ def draw_all(
         **tangent_drawings(runs, runs.trajectories, measures.tangent),
         **population_drawings(runs, measures),
     }
+
+
+def draw_all(drawn: Mapping[str, Drawing], formats: Sequence[str]) -> dict[str, bytes]:
+    """Draw every figure of a report.
+
+    Args:
+        drawn: what draws each; see `drawings`.
+        formats: file endings that matplotlib can write.
+
+    Returns:
+        File name -> content.
+    """
     files = {}
-    for name, (draw, size) in drawings.items():
-        files |= {f"{name}.{form}": content for form, content in canvas.render(draw, formats, size).items()}
+    for name, drawing in drawn.items():
+        files |= {f"{name}.{form}": content for form, content in canvas.render(drawing, formats).items()}
     return files
 
 

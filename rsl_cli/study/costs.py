@@ -37,6 +37,10 @@ _MATRICES = 3
 """Of a matrix: itself, shifted and factored, and the residuals' curvature."""
 _SUBSET = 512
 """Samples of the Gauss-Newton matrix, mostly."""
+_STEP = 1e5
+"""Operations' worth of what a step takes beside its arithmetic."""
+_PER_MATRIX = 6
+"""Gradients that an implicit trainer takes for each of its matrices. Measured: 4 to 6."""
 
 
 def memory(spec: StudySpec, degree: int) -> float:
@@ -130,6 +134,19 @@ def _matrix(spec: StudySpec, parameters: int) -> int:
         return side(parameters, samples, outputs)
     dear = is_dear(parameters, samples, outputs, classify=classify)
     return 0 if dear else side(parameters, min(samples, _SUBSET), outputs)
+
+
+def effort(spec: StudySpec, degree: int) -> float:
+    """Operations that training one seed takes, up to a factor that is much the same for all lifts of a study."""
+    one = 3 * flops(spec.base, degree, spec.lifting)
+    if isinstance(spec.trainer, FirstOrder):
+        trainer = spec.trainer_of(degree)
+        assert isinstance(trainer, FirstOrder)
+        return trainer.steps * (_STEP + one * (trainer.batch_size or spec.data.samples))
+    parameters = expected_parameters(spec.base, degree, spec.lifting)
+    rows = _matrix(spec, parameters)
+    matrix = one * rows + rows**2 * parameters + rows**3 / 3
+    return _PER_MATRIX * (_STEP + one * spec.data.samples) + matrix
 
 
 def union_size(spec: StudySpec, degree: int, seeds: int) -> int:

@@ -64,6 +64,9 @@ LINE: Keys = {
     .of("never")
     .about("verdict: go on (time, seeds, lifts) until the verdict is decided or the budget is spent"),
     "budget": kept(None, "null, none or a time", "15m").of("never").about("90s | 15m | 2h | none, for until=verdict"),
+    "tracker": kept(None, "null or a tracker's name", "tensorboard")
+    .of("never")
+    .about("mlflow | tensorboard | wandb | trackio: told of every run when it has ended, on this machine"),
 }
 """Keys of a command line, which say what to do with a study."""
 

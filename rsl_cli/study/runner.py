@@ -59,16 +59,27 @@ class Plan:
         missing: those that are not done, or not as far as asked for.
         stands: where those stand that have a record.
         parameters: expected P by lift.
+        first: whether the first of the missing is to be done alone.
     """
 
     keys: tuple[RunKey, ...]
     missing: tuple[RunKey, ...]
     stands: Mapping[RunKey, Stand]
     parameters: Mapping[int, int]
+    first: bool = False
+
+    @property
+    def to_do(self) -> tuple[RunKey, ...]:
+        """What is to be done now."""
+        return self.missing[:1] if self.first else self.missing
 
 
-def make_plan(spec: StudySpec) -> Plan:
+def make_plan(spec: StudySpec, *, first: bool = False) -> Plan:
     """Compare what is asked for with what is stored; writes nothing.
+
+    Args:
+        spec: the study.
+        first: see `Plan`.
 
     Raises:
         StoreError: the study's folder computes something else.
@@ -78,7 +89,7 @@ def make_plan(spec: StudySpec) -> Plan:
     stands = {key: stand for key, record in found.items() if (stand := _stand(record)) is not None}
     missing = tuple(key for key in keys if not _is_reached(spec, key, stands.get(key)))
     parameters = {lift: expected_parameters(spec.base, lift, spec.lifting) for lift in spec.lifts}
-    return Plan(keys, missing, stands, parameters)
+    return Plan(keys, missing, stands, parameters, first)
 
 
 def stand_of(store: StudyStore, key: RunKey) -> Stand | None:

@@ -246,7 +246,7 @@ def test_many_groups_of_weights_have_a_line_each(study: StudyStore) -> None:
     parts = [{**drift.columns, "group": np.full(len(drift), name)} for name in names]
     many = Rows({key: np.concatenate([part[key] for part in parts]) for key in drift.columns})
     draw, size = population_drawings(runs, Measures(drift=many))["drift"]
-    image = matplotlib.image.imread(io.BytesIO(canvas.render(draw, ["png"], size)["png"]))
+    image = matplotlib.image.imread(io.BytesIO(canvas.render((draw, size), ["png"])["png"]))
     assert np.all(image[[0, -1]] == 1) and np.all(image[:, [0, -1]] == 1)
     figure = Figure(figsize=size, layout="constrained")
     draw(figure)

@@ -20,7 +20,7 @@ import rsl_cli as rsl
 from rsl_cli.errors import ConfigError, StoreError
 from rsl_cli.report import summary_text, write_report
 from rsl_cli.report.judgement import judge_views
-from rsl_cli.report.plots import draw_all
+from rsl_cli.report.plots import draw_all, drawings
 from rsl_cli.report.runs import assemble, read_runs
 from rsl_cli.report.tables import RUN_COLUMNS, runs_csv, summarise, summary_cells, summary_latex, summary_markdown
 from rsl_cli.study.files import read_json
@@ -254,7 +254,7 @@ DEGENERATE: dict[str, Callable[[Path], StudyStore]] = {
 def test_figures_are_drawn_whatever_the_runs(name: str, tmp_path: Path) -> None:
     store = DEGENERATE[name](tmp_path / "study")
     runs = read_runs(store)
-    files = draw_all(runs, "A headline", judge_views(runs).headline.law, 0.1, ("png",))
+    files = draw_all(drawings(runs, "A headline", judge_views(runs).headline.law, 0.1), ("png",))
     flow = any(np.isfinite(run.flow_time) for run in runs.done)
     assert set(files) == {f"{figure}.png" for figure in (*FIGURES, *(["decay"] if flow else []))}
     for content in files.values():

@@ -71,8 +71,8 @@ def drawings_of(store: StudyStore) -> dict[str, Drawing]:
 def draw(store: StudyStore) -> set[str]:
     """Draw the figures, and return their names."""
     drawings = drawings_of(store)
-    for name, (fill, size) in drawings.items():
-        image = matplotlib.image.imread(io.BytesIO(canvas.render(fill, ["png"], size)["png"]), format="png")
+    for name, drawing in drawings.items():
+        image = matplotlib.image.imread(io.BytesIO(canvas.render(drawing, ["png"])["png"]), format="png")
         # Ink at the rim would be text that the edge cuts off.
         assert np.all(image[[0, -1]] == 1), name
         assert np.all(image[:, [0, -1]] == 1), name

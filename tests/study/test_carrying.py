@@ -8,13 +8,14 @@ import pandas as pd
 import problems
 import pytest
 
+from rsl_cli import load_study
 from rsl_cli.errors import ConfigError, StoreError
 from rsl_cli.progress import Display
 from rsl_cli.study import runner, session, store
 from rsl_cli.study.files import read_json, write_json
 from rsl_cli.study.record import Record
 from rsl_cli.study.runner import make_plan
-from rsl_cli.study.session import load_study, run_study
+from rsl_cli.study.session import run_study
 from rsl_cli.study.spec import StudySpec, run_id
 from rsl_cli.study.store import RunKey, StudyStore
 

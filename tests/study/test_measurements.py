@@ -7,9 +7,10 @@ import pandas as pd
 import problems
 import pytest
 
+from rsl_cli import load_study
 from rsl_cli.errors import ConfigError
 from rsl_cli.report import write_report
-from rsl_cli.study.session import load_study, run_study
+from rsl_cli.study.session import run_study
 from rsl_cli.study.spec import StudySpec
 
 FLOW = problems.group("trainer", "flow", t_end=100.0)

@@ -8,10 +8,11 @@ import time
 import problems
 import pytest
 
+from rsl_cli import load_study
 from rsl_cli.errors import ConfigError, StoreError
 from rsl_cli.study import runner, session
 from rsl_cli.study.files import read_tensors, write_tensors
-from rsl_cli.study.session import load_study, run_study
+from rsl_cli.study.session import run_study
 from rsl_cli.study.spec import StudySpec
 from rsl_cli.study.store import StudyStore
 

@@ -7,11 +7,12 @@ import problems
 import pytest
 import torch
 
+from rsl_cli import load_study
 from rsl_cli.errors import ConfigError
 from rsl_cli.graph import BaseGraph
 from rsl_cli.lift import disjoint_union, sample_lift
 from rsl_cli.network import LiftedNetwork
-from rsl_cli.study.session import load_study, run_study
+from rsl_cli.study.session import run_study
 from rsl_cli.study.spec import StudySpec
 from rsl_cli.testing import check_optimizer
 from rsl_cli.train.first_order import FirstOrder, train_first_order
