@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from rsl_cli.graph import BaseGraph
     from rsl_cli.kernels.autograd import Implementation, sparse_product
     from rsl_cli.kernels.stencil import Stencil
+    from rsl_cli.laws import LAWS, Law
     from rsl_cli.lift import Lift, LiftUnion, disjoint_union, sample_lift
+    from rsl_cli.liftings import LIFTINGS, Lifting
     from rsl_cli.maps import EDGE_MAPS, EdgeMap
     from rsl_cli.module import base_from_module, load_module
     from rsl_cli.network import LiftedNetwork
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
     from rsl_cli.train.losses import LOSSES, Loss
     from rsl_cli.train.optimizers import OPTIMIZERS, Optimizer
     from rsl_cli.train.trajectory import Trajectory
-    from rsl_cli.vertex_maps import ACTIVATIONS, COMBINES, NORMS, POOLS, Combine, Stage
+    from rsl_cli.vertex_maps import ACTIVATIONS, BIASES, COMBINES, NORMS, POOLS, Combine, Stage
 
     study = Study.of
 
@@ -63,6 +65,8 @@ _HOMES = {
     # parts of a user's own: what they are made of, and where they get a name
     "Stencil": "kernels.stencil",
     "EdgeMap": "maps",
+    "Lifting": "liftings",
+    "Law": "laws",
     "Combine": "vertex_maps",
     "Stage": "vertex_maps",
     "Loss": "train.losses",
@@ -70,6 +74,9 @@ _HOMES = {
     "Dataset": "data.dataset",
     "FinishedRun": "theory.probes",
     "EDGE_MAPS": "maps",
+    "LIFTINGS": "liftings",
+    "LAWS": "laws",
+    "BIASES": "vertex_maps",
     "ACTIVATIONS": "vertex_maps",
     "COMBINES": "vertex_maps",
     "NORMS": "vertex_maps",
@@ -85,10 +92,13 @@ _HOMES = {
 
 __all__ = [
     "ACTIVATIONS",
+    "BIASES",
     "COMBINES",
     "DATASETS",
     "EDGE_MAPS",
     "FIGURES",
+    "LAWS",
+    "LIFTINGS",
     "LOSSES",
     "NORMS",
     "OPTIMIZERS",
@@ -100,9 +110,11 @@ __all__ = [
     "EdgeMap",
     "FinishedRun",
     "Implementation",
+    "Law",
     "Lift",
     "LiftUnion",
     "LiftedNetwork",
+    "Lifting",
     "Loss",
     "Optimizer",
     "RslError",

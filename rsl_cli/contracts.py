@@ -12,9 +12,11 @@ from torch.autograd.gradcheck import GradcheckError
 
 from rsl_cli.errors import GraphError, RslError, first_line
 from rsl_cli.kernels.stencil import Stencil
+from rsl_cli.laws import Law
+from rsl_cli.liftings import Lifting
 from rsl_cli.maps import EdgeMap
 from rsl_cli.parts import Space
-from rsl_cli.vertex_maps import Activation, Combine, Stage
+from rsl_cli.vertex_maps import Activation, Bias, Combine, Stage
 
 _COPIES, _SAMPLES = 3, 4
 
@@ -128,6 +130,102 @@ def check_stage(stage: Stage, space: Space) -> None:
     with failing(what):
         made = stage.space(space)
     _check_tensors(what, stage, [_drawn(space)], (_COPIES, *made, _SAMPLES))
+
+
+def check_bias(bias: Bias, space: Space, name: str = "") -> None:
+    """The contract of a shape of biases: one that broadcasts to the space, the same at every call.
+
+    Args:
+        bias: from the space to the shape.
+        space: of the sums it is added to.
+        name: what to call it in an error; its own, if left out.
+
+    Raises:
+        GraphError: what it breaks, in one line.
+    """
+    what = f"bias {name or getattr(bias, '__name__', type(bias).__name__)} on space {space}"
+    with failing(what):
+        shape, again = bias(space), bias(space)
+    fits = isinstance(shape, tuple) and len(shape) == len(space)
+    if not fits or any(size not in (1, whole) for size, whole in zip(shape, space, strict=True)):
+        raise GraphError(f"{what}: gives {shape!r}; accepted: a tuple of 1 or the space's own size for each axis")
+    if shape != again:
+        raise GraphError(f"{what}: gives another shape when asked again; it must not depend on chance")
+
+
+def check_law(law: Law) -> None:
+    """The contract of a law at the start: mean 0, the variance and support it says, its cdf, and one answer.
+
+    Args:
+        law: the law.
+
+    Raises:
+        GraphError: what it breaks, in one line.
+    """
+    what, count = f"law {type(law).__name__}", 4000
+    with failing(what):
+        drawn, again = (law.sample(np.random.default_rng(0), (count // 4, 4)) for _ in range(2))
+        variance, support = law.variance, law.support
+    if not isinstance(drawn, np.ndarray) or drawn.dtype != np.float64 or drawn.shape != (count // 4, 4):
+        shown = f"{drawn.dtype} {drawn.shape}" if isinstance(drawn, np.ndarray) else f"a {type(drawn).__name__}"
+        raise GraphError(f"{what}: sample gives {shown}; accepted: float64 of the shape asked for")
+    if not np.array_equal(drawn, again):
+        raise GraphError(f"{what}: gives other numbers from the same generator; draw from that alone")
+    if not np.isfinite(drawn).all() or np.abs(drawn).max() > support:
+        raise GraphError(f"{what}: draws numbers beyond its support, {support:g}")
+    if variance not in (0.0, 1.0):
+        raise GraphError(f"{what}: variance is {variance!r}; accepted: 1, since gains scale it, or 0 for zeros")
+    # Fourth moments are not known: six standard errors as they are measured, and what rounding leaves.
+    for moment, measured, said in (("mean", drawn, 0.0), ("variance", drawn**2, variance)):
+        if abs(measured.mean() - said) > 6 * measured.std() / count**0.5 + 1e-12:
+            raise GraphError(f"{what}: its {moment} is about {measured.mean():.3g}; wanted {said:g}")
+    with failing(what):
+        below = law.cdf(np.sort(drawn.ravel()))
+    if below is not None and np.abs(below - (np.arange(count) + 0.5) / count).max() > 3 / count**0.5 + 1 / count:
+        raise GraphError(f"{what}: its cdf is not that of what it draws")
+
+
+def check_lifting(lifting: Lifting, n_u: int = 7, n_v: int = 7) -> None:
+    """The contract of a lifting between fibres: pairs inside them, sorted, none twice, and the in-degrees it says.
+
+    Args:
+        lifting: the lifting.
+        n_u: copies of the source.
+        n_v: copies of the target.
+
+    Raises:
+        GraphError: what it breaks, in one line.
+    """
+    what, draws = f"lifting {type(lifting).__name__} from {n_u} to {n_v} copies", 40
+    with failing(what):
+        lifting.check_fibres(n_u, n_v)
+        lists = [lifting.sample(np.random.default_rng(seed), n_u, n_v) for seed in range(draws)]
+        again = lifting.sample(np.random.default_rng(0), n_u, n_v)
+        mean, every, bounded = lifting.mean_in_degree(n_u, n_v), lifting.every(n_u, n_v), lifting.bounded
+    for pair in lists:
+        if not (isinstance(pair, tuple) and len(pair) == 2 and all(isinstance(ends, np.ndarray) for ends in pair)):
+            raise GraphError(f"{what}: sample gives a {type(pair).__name__}; accepted: (sources, targets), two arrays")
+        sources, targets = pair
+        if {(ends.dtype, ends.shape) for ends in pair} != {(np.dtype(np.int64), (sources.size,))}:
+            shown = ", ".join(f"{ends.dtype} {ends.shape}" for ends in pair)
+            raise GraphError(f"{what}: sample gives {shown}; accepted: int64 (E,) twice")
+        for end, copies, size in (("source", sources, n_u), ("target", targets, n_v)):
+            if len(copies) and not (copies.min() >= 0 and copies.max() < size):
+                raise GraphError(f"{what}: a {end} is {copies.min()}..{copies.max()}; accepted: 0..{size - 1}")
+        if not (np.diff(targets * n_u + sources) > 0).all():
+            raise GraphError(f"{what}: joins a pair twice, or its pairs are not sorted by target, then source")
+    if not all(np.array_equal(one, other) for one, other in zip(lists[0], again, strict=True)):
+        raise GraphError(f"{what}: gives other pairs from the same generator; draw from that alone")
+    degrees = np.array([np.bincount(targets, minlength=n_v) for _, targets in lists])
+    if every is not None and not (degrees == every).all():
+        raise GraphError(f"{what}: says that every in-degree is {every}, draws {degrees.min()} to {degrees.max()}")
+    means = degrees.mean(1)
+    if abs(means.mean() - mean) > 6 * means.std() / draws**0.5 + 1e-9:
+        raise GraphError(f"{what}: its mean in-degree is about {means.mean():.3g}; mean_in_degree says {mean:g}")
+    if bounded is not None and not 0 < bounded < math.inf:
+        raise GraphError(f"{what}: bounded is {bounded!r}; accepted: None, or a number above 0")
+    with failing(what):
+        lifting.check(*lists[0], n_u, n_v)
 
 
 def _drawn(space: Space) -> Tensor:

@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from rsl_cli.contracts import check_combine, check_edge_map, check_stage
+from rsl_cli.contracts import check_bias, check_combine, check_edge_map, check_stage
 from rsl_cli.errors import GraphError, one_of
-from rsl_cli.graph_config import Edge, EdgeLifting, Init, Vertex, edge_lifting, read_graph
+from rsl_cli.graph_config import Edge, Init, Vertex, read_graph
 from rsl_cli.kernels.stencil import Stencil
+from rsl_cli.liftings import EdgeLifting, edge_lifting
 from rsl_cli.parts import Space
-from rsl_cli.vertex_maps import BIASES
+from rsl_cli.vertex_maps import bias_of
 
 __all__ = ["BaseGraph", "Edge", "EdgeLifting", "Init", "Vertex", "edge_lifting"]
 
@@ -123,7 +124,7 @@ class BaseGraph:
 
     def bias_shape(self, vertex: Vertex) -> Space | None:
         """Shape of one copy's bias, to be broadcast to Z_v; None if there is none."""
-        return BIASES[vertex.bias](self.sum_space(vertex.name)) if vertex.bias else None
+        return bias_of(vertex.bias)(self.sum_space(vertex.name)) if vertex.bias else None
 
     @cached_property
     def _spaces(self) -> dict[str, tuple[Space, Space]]:
@@ -266,6 +267,8 @@ def _check_parts(graph: BaseGraph) -> None:
                 slots = {slot_key(e): e.map.output_space(graph.space(e.source)) for e in graph.in_edges(vertex.name)}
                 check_combine(vertex.combine, slots)
             space = graph.sum_space(vertex.name)
+            if "bias" in vertex.origins:
+                check_bias(bias_of(vertex.bias), space, str(vertex.bias))
             for key, stage in (("norm", vertex.norm), ("pool", vertex.pool)):
                 if stage is not None:
                     if key in vertex.origins:

@@ -11,14 +11,17 @@ whole number it stands for: ``kernel: "{kernel}"``.
 
 import itertools
 import re
-import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from rsl_cli.contracts import check_activation
-from rsl_cli.errors import GraphError, nearest, one_of
+from rsl_cli.contracts import check_activation, check_law
+from rsl_cli.errors import GraphError, nearest
+from rsl_cli.keys import Keys, choice, kept, read_keys, real
+from rsl_cli.laws import LAWS, Law, Normal
+from rsl_cli.liftings import EdgeLifting, edge_lifting
 from rsl_cli.maps import EdgeMap, edge_map
+from rsl_cli.parts import make
 from rsl_cli.registry import Origin, Registry
 from rsl_cli.vertex_maps import ACTIVATIONS, BIASES, COMBINES, NORMS, POOLS, Combine, Stage, Sum, vertex_part
 
@@ -27,15 +30,7 @@ _MOST = 10_000
 _LARGEST = {"vertices": 1000, "edges": 10_000}
 """Of a base graph. It is what is multiplied, and no lift of a larger one would fit."""
 _DIGITS = 9
-_LEAST_IN_DEGREE, _MOST_IN_DEGREE = 1e-6, 2.0**31
-"""Below it no lift there can be keeps an edge; beyond it none has so many copies."""
-
-
 KINDS = ("input", "hidden", "output")
-LIFTINGS = ("random", "regular", "dense", "matching")
-INITS = ("normal", "uniform", "zeros")
-_VERTEX_KEYS = ("kind", "activation", "combine", "bias", "width", "growth", "bias_init", "norm", "pool")
-_EDGE_KEYS = ("source", "target", "map", "slot", "lifting", "init")
 
 
 @dataclass(frozen=True)
@@ -43,26 +38,22 @@ class Init:
     """Law of the weights of one edge or of the biases of one vertex.
 
     Args:
-        kind: ``normal``, ``uniform`` (of the same variance) or ``zeros``.
+        kind: what the configuration calls it.
         gain: standard deviation of a bias; for weights it is divided by the square root of the fan-in.
+        law: what is drawn from, before it is scaled.
+        origin: where that comes from, if it is a user's.
     """
 
     kind: str = "normal"
     gain: float = 1.0
+    law: Law = field(default_factory=Normal)
+    origin: Origin | None = field(default=None, compare=False)
 
-
-@dataclass(frozen=True)
-class EdgeLifting:
-    """How the copies of an edge's two ends are joined.
-
-    Args:
-        kind: ``random`` (Bernoulli, mean in-degree ``in_degree``), ``regular`` (exactly ``in_degree`` distinct sources,
-            or all), ``dense`` or ``matching`` (a permutation).
-        in_degree: lambda; None where the kind has none.
-    """
-
-    kind: str = "random"
-    in_degree: float | None = 8.0
+    def identity(self) -> dict[str, Any]:
+        """What determines it; keys that came later are left unsaid at their defaults."""
+        if self.origin is not None:
+            return {"kind": "target", "gain": self.gain, **self.origin.identity()}
+        return {"kind": self.kind, "gain": self.gain, **self.law.options()}
 
 
 @dataclass(frozen=True)
@@ -74,7 +65,7 @@ class Vertex:
         kind: ``input``, ``hidden`` or ``output``.
         activation: name of the activation, applied after combining the slots, the bias and the norm.
         combine: what makes one sum of the slots.
-        bias: whether each copy adds a trained bias, and of which shape; a key of `maps.BIASES`, or False.
+        bias: whether each copy adds a trained bias, and of which shape: True, False, or a name in `BIASES`.
         width: the fibre has ``round(width * degree ** growth)`` copies, at least one.
         growth: see ``width``.
         bias_init: law of the biases.
@@ -185,34 +176,28 @@ def _vertex(name: str, config: Any) -> Vertex:
     _name(where, "name", name)
     if not isinstance(config, Mapping):
         raise GraphError(f"{where}: got {config!r}; write a mapping such as {{kind: hidden, activation: tanh}}")
-    _known(where, config, _VERTEX_KEYS)
-    kind = config.get("kind", "hidden")
-    _member(where, "kind", kind, KINDS)
-    activation = config.get("activation", "identity")
-    parts: dict[str, Any] = {}
+    read = read_keys(f"{where}: ", VERTEX, config, also=(), error=GraphError)
+    kind, activation = read["kind"], read["activation"]
     origins: dict[str, Origin] = {}
 
-    def read(key: str, known: Registry[Any], kind: type) -> None:
-        parts[key], origin = vertex_part(key, config[key], known, kind) if key in config else (None, None)
+    def part(key: str, known: Registry[Any], parent: type) -> Any:
+        if read[key] is None and VERTEX[key].default is None:
+            return None
+        made, origin = vertex_part(key, read[key], known, parent)
         origins.update({key: origin} if origin is not None else {})
+        return made
 
     try:
         function, origin = ACTIVATIONS.find(activation), ACTIVATIONS.origin(activation)
         if origin is not None:
             check_activation(function, activation)
             origins["activation"] = origin
-        read("combine", COMBINES, Combine)
-        read("norm", NORMS, Stage)
-        read("pool", POOLS, Stage)
+        if isinstance(read["bias"], str) and BIASES.find(read["bias"]):
+            origin = BIASES.origin(read["bias"])
+            origins |= {} if origin is None else {"bias": origin}
+        combine, norm, pool = part("combine", COMBINES, Combine), part("norm", NORMS, Stage), part("pool", POOLS, Stage)
     except GraphError as error:
         raise GraphError(f"{where}: {error}") from error
-    bias = config.get("bias", False)
-    if not isinstance(bias, bool | str) or (bias and bias not in BIASES):
-        raise GraphError(f"{where}: bias={bias!r}; accepted: true, false, copy or feature")
-    width = _positive(where, "width", config.get("width", 1))
-    growth = _number(where, "growth", config.get("growth", 1))
-    if growth < 0:
-        raise GraphError(f"{where}: growth={growth}; accepted: a number from 0 (a fixed fibre) upwards")
     if kind == "output" and activation != "identity":
         raise GraphError(
             f"{where}: activation '{activation}' on an output; the readout is linear, leave activation out"
@@ -221,20 +206,11 @@ def _vertex(name: str, config: Any) -> Vertex:
         raise GraphError(f"{where}: an input vertex has only the key kind, got {', '.join(config)}")
     if kind != "hidden" and ("width" in config or "growth" in config):
         raise GraphError(f"{where}: width and growth belong to hidden vertices; an {kind} is not multiplied")
-    if kind == "output" and (parts["norm"] or parts["pool"]):
+    if kind == "output" and (norm or pool):
         raise GraphError(f"{where}: norm and pool belong to hidden vertices; an output is a scalar")
+    init = _init(where, "bias_init", read["bias_init"])
     return Vertex(
-        name,
-        kind,
-        activation,
-        parts["combine"] or Sum(),
-        bias,
-        width,
-        growth,
-        _init(where, "bias_init", config.get("bias_init")),
-        parts["norm"],
-        parts["pool"],
-        origins,
+        name, kind, activation, combine, read["bias"], read["width"], read["growth"], init, norm, pool, origins
     )
 
 
@@ -251,7 +227,7 @@ def _edge(config: Any, vertices: Mapping[str, Vertex]) -> Edge:
     slot = config.get("slot")
     if slot is not None:
         _name(where, "slot", slot)
-    options = {key: value for key, value in config.items() if key not in _EDGE_KEYS}
+    options = {key: value for key, value in config.items() if key not in EDGE}
     if "map" not in config:
         slip = next((key for key in options if nearest(key, ["map"])), None)
         said = "no map; add one, e.g. map: scale" if slip is None else f"key '{slip}' is not known; did you mean 'map'?"
@@ -273,52 +249,68 @@ def _edge(config: Any, vertices: Mapping[str, Vertex]) -> Edge:
     )
 
 
-def edge_lifting(config: Any, where: str = "lifting") -> EdgeLifting:
-    """Read a lifting ``{kind, in_degree}``.
-
-    Args:
-        config: a mapping, or an `EdgeLifting` that is returned as it is.
-        where: what to name in an error.
-
-    Raises:
-        GraphError: unknown kind, or an in-degree that is missing, too many or not positive.
-    """
-    if isinstance(config, EdgeLifting):
-        return config
-    if not isinstance(config, Mapping) or "kind" not in config:
-        raise GraphError(f"{where}: lifting {config!r}; write a mapping such as {{kind: random, in_degree: 8}}")
-    _known(f"{where}: lifting", config, ("kind", "in_degree"))
-    kind = config["kind"]
-    _member(where, "lifting kind", kind, LIFTINGS)
-    if kind in ("dense", "matching"):
-        if config.get("in_degree") is not None:
-            raise GraphError(f"{where}: lifting '{kind}' has no in_degree; leave it out")
-        return EdgeLifting(kind, None)
-    if config.get("in_degree") is None:
-        raise GraphError(f"{where}: lifting '{kind}' needs an in_degree, e.g. in_degree: 8")
-    in_degree = _positive(where, "in_degree", config["in_degree"])
-    if not _LEAST_IN_DEGREE <= in_degree <= _MOST_IN_DEGREE:
-        raise GraphError(f"{where}: in_degree={in_degree!r}; accepted: {_LEAST_IN_DEGREE:g} to {_MOST_IN_DEGREE:.0f}")
-    if kind == "regular" and in_degree != int(in_degree):
-        raise GraphError(f"{where}: in_degree={in_degree}; lifting 'regular' needs a whole number")
-    return EdgeLifting(kind, in_degree)
-
-
 def _init(where: str, key: str, config: Any) -> Init:
     if config is None:
         return Init()
     if not isinstance(config, Mapping):
         raise GraphError(f"{where}: {key}={config!r}; write a mapping such as {{kind: normal, gain: 1.0}}")
-    _known(f"{where}: {key}", config, ("kind", "gain"))
     kind = config.get("kind", "normal")
-    _member(where, f"{key} kind", kind, INITS)
-    return Init(kind, _positive(where, f"{key} gain", config.get("gain", 1.0)))
+    gain = read_keys(f"{where}: {key} ", INIT, {k: v for k, v in config.items() if k in INIT}, error=GraphError)["gain"]
+    try:
+        law, origin = make(
+            f"{key} kind", LAWS, Law, kind, {k: v for k, v in config.items() if k not in ("kind", *INIT)}
+        )
+        if origin is not None:
+            check_law(law)
+    except GraphError as error:
+        raise GraphError(f"{where}: {error}") from error
+    return Init(kind, gain, law, origin)
 
 
-def _known(where: str, config: Mapping[str, Any], accepted: Sequence[str]) -> None:
-    for key in config:
-        if key not in accepted:
-            raise GraphError(f"{where}: {one_of('key', key, accepted)}")
+def _check_bias(value: object) -> None:
+    if not isinstance(value, bool | str):
+        raise ValueError
+
+
+VERTEX: Keys = {
+    "kind": choice("hidden", *KINDS).about("input, hidden or output"),
+    "activation": kept("identity", "an activation's name, or package.function", "tanh").about(
+        "applied after combining the slots, the bias and the norm"
+    ),
+    "combine": kept("sum", "its name, or a mapping of kind and its own keys", "product").about(
+        "what makes one sum of the slots"
+    ),
+    "bias": kept(False, "true, false, copy or feature", "true", _check_bias).about(
+        "a trained number for each of the space; copy: one for all; feature: one for each place of the last axis"
+    ),
+    "width": real(1.0, 0, above=True).about("the fibre has width * degree^growth copies, rounded, at least one"),
+    "growth": replace(real(1.0, 0), accepted="a number from 0 (a fixed fibre) upwards").about("see width"),
+    "bias_init": kept(None, "null or a mapping", "{kind: normal, gain: 1.0}").about("law of the biases at the start"),
+    "norm": kept(None, "null, its name, or a mapping of kind and its own keys", "rms").about(
+        "applied before the activation"
+    ),
+    "pool": kept(None, "null, its name, or a mapping of kind and its own keys", "max").about(
+        "applied after the activation"
+    ),
+}
+"""Keys of a vertex."""
+
+EDGE: Keys = {
+    "source": kept(None, "a vertex", "x").about("needed: the vertex it comes from"),
+    "target": kept(None, "a vertex", "h1").about("needed: the vertex it feeds"),
+    "map": kept(None, "an edge map's name, or package.Class", "scale").about(
+        "needed: how a copy acts on another; the map's own keys stand beside it"
+    ),
+    "slot": kept(None, "null or a name", "q").about("which argument of its target it feeds"),
+    "lifting": kept(None, "null or a mapping", "{kind: dense}").about(
+        "how its copies are joined; null: dense from the input and into the output, else the study's"
+    ),
+    "init": kept(None, "null or a mapping", "{kind: zeros}").about("law of its weights at the start"),
+}
+"""Keys of an edge beside its map's own."""
+
+INIT: Keys = {"gain": real(1.0, 0, above=True).about("standard deviation, before the fan-in divides it")}
+"""Keys of a law beside its kind and its own."""
 
 
 def _name(where: str, key: str, value: object) -> None:
@@ -335,24 +327,6 @@ def _word(what: str, value: object) -> str:
             "than words; put the name in quotes, e.g. 'on'"
         )
     return str(value)
-
-
-def _member(where: str, key: str, value: object, accepted: Iterable[str]) -> None:
-    if not isinstance(value, str) or value not in accepted:
-        raise GraphError(f"{where}: {one_of(key, value, accepted)}")
-
-
-def _number(where: str, key: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= sys.float_info.max:
-        raise GraphError(f"{where}: {key}={value!r}; accepted: a finite number")
-    return float(value)
-
-
-def _positive(where: str, key: str, value: Any) -> float:
-    number = _number(where, key, value)
-    if number <= 0:
-        raise GraphError(f"{where}: {key}={value!r}; accepted: a number above 0")
-    return number
 
 
 def _constants(mapping: Mapping[str, Any]) -> dict[str, int]:

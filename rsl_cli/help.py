@@ -66,7 +66,7 @@ def keys_of_file(path: Path) -> dict[str, tuple[str, str]]:
         elif match:
             indent, key, value, meaning = match.groups()
             parents = [*parents[: len(indent) // 2], key]
-            if value and parents[0] not in ("defaults", "name", "vertices", "edges"):
+            if value and parents[0] not in ("defaults", "name", "kind", "vertices", "edges"):
                 last = ".".join(parents)
                 found[last] = (value, meaning or "")
     return found
@@ -88,6 +88,7 @@ def _lines(path: Path, prefix: str) -> Iterator[str]:
 def declared() -> "dict[tuple[str, str], Keys]":
     """Every declaration of keys by group and option; those of a study itself by two empty texts."""
     from rsl_cli.data.target import DATASETS
+    from rsl_cli.liftings import LIFTINGS, OWN
     from rsl_cli.study.keys import EXECUTORS, LINE, STUDY
     from rsl_cli.study.measurements import THEORY
     from rsl_cli.theory.tangent import TANGENT
@@ -95,7 +96,9 @@ def declared() -> "dict[tuple[str, str], Keys]":
 
     tangent = {f"tangent.{key}": spec for key, spec in TANGENT.items()}
     theory = {path.stem: {**THEORY, **tangent} for path in sorted((config_directory() / "theory").glob("*.yaml"))}
+    laws = {name: getattr(part, "declares", None) for name, part in LIFTINGS.items()}
     groups: dict[str, Mapping[str, Keys]] = {
+        "lifting": {name: OWN if keys is None else keys for name, keys in laws.items()},
         "dataset": {name: leaf.keys for name, leaf in DATASETS.items()},
         "trainer": TRAINERS,
         "executor": EXECUTORS,
@@ -118,6 +121,8 @@ def reference() -> str:
 
     A key that belongs to a run's identity makes other runs when it changes; others do not.
     """
+    from rsl_cli.graph_config import EDGE, INIT, VERTEX
+
     lines = ["# Configuration reference", "", "Every key can be set on a line of `rsl run`, as `key=value`.", ""]
     seen = ""
     for (group, option), keys in declared().items():
@@ -133,6 +138,14 @@ def reference() -> str:
             cells = (f"`{f'{group}.' * bool(group)}{key}`", f"`{default}`", spec.accepted, spec.help)
             lines.append(_row(*cells, _SAID[spec.identity]))
         lines.append("")
+    for title, keys in {
+        "Keys of a vertex": VERTEX,
+        "Keys of an edge": EDGE,
+        "Keys of `init`, `bias_init`": INIT,
+    }.items():
+        lines += [f"## {title}", "", "| key | default | accepted | meaning |", "|---|---|---|---|"]
+        lines += [_row(f"`{key}`", f"`{_shown(spec.default)}`", spec.accepted, spec.help) for key, spec in keys.items()]
+        lines.append("")
     for title, registry in _registries().items():
         lines += [f"## {title}", "", "| name | what it is | its keys |", "|---|---|---|"]
         lines += [_row(f"`{name}`", _first_line(part), _fields(part)) for name, part in registry.items()]
@@ -141,17 +154,22 @@ def reference() -> str:
 
 
 def _registries() -> "dict[str, Registry[Any]]":
+    from rsl_cli.laws import LAWS
+    from rsl_cli.liftings import LIFTINGS
     from rsl_cli.maps import EDGE_MAPS
     from rsl_cli.report.figures import FIGURES
     from rsl_cli.theory.probes import PROBES
     from rsl_cli.train.losses import LOSSES
     from rsl_cli.train.optimizers import OPTIMIZERS
-    from rsl_cli.vertex_maps import ACTIVATIONS, COMBINES, NORMS, POOLS
+    from rsl_cli.vertex_maps import ACTIVATIONS, BIASES, COMBINES, NORMS, POOLS
 
     return {
         "Edge maps (`map`)": EDGE_MAPS,
         "Activations (`activation`)": ACTIVATIONS,
         "Combinations of slots (`combine`)": COMBINES,
+        "Biases (`bias`; `true` is `number`)": BIASES,
+        "Laws at the start (`init`, `bias_init`)": LAWS,
+        "Liftings (`lifting`)": LIFTINGS,
         "Norms (`norm`)": NORMS,
         "Pools (`pool`)": POOLS,
         "Losses (`loss`)": LOSSES,

@@ -4,16 +4,19 @@ A lift multiplies the vertices of a base graph and joins the copies at random (R
 Sampling costs time and memory proportional to the edges kept.
 """
 
+import contextlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from rsl_cli.contracts import check_lifting
 from rsl_cli.errors import LiftError
 from rsl_cli.graph import BaseGraph, Edge, EdgeLifting, Vertex, edge_lifting
+from rsl_cli.liftings import Dense, EdgeList
 from rsl_cli.rng import generator
 
 if TYPE_CHECKING:
@@ -21,9 +24,6 @@ if TYPE_CHECKING:
 
 _MOST = 1 << 30
 """Copies of one vertex: kernels number them in 32 bits."""
-
-EdgeList = tuple[np.ndarray, np.ndarray]
-"""(sources, targets), int64 (E,) each, sorted by target, then source."""
 
 
 class _Lifted(Protocol):
@@ -174,15 +174,13 @@ class Lift(_Queries):
 
     def _check_degrees(self, edge: Edge, sources: np.ndarray, targets: np.ndarray, n_u: int, n_v: int) -> None:
         lifting = lifting_of(edge, self.base, self.lifting)
-        if lifting.kind == "random":
-            return
-        exact = {"dense": n_u, "matching": 1}.get(lifting.kind) or min(int(lifting.in_degree or 0), n_u)
-        if not (np.bincount(targets, minlength=n_v) == exact).all():
+        every = lifting.law.every(n_u, n_v)
+        if every is not None and not (np.bincount(targets, minlength=n_v) == every).all():
             raise LiftError(
-                f"edge {edge.name}: lifting '{lifting.kind}' gives every copy in-degree {exact}; some differ"
+                f"edge {edge.name}: lifting '{lifting.kind}' gives every copy in-degree {every}; some differ"
             )
-        if lifting.kind == "matching" and not (np.bincount(sources, minlength=n_u) == 1).all():
-            raise LiftError(f"edge {edge.name}: lifting 'matching' gives every copy out-degree 1; some differ")
+        with _naming(edge):
+            lifting.law.check(sources, targets, n_u, n_v)
 
 
 @dataclass(frozen=True, eq=False)
@@ -254,7 +252,10 @@ def sample_lift(
     for edge in base.edges:
         own = lifting_of(edge, base, default)
         draw = generator(seed, f"lift/{edge.name}")
-        lists.append(_SAMPLERS[own.kind](draw, edge, own, fibres[edge.source], fibres[edge.target]))
+        n_u, n_v = fibres[edge.source], fibres[edge.target]
+        with _naming(edge):
+            own.law.check_fibres(n_u, n_v)
+        lists.append(own.law.sample(draw, n_u, n_v))
     return Lift(base, int(degree), int(seed), default, fibres, tuple(lists))
 
 
@@ -300,15 +301,42 @@ def lifting_of(edge: Edge, base: BaseGraph, default: EdgeLifting) -> EdgeLifting
     if edge.lifting is not None:
         return edge.lifting
     ends = (base.vertex(edge.source).kind, base.vertex(edge.target).kind)
-    return default if ends == ("hidden", "hidden") else EdgeLifting("dense", None)
+    return default if ends == ("hidden", "hidden") else _DENSE
 
 
-def mean_in_degree(edge: Edge, base: BaseGraph, default: EdgeLifting, n_u: int) -> float:
-    """Expected in-degree over one edge for a source fibre of ``n_u`` copies."""
-    lifting = lifting_of(edge, base, default)
-    if lifting.kind == "dense":
-        return float(n_u)
-    return 1.0 if lifting.kind == "matching" else min(lifting.in_degree or 0.0, float(n_u))
+def mean_in_degree(edge: Edge, base: BaseGraph, default: EdgeLifting, fibres: Mapping[str, int]) -> float:
+    """Expected in-degree over one edge between given fibres."""
+    return lifting_of(edge, base, default).law.mean_in_degree(fibres[edge.source], fibres[edge.target])
+
+
+_DENSE = EdgeLifting("dense", Dense())
+
+
+@contextlib.contextmanager
+def _naming(edge: Edge) -> Iterator[None]:
+    try:
+        yield
+    except LiftError as error:
+        raise LiftError(f"edge {edge.name}: {error}") from error
+
+
+def check_fibres(base: BaseGraph, degree: int, default: EdgeLifting) -> None:
+    """Find out before anything is drawn whether every edge's fibres can be joined as it asks; a user's is held to it.
+
+    Raises:
+        RslError: they cannot, or a user's lifting breaks its contract.
+    """
+    fibres = fibre_sizes(base, degree)
+    for edge in base.edges:
+        lifting, sizes = lifting_of(edge, base, default), (fibres[edge.source], fibres[edge.target])
+        with _naming(edge):
+            lifting.law.check_fibres(*sizes)
+        if lifting.origin is not None:
+            check_lifting(lifting.law, *(min(size, _CHECKED) for size in sizes))
+
+
+_CHECKED = 64
+"""Copies between which a user's lifting is tried out."""
 
 
 def expected_parameters(base: BaseGraph, degree: int, default: EdgeLifting) -> int:
@@ -318,7 +346,7 @@ def expected_parameters(base: BaseGraph, degree: int, default: EdgeLifting) -> i
     for edge in base.edges:
         shape = base.weight_shape(edge)
         if shape is not None:
-            kept = fibres[edge.target] * mean_in_degree(edge, base, default, fibres[edge.source])
+            kept = fibres[edge.target] * mean_in_degree(edge, base, default, fibres)
             total += kept * math.prod(shape)
     return round(total) + bias_count(base, fibres)
 
@@ -326,54 +354,3 @@ def expected_parameters(base: BaseGraph, degree: int, default: EdgeLifting) -> i
 def bias_count(base: BaseGraph, fibres: Mapping[str, int]) -> int:
     """Number of bias parameters for given fibres."""
     return sum(fibres[v.name] * math.prod(base.bias_shape(v) or ()) for v in base.vertices if v.bias)
-
-
-def _dense(_: np.random.Generator, __: Edge, ___: EdgeLifting, n_u: int, n_v: int) -> EdgeList:
-    return np.tile(np.arange(n_u), n_v), np.repeat(np.arange(n_v), n_u)
-
-
-def _random(draw: np.random.Generator, edge: Edge, lifting: EdgeLifting, n_u: int, n_v: int) -> EdgeList:
-    """Bernoulli(p) for every pair, by the geometric gaps between successes (Batagelj and Brandes, 2005)."""
-    probability = min(1.0, (lifting.in_degree or 0.0) / n_u)
-    if probability == 1.0:
-        return _dense(draw, edge, lifting, n_u, n_v)
-    pairs = n_u * n_v
-    parts, last = [], -1
-    while last < pairs:
-        mean = (pairs - 1 - last) * probability
-        gaps = np.minimum(draw.geometric(probability, size=int(mean + 4 * mean**0.5 + 16)), pairs + 1)
-        parts.append(last + np.cumsum(gaps))
-        last = int(parts[-1][-1])
-    kept = np.concatenate(parts)
-    kept = kept[kept < pairs]
-    return kept % n_u, kept // n_u
-
-
-def _regular(draw: np.random.Generator, _: Edge, lifting: EdgeLifting, n_u: int, n_v: int) -> EdgeList:
-    degree = min(int(lifting.in_degree or 0), n_u)
-    if 2 * degree > n_u:
-        sources = draw.permuted(np.tile(np.arange(n_u), (n_v, 1)), axis=1)[:, :degree]
-        return np.sort(sources, axis=1).ravel(), np.repeat(np.arange(n_v), degree)
-    sources = np.sort(draw.integers(n_u, size=(n_v, degree)), axis=1)
-    pending = np.arange(n_v)
-    while len(pending):
-        # Only what repeats is drawn again, so that each row is what drawing one by one would have given.
-        rows = sources[pending]
-        repeated = np.zeros(rows.shape, dtype=bool)
-        repeated[:, 1:] = rows[:, 1:] == rows[:, :-1]
-        rows[repeated] = draw.integers(n_u, size=int(repeated.sum()))
-        sources[pending] = np.sort(rows, axis=1)
-        pending = pending[repeated.any(axis=1)]
-    return sources.ravel(), np.repeat(np.arange(n_v), degree)
-
-
-def _matching(draw: np.random.Generator, edge: Edge, _: EdgeLifting, n_u: int, n_v: int) -> EdgeList:
-    if n_u != n_v:
-        raise LiftError(
-            f"edge {edge.name}: lifting 'matching' needs fibres of equal size, got {n_u} and {n_v}; "
-            "use 'random' or 'regular' with in_degree: 1, or equal width and growth"
-        )
-    return draw.permutation(n_u), np.arange(n_v)
-
-
-_SAMPLERS = {"dense": _dense, "random": _random, "regular": _regular, "matching": _matching}

@@ -9,7 +9,7 @@ exactly as it would be alone, by any number of threads.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, cast
@@ -229,7 +229,7 @@ class LiftedNetwork(nn.Module):
         parts = []
         for count, std, seed in zip(counts, stds, seeds, strict=True):
             draw = generator(seed, f"network/{name}")
-            parts.append(_LAWS[init.kind](draw, (count, *shape)) * std)
+            parts.append(init.law.sample(draw, (count, *shape)) * std)
         # A copy in torch's memory, which is aligned; NumPy's may not be.
         values = torch.tensor(np.concatenate(parts), dtype=dtype)
         attribute = "".join(c if c.isalnum() else "_" for c in name.replace("->", "__to__"))
@@ -238,13 +238,6 @@ class LiftedNetwork(nn.Module):
         self.register_parameter(attribute, nn.Parameter(values))
         self._names[name] = attribute
         self._segments[attribute] = list(counts)
-
-
-_LAWS: Mapping[str, Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]] = {
-    "normal": lambda draw, shape: draw.standard_normal(shape),
-    "uniform": lambda draw, shape: draw.uniform(-(3**0.5), 3**0.5, shape),
-    "zeros": lambda draw, shape: np.zeros(shape),
-}
 
 
 @dataclass(frozen=True)
@@ -294,8 +287,8 @@ class _Step:
         # Weightless edges copy; a matrix product with ones would cost more than it says.
         has_weight = base.weight_shape(edge) is not None
         # By kind: were it by the edges drawn, a small replica would round otherwise alone than beside a large one.
-        kinds = [lifting_of(edge, base, replica.lifting) for replica in lift.replicas]
-        always = all(kind.kind == "dense" or (self.from_input and (kind.in_degree or 0) >= 1) for kind in kinds)
+        laws = [lifting_of(edge, base, replica.lifting).law for replica in lift.replicas]
+        always = all(law.complete or (self.from_input and (law.bounded or 0) >= 1) for law in laws)
         complete = always and all(geometry.complete for geometry in self.geometry)
         # A narrow matrix is no work for GEMM, and sparse products take all replicas in one call.
         sides = [self.stencil.columns] if self.from_input else []
@@ -425,6 +418,6 @@ def _learning_rate_scales(network: LiftedNetwork, lift: Lift, adaptive: bool) ->
             continue
         if ends == ("input", "output"):
             scales[name] = 1.0
-        elif ends == ("hidden", "hidden") and lifting_of(edge, base, lift.lifting).kind == "dense":
+        elif ends == ("hidden", "hidden") and lifting_of(edge, base, lift.lifting).law.complete:
             scales[name] /= lift.fibres[edge.source] / first[edge.source]
     return scales

@@ -25,7 +25,7 @@ def weight_std(edge: Edge, lift: Lift, parametrization: str) -> float:
     in_degree = lifting_of(edge, base, lift.lifting).in_degree
     # A small fibre is not compensated for: hidden weights have one law at every degree.
     if in_degree is None or base.vertex(edge.source).kind == "input" or base.vertex(edge.target).kind == "output":
-        in_degree = mean_in_degree(edge, base, lift.lifting, lift.fibres[edge.source])
+        in_degree = mean_in_degree(edge, base, lift.lifting, lift.fibres)
     return edge.init.gain / math.sqrt(in_degree * edge.map.fan_in(base.space(edge.source)))
 
 

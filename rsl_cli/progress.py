@@ -11,7 +11,7 @@ from typing import Any
 
 from tqdm import auto, autonotebook, std, tqdm
 
-from rsl_cli.study.costs import effort
+from rsl_cli.study.costs import effort, is_alone
 from rsl_cli.study.forecast import Forecast
 from rsl_cli.study.runner import Item, Plan
 from rsl_cli.study.spec import StudySpec
@@ -77,11 +77,13 @@ class Display:
         }
         degree = f", in-degree {spec.lifting.in_degree:g}" if spec.lifting.in_degree is not None else ""
         sizes = f"{data.samples} training samples, {len(data.x_test)} held out"
+        manner = ", by autograd, a run at a time" if is_alone(spec) else ""
         lines = [
             f"study {spec.name} in {spec.store.root}",
             f"  base {base.name} ({', '.join(edge.name for edge in base.edges)}), lifting {spec.lifting.kind}{degree}",
             f"  data {data.name}: {sizes}; loss {spec.loss.name}",
-            f"  trainer {spec.trainer.name}, parametrization {spec.config['parametrization']}, device {spec.device}",
+            f"  trainer {spec.trainer.name}{manner}, parametrization {spec.config['parametrization']}, "
+            f"device {spec.device}",
             *(f"  {note}" for note in (*spec.notes, *data.notes)),
             f"  {'lift':>8} {'P':>10} {'P/(N outputs)':>14} {'seeds':>6} {'done':>6}",
         ]

@@ -9,7 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from rsl_cli.contracts import check_activation, check_combine, check_edge_map, check_stage
+from rsl_cli.contracts import (
+    check_activation,
+    check_bias,
+    check_combine,
+    check_edge_map,
+    check_law,
+    check_lifting,
+    check_stage,
+)
 from rsl_cli.data import Dataset
 from rsl_cli.data.target import check_dataset
 from rsl_cli.graph import BaseGraph
@@ -23,9 +31,12 @@ from rsl_cli.train.optimizers import check_optimizer
 
 __all__ = [
     "check_activation",
+    "check_bias",
     "check_combine",
     "check_dataset",
     "check_edge_map",
+    "check_law",
+    "check_lifting",
     "check_loss",
     "check_optimizer",
     "check_probe",

@@ -391,10 +391,31 @@ POOLS.add("avg")(functools.partial(Pool, False))
 POOLS.add("global_avg")(functools.partial(Mean, False))
 POOLS.add("token_avg")(functools.partial(Mean, True))
 
-BIASES: Mapping[bool | str, Callable[[Space], Space]] = {
-    True: lambda space: space,
-    "copy": lambda space: (1,) * len(space),
-    "feature": lambda space: (1,) * len(space[:-1]) + space[-1:],
-}
-"""Shape of a copy's bias: a number for each of its space; one for all (a channel's); one for each place of the last
-axis (the same at every token). Axes of size 1 are broadcast."""
+Bias = Callable[[Space], Space]
+"""From the space of a copy's sums to the shape of its bias; axes of size 1 are broadcast."""
+
+BIASES: Registry[Bias] = Registry("bias", GraphError)
+"""Every shape of biases by name; ``bias: true`` is ``number``."""
+
+
+@BIASES.add("number")
+def _each(space: Space) -> Space:
+    """A number for each of a copy's space."""
+    return space
+
+
+@BIASES.add("copy")
+def _one(space: Space) -> Space:
+    """One number for all of a copy's space: a channel's."""
+    return (1,) * len(space)
+
+
+@BIASES.add("feature")
+def _last(space: Space) -> Space:
+    """A number for each place of the last axis: the same at every token."""
+    return (1,) * len(space[:-1]) + space[-1:]
+
+
+def bias_of(vertex_bias: bool | str) -> Bias:
+    """The shape of the biases that a vertex has."""
+    return BIASES.find("number" if vertex_bias is True else vertex_bias)

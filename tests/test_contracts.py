@@ -5,13 +5,18 @@ import pytest
 import torch
 
 from rsl_cli.errors import GraphError
+from rsl_cli.laws import LAWS
+from rsl_cli.liftings import LIFTINGS
 from rsl_cli.maps import EDGE_MAPS, Conv, EdgeMap, Identity, Linear, Scale, TokenLinear
 from rsl_cli.network import LiftedNetwork
 from rsl_cli.portable import model
 from rsl_cli.testing import (
     check_activation,
+    check_bias,
     check_combine,
     check_edge_map,
+    check_law,
+    check_lifting,
     check_loss,
     check_probe,
     check_stage,
@@ -22,7 +27,7 @@ from rsl_cli.theory.tangent import TangentProbe
 from rsl_cli.train.gauss_newton import gauss_newton
 from rsl_cli.train.losses import LOSSES, FunctionLoss, Loss
 from rsl_cli.train.objective import Objective
-from rsl_cli.vertex_maps import ACTIVATIONS, COMBINES, NORMS, POOLS
+from rsl_cli.vertex_maps import ACTIVATIONS, BIASES, COMBINES, NORMS, POOLS
 
 MAPS: dict[str, list[tuple[EdgeMap, list[tuple[int, ...]]]]] = {
     "scale": [(Scale(), [(), (3,), (2, 3, 4)])],
@@ -103,6 +108,26 @@ def test_combines_norms_and_pools():
             check_stage(NORMS[name](), ())
     for make in POOLS.values():
         check_stage(make(), (4, 6))
+
+
+@pytest.mark.parametrize("name", sorted({*LIFTINGS} - {"target"}))
+def test_liftings(name):
+    make = LIFTINGS[name]
+    in_degrees = [{"in_degree": k} for k in (1.0, 3.0, 20.0)] if make().bounded else [{}]
+    for keys in in_degrees:
+        for sizes in [(1, 1), (7, 7), (40, 40), *([] if name == "matching" else [(7, 5), (3, 9)])]:
+            check_lifting(make(**keys), *sizes)
+
+
+@pytest.mark.parametrize("name", LAWS)
+def test_laws(name):
+    check_law(LAWS[name]())
+
+
+@pytest.mark.parametrize("name", BIASES)
+def test_biases(name):
+    for space in ((), (3,), (2, 3, 4)):
+        check_bias(BIASES[name], space)
 
 
 @pytest.mark.parametrize("name", LOSSES)

@@ -11,6 +11,7 @@ from rsl_cli.configuration import known_keys
 from rsl_cli.data import content_identity
 from rsl_cli.data.target import DATASETS
 from rsl_cli.errors import ConfigError
+from rsl_cli.graph_config import EDGE, INIT, VERTEX
 from rsl_cli.help import declared, keys_of_file, reference
 from rsl_cli.keys import Key, flag, horizon_of, identity_of, read_keys, real, whole
 from rsl_cli.study.keys import GROUPS
@@ -45,7 +46,7 @@ def test_files_say_what_is_declared(group, option):
     if group == "theory":
         assert read_keys("", {key: spec for key, spec in keys.items() if "." not in key}, values)
         return
-    own = {key: value for key, value in values.items() if key not in ("name", "defaults", "hydra")}
+    own = {key: value for key, value in values.items() if key not in ("name", "kind", "defaults", "hydra")}
     assert {key: (type(value), value) for key, value in own.items()} == {
         key: (type(spec.default), spec.default) for key, spec in keys.items()
     }
@@ -54,7 +55,7 @@ def test_files_say_what_is_declared(group, option):
 def test_everything_that_has_a_file_is_declared():
     groups = {file.parent.name for file in FILES} - {"conf"}
     assert groups == set(GROUPS)
-    for group in ("trainer", "dataset", "executor", "theory"):
+    for group in ("trainer", "dataset", "executor", "theory", "lifting"):
         options = {file.stem for file in FILES if file.parent.name == group} - {"auto"}
         assert options == {option for known, option in DECLARED if known == group}
     assert set(TRAINERS) == {"flow", "lm", *OPTIMIZERS}
@@ -64,12 +65,12 @@ def test_everything_that_has_a_file_is_declared():
 def test_the_reference_names_every_key_and_every_part():
     text = reference()
     for key in known_keys():
-        if key.partition(".")[0] not in ("base", "lifting", "experiment") and "." in key and not key.endswith(".name"):
+        if key.partition(".")[0] not in ("base", "experiment") and "." in key and not key.endswith((".name", ".kind")):
             assert f"`{key}`" in text or key.startswith(("trainer.numbers", "trainer.classes", "trainer.dear")), key
-    for keys in DECLARED.values():
+    for keys in (*DECLARED.values(), VERTEX, EDGE, INIT):
         for spec in keys.values():
             assert spec.help.replace("|", "\\|") in text
-    for name in [*OPTIMIZERS, *DATASETS, "conv", "attention", "token_avg", "cross_entropy"]:
+    for name in [*OPTIMIZERS, *DATASETS, "conv", "attention", "token_avg", "cross_entropy", "feature", "zeros"]:
         assert f"{name}`" in text
     rows = [line for line in text.splitlines() if line.startswith("|")]
     assert len({len(re.findall(r"(?<!\\)\|", row)) for row in rows if "`trainer." in row}) == 1

@@ -12,6 +12,7 @@ import torch
 
 from rsl_cli import load_study
 from rsl_cli.cli import main
+from rsl_cli.network import LiftedNetwork
 from rsl_cli.study.trained import run_network
 
 FILES = {
@@ -73,6 +74,36 @@ class Decayed(Optimizer):
 def largest(run, power=1.0):
     sizes = {name: float(p.detach().abs().max()) ** power for name, p in run.network.named_parameters()}
     return {"largest": max(sizes.values()), "loss": run.result.trajectory.last["loss"]}
+""",
+    "my_lifting.py": """
+import numpy as np
+from rsl_cli import Lifting
+
+class Band(Lifting):
+    "Each copy reads its neighbours in a ring."
+    def __init__(self, width=2):
+        self.width = width
+    @property
+    def bounded(self):
+        return float(self.width)
+    def sample(self, draw, n_u, n_v):
+        width = min(self.width, n_u)
+        sources = (np.arange(n_v)[:, None] + np.arange(width)) % n_u
+        return np.sort(sources, axis=1).ravel(), np.repeat(np.arange(n_v), width)
+    def mean_in_degree(self, n_u, n_v):
+        return float(min(self.width, n_u))
+    def every(self, n_u, n_v):
+        return min(self.width, n_u)
+""",
+    "my_law.py": """
+import numpy as np
+from rsl_cli import Law
+
+class Signs(Law):
+    "Plus or minus one."
+    support = 1.0
+    def sample(self, draw, shape):
+        return draw.choice([-1.0, 1.0], shape)
 """,
     "conf/base/diagonal.yaml": """
 name: diagonal
@@ -165,6 +196,118 @@ def test_a_users_parts_are_trained_reported_exported_and_resumed(folder, capsys)
     assert other.stat().st_mtime_ns == stamp
     again = study.store.state(key)
     assert all(np.array_equal(before[name], again[name]) for name in before)
+
+
+OTHERS = [
+    "run", "lifting=target", "lifting.target=my_lifting.Band", "lifting.arguments={width: 3}", "dataset.samples=64",
+    "base.edges=[{source: x, target: h1, map: linear, init: {kind: my_law.Signs, gain: 2.0}}, "
+    "{source: h1, target: h2, map: scale}, {source: h2, target: y, map: scale, init: {kind: zeros}}]",
+    "trainer=gd", "trainer.steps=3", "theory=none", "lift=4,8", "seeds=1", "executor=local", "study=other",
+]  # fmt: skip
+
+
+def test_a_users_lifting_and_law_are_drawn_named_and_found_again(folder, capsys):
+    assert main(OTHERS) == 0
+    store = load_study("results/other").store
+    identity = store.read_study()["identity"]
+    assert identity["lifting"] == {
+        "kind": "target",
+        "target": "my_lifting.Band",
+        "source": identity["lifting"]["source"],
+        "arguments": {"width": 3},
+    }
+    assert identity["base"]["edges"][0]["init"]["target"] == "my_law.Signs"
+    network = run_network(store, store.planned()[1])
+    assert network.lift.replicas[0].edges("h1", "h2")[0][:6].tolist() == [0, 1, 2, 1, 2, 3]
+    network.lift.check()
+    drawn = LiftedNetwork(network.lift, None, parametrization="mup").weight("x", "h1")
+    assert np.allclose(drawn.detach().abs(), 2**0.5)
+    # By its name alone, as an edge may have it, it is the same part.
+    edges = "base.edges=[{source: x, target: h1, map: linear}, {source: h1, target: h2, map: scale, lifting: {kind: "
+    rest = "my_lifting.Band, width: 3}}, {source: h2, target: y, map: scale}]"
+    assert main([*(word for word in OTHERS if "=target" not in word and "lifting." not in word), edges + rest]) == 2
+    capsys.readouterr()
+    edit(folder / "my_lifting.py", "its neighbours", "its nearest")
+    assert "computes something else: lifting.source" in one_line(capsys, OTHERS)
+
+
+LIFTING = "import numpy as np\nfrom rsl_cli import Lifting\nclass Own(Lifting):\n"
+DRAWN = "    def sample(self, draw, n_u, n_v): return "
+MEAN = "\n    def mean_in_degree(self, n_u, n_v): return 1.0\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("Own = 3", "3 is not a callable object"),
+        ("class Own: pass", "makes a Own; accepted: a subclass of rsl_cli.Lifting"),
+        (LIFTING + DRAWN + "np.arange(n_v)" + MEAN, "sample gives a ndarray; accepted: (sources, targets)"),
+        (LIFTING + DRAWN + "(np.arange(n_v), np.arange(n_v) * 1.0)" + MEAN, "sample gives int64 (4,), float64 (4,)"),
+        (LIFTING + DRAWN + "(np.arange(n_v) + 1, np.arange(n_v))" + MEAN, "a source is 1..4; accepted: 0..3"),
+        (LIFTING + DRAWN + "(np.arange(n_v), np.arange(n_v)[::-1].copy())" + MEAN, "not sorted by target"),
+        (LIFTING + DRAWN + "(np.arange(2), np.arange(2))" + MEAN, "mean in-degree is about 0.5; mean_in_degree says 1"),
+        (
+            LIFTING + DRAWN + "(np.random.permutation(n_u), np.arange(n_v))" + MEAN,
+            "gives other pairs from the same generator",
+        ),
+        (
+            LIFTING + DRAWN + "(np.arange(n_v), np.arange(n_v))" + MEAN + "    def every(self, n_u, n_v): return 2\n",
+            "says that every in-degree is 2, draws 1 to 1",
+        ),
+        (LIFTING + DRAWN + "(1 / 0, 1)" + MEAN, "fails with ZeroDivisionError"),
+    ],
+)
+def test_a_lifting_that_lies_is_one_line(folder, capsys, text, message):
+    Path("plug_bad.py").write_text(text)
+    assert message in one_line(capsys, ["run", "lifting=target", "lifting.target=plug_bad.Own", "lift=4", "seeds=1"])
+    assert not Path("results").exists()
+
+
+LAW = "import numpy as np\nfrom rsl_cli import Law\nclass Own(Law):\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            LAW + "    def sample(self, draw, shape): return draw.uniform(0, 1, shape)",
+            "its mean is about 0.49",
+        ),
+        (LAW + "    def sample(self, draw, shape): return 2 * draw.standard_normal(shape)", "its variance is about"),
+        (LAW + "    def sample(self, draw, shape): return draw.standard_normal(3)", "sample gives float64 (3,)"),
+        (
+            LAW + "    def sample(self, draw, shape): return np.random.standard_normal(shape)",
+            "gives other numbers",
+        ),
+        (
+            LAW + "    support = 1.0\n    def sample(self, draw, shape): return draw.standard_normal(shape)",
+            "draws numbers beyond its support, 1",
+        ),
+        (
+            LAW + "    def cdf(self, z): return np.clip(z, 0, 1)\n"
+            "    def sample(self, draw, shape): return draw.standard_normal(shape)",
+            "its cdf is not that of what it draws",
+        ),
+    ],
+)
+def test_a_law_that_lies_is_one_line(folder, capsys, text, message):
+    Path("plug_bad.py").write_text(text)
+    word = "base.vertices.h1.bias_init={kind: plug_bad.Own}"
+    shown = one_line(capsys, ["run", f"+{word}", "lift=2", "seeds=1"])
+    assert message in shown and shown.startswith("rsl: vertex h1: law Own")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("def own(space): return (2, 2)", "gives (2, 2); accepted: a tuple of 1 or the space's own size"),
+        ("def own(space): return list(space)", "gives []; accepted: a tuple"),
+        ("def own(space, n): return space", "fails with TypeError"),
+    ],
+)
+def test_a_bias_that_lies_is_one_line(folder, capsys, text, message):
+    Path("plug_bad.py").write_text(text)
+    assert message in one_line(capsys, ["run", "base.vertices.h1.bias=plug_bad.own", "lift=2", "seeds=1"])
 
 
 def test_a_users_edge_map_is_exported_and_an_activation_is_refused_first(folder, capsys):

@@ -9,6 +9,7 @@ from hypothesis import given
 
 from rsl_cli.errors import GraphError
 from rsl_cli.graph import BaseGraph
+from rsl_cli.keys import shorten
 
 VERTICES = {"x": {"kind": "input"}, "h": {"activation": "tanh"}, "g": {}, "y": {"kind": "output"}}
 EDGES = [
@@ -113,7 +114,7 @@ MISTAKES = {
     ),
     "unknown kind": (
         {"vertices": {"h": {"kind": "hiden"}}},
-        "vertex h: kind 'hiden' is not known; accepted: input, hidden, output; did you mean 'hidden'?",
+        "vertex h: kind='hiden'; accepted: input, hidden or output; did you mean 'hidden'?",
     ),
     "unknown combine": (
         {"vertices": {"h": {"combine": None}}},
@@ -132,18 +133,18 @@ MISTAKES = {
         "vertex h: bias=1; accepted: true, false, copy or feature",
     ),
     "width of zero": ({"vertices": {"h": {"width": 0}}}, "vertex h: width=0; accepted: a number above 0"),
-    "width of text": ({"vertices": {"h": {"width": "2"}}}, "vertex h: width='2'; accepted: a finite number"),
+    "width of text": ({"vertices": {"h": {"width": "2"}}}, "vertex h: width='2'; accepted: a number above 0"),
     "growth that is no number": (
         {"vertices": {"h": {"growth": float("nan")}}},
-        "vertex h: growth=nan; accepted: a finite number",
+        "vertex h: growth=nan; accepted: a number from 0 (a fixed fibre) upwards",
     ),
     "growth beyond floats": (
         {"vertices": {"h": {"growth": 10**400}}},
-        f"vertex h: growth={10**400}; accepted: a finite number",
+        f"vertex h: growth={shorten(10**400)}; accepted: a number from 0 (a fixed fibre) upwards",
     ),
     "growth below zero": (
         {"vertices": {"h": {"growth": -1}}},
-        "vertex h: growth=-1.0; accepted: a number from 0 (a fixed fibre) upwards",
+        "vertex h: growth=-1; accepted: a number from 0 (a fixed fibre) upwards",
     ),
     "activation on the output": (
         {"vertices": {"y": {"kind": "output", "activation": "tanh"}}},
@@ -212,16 +213,16 @@ MISTAKES = {
     ),
     "unknown lifting": (
         {"more": [edge("x", "g", "linear", lifting={"kind": "densse"})]},
-        "edge x->g: lifting kind 'densse' is not known; accepted: random, regular, dense, matching; "
+        "edge x->g: lifting kind 'densse' is not known; accepted: random, regular, dense, matching, target; "
         "did you mean 'dense'?",
     ),
     "key of a lifting": (
         {"more": [edge("x", "g", "linear", lifting={"kind": "random", "indegree": 8})]},
-        "edge x->g: lifting: key 'indegree' is not known; accepted: kind, in_degree; did you mean 'in_degree'?",
+        "edge x->g: key of lifting 'random' 'indegree' is not known; accepted: in_degree; did you mean 'in_degree'?",
     ),
     "in-degree of a dense lifting": (
         {"more": [edge("x", "g", "linear", lifting={"kind": "dense", "in_degree": 8})]},
-        "edge x->g: lifting 'dense' has no in_degree; leave it out",
+        "edge x->g: lifting 'dense' has no key 'in_degree'",
     ),
     "no in-degree": (
         {"more": [edge("x", "g", "linear", lifting={"kind": "random"})]},
@@ -229,11 +230,11 @@ MISTAKES = {
     ),
     "broken in-degree": (
         {"more": [edge("x", "g", "linear", lifting={"kind": "regular", "in_degree": 2.5})]},
-        "edge x->g: in_degree=2.5; lifting 'regular' needs a whole number",
+        "edge x->g: lifting 'regular': in_degree=2.5; accepted: a whole number from 1 to 2147483648",
     ),
     "in-degree of zero": (
         {"more": [edge("x", "g", "linear", lifting={"kind": "random", "in_degree": 0})]},
-        "edge x->g: in_degree=0; accepted: a number above 0",
+        "edge x->g: lifting 'random': in_degree=0; accepted: 1e-06 to 2147483648",
     ),
     "input shape": (
         {"input_shape": (0,)},

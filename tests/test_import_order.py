@@ -16,6 +16,8 @@ ORDER = [
     "rng",
     "kernels",
     "parts",
+    "laws",
+    "liftings",
     "maps",
     "vertex_maps",
     "contracts",

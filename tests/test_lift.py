@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from rsl_cli.errors import LiftError
-from rsl_cli.graph import BaseGraph, EdgeLifting
+from rsl_cli.graph import BaseGraph, EdgeLifting, edge_lifting
 from rsl_cli.lift import Lift, disjoint_union, expected_parameters, fibre_sizes, sample_lift
 from rsl_cli.network import LiftedNetwork
 
@@ -95,7 +95,7 @@ def test_check_finds_each_kind_of_tampering():
     swapped = [1, 0, *range(2, 8)]
     moved = targets.copy()
     moved[2] = 0
-    fixed_random = dataclasses.replace(lift, lifting=EdgeLifting("random", 2.0))
+    fixed_random = dataclasses.replace(lift, lifting=edge_lifting({"kind": "random", "in_degree": 2}))
     cases = [
         (
             dataclasses.replace(lift, fibres={**lift.fibres, "a": 5}),

@@ -27,10 +27,7 @@ def describe(spec: StudySpec) -> str:
     ]
     for degree in spec.lifts:
         fibres = fibre_sizes(base, degree)
-        edges = sum(
-            fibres[e.target] * mean_in_degree(e, base, lifting_of(e, base, spec.lifting), fibres[e.source])
-            for e in base.edges
-        )
+        edges = sum(fibres[e.target] * mean_in_degree(e, base, spec.lifting, fibres) for e in base.edges)
         parameters = expected_parameters(base, degree, spec.lifting)
         share = parameters / (data.samples * data.outputs)
         mark = "  overparametrised" if share >= 1 else ""

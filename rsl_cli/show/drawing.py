@@ -5,7 +5,6 @@ import shutil
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
 
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
@@ -16,6 +15,7 @@ from matplotlib.patches import FancyArrowPatch
 from rsl_cli.errors import ConfigError
 from rsl_cli.graph import BaseGraph, Edge
 from rsl_cli.lift import Lift, lifting_of, sample_lift
+from rsl_cli.liftings import Line
 from rsl_cli.study.files import write_atomic
 from rsl_cli.study.spec import StudySpec
 
@@ -25,13 +25,6 @@ _DOT_SECONDS = 60
 """Graphviz places some thousand edges in that time; a drawing with more is Matplotlib's."""
 _MOST_DRAWN = 48
 """Copies of a vertex a drawing shows: beyond it edges are a grey smear."""
-# Colours of Okabe and Ito (2008), told apart by the colour-blind; dashes as well, for print.
-_STYLES: Mapping[str, tuple[str, Literal["solid", "dashed"]]] = {
-    "random": ("#0072B2", "solid"),
-    "regular": ("#009E73", "solid"),
-    "dense": ("#999999", "solid"),
-    "matching": ("#D55E00", "dashed"),
-}
 
 
 def draw(spec: StudySpec, path: Path, engine: str | None = None) -> None:
@@ -108,8 +101,8 @@ def _dot_style(edge: Edge, lift: Lift) -> str:
     return f'color="{colour}", style={dash}'
 
 
-def _style(edge: Edge, lift: Lift) -> tuple[str, Literal["solid", "dashed"]]:
-    return _STYLES[lifting_of(edge, lift.base, lift.lifting).kind]
+def _style(edge: Edge, lift: Lift) -> tuple[str, Line]:
+    return lifting_of(edge, lift.base, lift.lifting).law.style
 
 
 def _parallel(base: BaseGraph) -> dict[tuple[str, str], list[Edge]]:
@@ -140,8 +133,9 @@ def _by_matplotlib(lift: Lift, form: str) -> bytes:
     small, large = figure.subplots(2, 1, gridspec_kw={"height_ratios": [1, 1.8]})
     _draw_base(small, lift, columns)
     _draw_lift(large, lift, columns)
-    kinds = dict.fromkeys(lifting_of(edge, lift.base, lift.lifting).kind for edge in lift.base.edges)
-    handles = [Line2D([], [], color=_STYLES[kind][0], linestyle=_STYLES[kind][1], label=kind) for kind in kinds]
+    kinds = {lifting.kind: lifting.law for lifting in (lifting_of(e, lift.base, lift.lifting) for e in lift.base.edges)}
+    styles = {kind: law.style for kind, law in kinds.items()}
+    handles = [Line2D([], [], color=colour, linestyle=line, label=kind) for kind, (colour, line) in styles.items()]
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)
     buffer = io.BytesIO()
     figure.savefig(buffer, format=form, dpi=160)

@@ -9,7 +9,7 @@ import torch
 from rsl_cli.circuits import has_circuits
 from rsl_cli.errors import ConfigError
 from rsl_cli.kernels.strip import BYTES
-from rsl_cli.lift import expected_parameters, fibre_sizes, lifting_of, mean_in_degree
+from rsl_cli.lift import expected_parameters, fibre_sizes, mean_in_degree
 from rsl_cli.study.estimate import flops
 from rsl_cli.study.machine import memory_limit
 from rsl_cli.study.record import RunKey
@@ -52,10 +52,7 @@ def memory(spec: StudySpec, degree: int) -> float:
     """
     item = 8 if spec.trainer.dtype == "float64" else 4
     base, fibres = spec.base, fibre_sizes(spec.base, degree)
-    edges = sum(
-        fibres[e.target] * mean_in_degree(e, base, lifting_of(e, base, spec.lifting), fibres[e.source])
-        for e in base.edges
-    )
+    edges = sum(fibres[e.target] * mean_in_degree(e, base, spec.lifting, fibres) for e in base.edges)
     parameters = expected_parameters(base, degree, spec.lifting)
     numbers = sum(n * math.prod(base.sum_space(v)) for v, n in fibres.items())
     matrix = _matrix(spec, parameters)
@@ -157,7 +154,7 @@ def union_size(spec: StudySpec, degree: int, seeds: int) -> int:
     """
     if _by_circuits(spec):
         return seeds if spec.workers == 1 else 1
-    if _is_alone(spec):
+    if is_alone(spec):
         return 1
     useful = math.ceil(_LAUNCH / _work(spec, degree))
     shared = math.ceil(seeds / spec.workers)
@@ -175,7 +172,7 @@ def may_share(spec: StudySpec, degrees: Sequence[int], runs: int) -> bool:
         degrees: of each run of the union.
         runs: how many there are to share out among processes.
     """
-    if not isinstance(spec.trainer, FirstOrder) or _by_circuits(spec) or _is_alone(spec):
+    if not isinstance(spec.trainer, FirstOrder) or _by_circuits(spec) or is_alone(spec):
         return False
     return (
         len(degrees) <= math.ceil(runs / spec.workers)
@@ -187,10 +184,10 @@ def may_share(spec: StudySpec, degrees: Sequence[int], runs: int) -> bool:
 
 def _by_circuits(spec: StudySpec) -> bool:
     known = spec.loss.circuit is not None and has_circuits(spec.base, str(spec.config["parametrization"]))
-    return spec.device == "cpu" and known and not _is_alone(spec)
+    return spec.device == "cpu" and known and not is_alone(spec)
 
 
-def _is_alone(spec: StudySpec) -> bool:
+def is_alone(spec: StudySpec) -> bool:
     """Whether the trainer takes one run at a time."""
     return isinstance(spec.trainer, FirstOrder) and spec.trainer.optimizer.over is not None
 

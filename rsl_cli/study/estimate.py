@@ -3,7 +3,7 @@
 from rsl_cli.circuits import has_circuits
 from rsl_cli.data import Dataset
 from rsl_cli.graph import BaseGraph, EdgeLifting, slot_key
-from rsl_cli.lift import expected_parameters, fibre_sizes, lifting_of, mean_in_degree
+from rsl_cli.lift import expected_parameters, fibre_sizes, mean_in_degree
 
 _GRADIENTS = 8000
 """Of a run from t = 0 to 1e5 by classes of digits, products included: 3,000 of perceptrons, 6,300 of convolutions."""
@@ -20,7 +20,7 @@ def flops(base: BaseGraph, degree: int, lifting: EdgeLifting) -> float:
     """
     fibres, total = fibre_sizes(base, degree), 0.0
     for edge in base.edges:
-        kept = fibres[edge.target] * mean_in_degree(edge, base, lifting_of(edge, base, lifting), fibres[edge.source])
+        kept = fibres[edge.target] * mean_in_degree(edge, base, lifting, fibres)
         total += kept * edge.map.flops(base.space(edge.source))
     for vertex in base.vertices:
         slots = {slot_key(e): e.map.output_space(base.space(e.source)) for e in base.in_edges(vertex.name)}

@@ -27,6 +27,11 @@ def _figure_names(names: object) -> None:
         raise ConfigError(f"figures={names!r}; accepted: null or a list of names, e.g. figures=[mine.spread]")
 
 
+def _check_folder(value: object) -> None:
+    if not isinstance(value, str) or not value.strip() or "\0" in value:
+        raise ValueError
+
+
 STUDY: Keys = {
     "lift": kept("16..256", "lift degrees", "16..1024", lift_degrees).about(
         "64 | 16..1024 (doubling) | 16..1024@2 (two per octave) | [16,48,256]"
@@ -40,7 +45,7 @@ STUDY: Keys = {
         "for flow and lm, as the theorem has it, mup for first-order trainers"
     ),
     "device": choice("auto", "auto", "cpu", "cuda").of("never").about("auto | cpu | cuda"),
-    "results_dir": kept("results", "the path of a folder", "results")
+    "results_dir": kept("results", "the path of a folder, e.g. results", "results", _check_folder)
     .of("never")
     .about("where studies lie, each in a folder of its own"),
     "horizons": kept(None, "null, or horizons by lift", "{64: {t_end: 1e10}}")

@@ -6,7 +6,8 @@ from dataclasses import replace
 from typing import Any
 
 from rsl_cli.errors import ConfigError, StoreError
-from rsl_cli.study.spec import StudySpec, differences, run_id
+from rsl_cli.study.identity import differences, run_id
+from rsl_cli.study.spec import StudySpec
 from rsl_cli.study.store import StudyStore
 
 _MOST_KEYS = 4
@@ -64,10 +65,7 @@ def named(spec: StudySpec, asked: Mapping[str, Mapping[str, Any]] | None = None)
 
 
 def _called(spec: StudySpec, name: str, *notes: str) -> StudySpec:
-    other = replace(spec, name=name, config={**spec.config, "study": name}, notes=(*spec.notes, *notes))
-    # What has been read or computed does not depend on a name.
-    other.__dict__.update({key: value for key, value in spec.__dict__.items() if key not in other.__dict__})
-    return other
+    return replace(spec, name=name, config={**spec.config, "study": name}, notes=(*spec.notes, *notes))
 
 
 def _word(key: str, value: Any) -> str:

@@ -17,9 +17,10 @@ from rsl_cli.data.dataset import Reading
 from rsl_cli.errors import CheckpointError, RslError, StoreError, first_line
 from rsl_cli.lift import disjoint_union, expected_parameters, sample_lift
 from rsl_cli.network import LiftedNetwork
+from rsl_cli.study.identity import refuse_other
 from rsl_cli.study.measurements import with_path_before
 from rsl_cli.study.record import Record
-from rsl_cli.study.spec import StudySpec, refuse_other
+from rsl_cli.study.spec import StudySpec
 from rsl_cli.study.store import SCHEMA, RunKey, StudyStore
 from rsl_cli.study.survey import survey
 from rsl_cli.train.checkpoint import Saved

@@ -84,7 +84,7 @@ def run_network(store: StudyStore, key: RunKey) -> TrainedNetwork:
         input_shape=identity["base"]["input_shape"],
         output_size=identity["base"]["output_size"],
     )
-    lift = sample_lift(base, key.lift, key.seed, edge_lifting(identity["lifting"]))
+    lift = sample_lift(base, key.lift, key.seed, edge_lifting(study["config"]["lifting"]))
     state = {name: torch.as_tensor(array) for name, array in store.state(key).items()}
     dtype = next(iter(state.values())).dtype if state else torch.float32
     network = TrainedNetwork(lift, None, dtype, identity["parametrization"])

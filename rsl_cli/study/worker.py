@@ -38,9 +38,10 @@ def serve(connection: Connection, config: str, data: Any, threads: int) -> None:
 
     threading.Thread(target=_beat, args=(send,), daemon=True).start()
     from rsl_cli.errors import RslError, TrainingError
+    from rsl_cli.study.identity import refuse_other
     from rsl_cli.study.machine import prepare
     from rsl_cli.study.runner import Item, work
-    from rsl_cli.study.spec import StudySpec, refuse_other
+    from rsl_cli.study.spec import StudySpec
     from rsl_cli.study.store import RunKey
 
     prepare(threads)

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import ndtr
 from scipy.stats import ks_2samp
 from torch import Tensor
 
 from rsl_cli.errors import ConfigError
+from rsl_cli.laws import Law
 from rsl_cli.network import LiftedNetwork
 from rsl_cli.parametrization import weight_std
 
@@ -21,9 +21,6 @@ if TYPE_CHECKING:
     import pandas
 
 _BINS = 16
-
-_CDFS = {"normal": ndtr, "uniform": lambda z: (z / 3**0.5 + 1) / 2}
-"""Distribution function of each law at unit variance."""
 
 
 def weight_drift(start: LiftedNetwork, end: Mapping[str, ArrayLike | Tensor]) -> "pandas.DataFrame":
@@ -46,7 +43,7 @@ def weight_drift(start: LiftedNetwork, end: Mapping[str, ArrayLike | Tensor]) ->
         - occupied: share of 16 bins of equal probability under the law at the start that hold a number at the end;
         - expected_occupied: mean of that share for as many fresh draws from the law.
 
-        NaN where there is nothing to measure: std_start is 0, or no numbers.
+        NaN where there is nothing to measure: std_start is 0, no numbers, or a law whose probabilities are not known.
 
     Raises:
         ConfigError: a union of several lifts, or parameters of other names or shapes.
@@ -75,7 +72,7 @@ def weight_drift(start: LiftedNetwork, end: Mapping[str, ArrayLike | Tensor]) ->
 _COLUMNS = ("group", "count", "std_start", "std_end", "ks", "wasserstein", "moved", "occupied", "expected_occupied")
 
 
-def _drift(start: NDArray[np.float64], end: NDArray[np.float64], kind: str, std: float) -> dict[str, float]:
+def _drift(start: NDArray[np.float64], end: NDArray[np.float64], law: Law, std: float) -> dict[str, float]:
     row = {"count": len(start), "std_start": std}
     if not len(start):
         return row
@@ -88,8 +85,10 @@ def _drift(start: NDArray[np.float64], end: NDArray[np.float64], kind: str, std:
             # Between samples of one size, pairing them in order is the optimal transport.
             row["wasserstein"] = float(np.abs(np.sort(end) - np.sort(start)).mean()) / std
             row["moved"] = float(np.sqrt(np.square(end - start).mean())) / std
-            row["occupied"] = _occupied(_CDFS[kind](end / std))
-            row["expected_occupied"] = 1 - (1 - 1 / _BINS) ** len(end)
+            probabilities = law.cdf(end / std)
+            if probabilities is not None:
+                row["occupied"] = _occupied(probabilities)
+                row["expected_occupied"] = 1 - (1 - 1 / _BINS) ** len(end)
     return row
 
 
@@ -98,19 +97,19 @@ def _occupied(probabilities: NDArray[np.float64]) -> float:
     return len(np.unique(np.minimum(inside * _BINS, _BINS - 1).astype(np.int64))) / _BINS
 
 
-def _laws(network: LiftedNetwork) -> dict[str, tuple[str, float]]:
-    """The law of each parameter, by its name: kind and standard deviation."""
+def _laws(network: LiftedNetwork) -> dict[str, tuple[Law, float]]:
+    """The law of each parameter, by its name, and its standard deviation."""
     base, lift = network.lift.base, network.lift.replicas[0]
     # Told apart by identity: a parameter's name is made from its edge's or vertex's, but not part of any promise.
-    by_parameter: dict[int, tuple[str, float]] = {}
+    by_parameter: dict[int, tuple[Law, float]] = {}
     for edge in base.edges:
         if base.weight_shape(edge) is not None:
-            std = 0.0 if edge.init.kind == "zeros" else weight_std(edge, lift, network.parametrization)
-            by_parameter[id(network.weight(edge.source, edge.target, edge.slot))] = (edge.init.kind, std)
+            law, std = edge.init.law, weight_std(edge, lift, network.parametrization)
+            by_parameter[id(network.weight(edge.source, edge.target, edge.slot))] = (law, law.variance**0.5 * std)
     for vertex in base.vertices:
         if vertex.bias:
-            std = 0.0 if vertex.bias_init.kind == "zeros" else vertex.bias_init.gain
-            by_parameter[id(network.bias(vertex.name))] = (vertex.bias_init.kind, std)
+            law = vertex.bias_init.law
+            by_parameter[id(network.bias(vertex.name))] = (law, law.variance**0.5 * vertex.bias_init.gain)
     return {name: by_parameter[id(parameter)] for name, parameter in network.named_parameters()}
 
 

@@ -13,10 +13,11 @@ from rsl_cli.errors import ConfigError, StoreError
 from rsl_cli.progress import Display
 from rsl_cli.study import runner, session, store
 from rsl_cli.study.files import read_json, write_json
+from rsl_cli.study.identity import run_id
 from rsl_cli.study.record import Record
 from rsl_cli.study.runner import make_plan
 from rsl_cli.study.session import run_study
-from rsl_cli.study.spec import StudySpec, run_id
+from rsl_cli.study.spec import StudySpec
 from rsl_cli.study.store import RunKey, StudyStore
 
 TRAINERS = {

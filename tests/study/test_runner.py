@@ -257,7 +257,7 @@ def test_identity_is_what_determines_the_numbers_and_nothing_else():
         ({"base": "mlp"}, "base='mlp'; a group is needed: base=NAME"),
         ({"loss": "mae"}, "loss 'mae' is not known; accepted: mse, cross_entropy"),
         ({"loss": "cross_entropy"}, "needs classes, dataset 'sine2d' has numbers; use loss=mse"),
-        ({"device": "tpu"}, "device 'tpu' is not known; accepted: auto, cpu, cuda"),
+        ({"device": "tpu"}, "device='tpu'; accepted: auto, cpu or cuda"),
         ({"study": "a/b"}, "study='a/b'; accepted: letters, digits"),
         ({"executor": {"name": "slurm"}}, "executor 'slurm' is not known; accepted: local, process"),
         ({"executor": {"name": "local", "workers": 2}}, "executor key 'workers' is not known"),

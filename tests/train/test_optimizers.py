@@ -12,6 +12,7 @@ from rsl_cli.errors import ConfigError
 from rsl_cli.graph import BaseGraph
 from rsl_cli.lift import disjoint_union, sample_lift
 from rsl_cli.network import LiftedNetwork
+from rsl_cli.progress import Display
 from rsl_cli.study.session import run_study
 from rsl_cli.study.spec import StudySpec
 from rsl_cli.testing import check_optimizer
@@ -94,10 +95,13 @@ def test_torchs_own_classes_train_as_ours_do(ours, target, arguments, divides):
         torch.testing.assert_close(theirs.state[name], part, rtol=1e-8, atol=1e-10)
 
 
-def test_a_study_by_rmsprop_goes_on_where_it_stopped(tmp_path):
+def test_a_study_by_rmsprop_says_how_it_trains_and_is_stored(tmp_path, capsys):
     trainer = problems.group("trainer", "torch", target="torch.optim.RMSprop", steps=30, batch_size=64)
     config = problems.study(trainer=trainer, lift=[2], seeds=2, results_dir=str(tmp_path))
-    store = run_study(config).store
+    store = run_study(config, planned=Display().plan).store
+    assert "trainer torch, by autograd, a run at a time, parametrization mup" in capsys.readouterr().out
+    run_study(problems.study(lift=[2], seeds=1, results_dir=str(tmp_path)), planned=Display().plan)
+    assert "trainer adam, parametrization mup" in capsys.readouterr().out
     assert [record.status for record in store.records()] == ["done", "done"]
     assert load_study(store.root).runs["train_loss"].notna().all()
     identity = StudySpec.from_config(config).identity["trainer"]

@@ -1,0 +1,114 @@
+"""What a run is: everything that determines its numbers, and the name that is made of it."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+from rsl_cli.data import content_identity
+from rsl_cli.errors import StoreError
+from rsl_cli.graph import BaseGraph, EdgeLifting
+from rsl_cli.study.measurements import Theory
+from rsl_cli.study.resolve import Resolved
+from rsl_cli.study.store import SCHEMA, StudyStore
+from rsl_cli.train.trainers import horizon_keys
+
+
+def study_identity(study: Resolved, lifting: EdgeLifting) -> dict[str, Any]:
+    """Everything that determines the numbers, but lift and seed: no names, paths, devices, executors, horizons.
+
+    Args:
+        study: what it is made of.
+        lifting: for edges that name none.
+    """
+    flat = any(study.base.vertex(edge.source).kind == "input" and edge.map.needs_flat for edge in study.base.edges)
+    return {
+        "schema": SCHEMA,
+        "base": _computed(study.base),
+        "lifting": lifting.identity(),
+        "dataset": content_identity(study.config["dataset"], flat=flat, data=study.data),
+        "loss": study.loss.name if study.loss_origin is None else study.loss_origin.identity(),
+        "parametrization": study.config["parametrization"],
+        "trainer": study.trainer.identity(),
+        # Nothing measured, nothing named: such runs are what they were before anything could be.
+        **({"theory": study.theory.identity()} if study.theory != Theory() else {}),
+    }
+
+
+def run_id(identity: Mapping[str, Any], lift: int, seed: int) -> str:
+    """16 hex digits of the SHA-256 of everything that determines a run's numbers."""
+    text = json.dumps({**identity, "lift": lift, "seed": seed}, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def refuse_other(store: StudyStore, identity: Mapping[str, Any]) -> None:
+    """Refuse to add to a study that computes something else.
+
+    Raises:
+        StoreError: with the keys that differ.
+    """
+    differ = differences(store.read_study()["identity"], identity)
+    if not differ:
+        return
+    pairs = list(differ.items())[:4]
+    shown = ", ".join(f"{key} ({_short(old)} there, {_short(new)} now)" for key, (old, new) in pairs)
+    more = f" and {len(differ) - 4} more" if len(differ) > 4 else ""
+    remedy = "choose another study=NAME, or set these keys as they were"
+    if list(differ) == ["trainer.steps"]:
+        remedy = (
+            f"runs of schedule={identity['trainer']['schedule']} end at trainer.steps and cannot be carried on, those "
+            "of schedule=constant can; choose another study=NAME, or set it as it was"
+        )
+    raise StoreError(f"study '{store.name}' at {store.root} computes something else: {shown}{more}; {remedy}")
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """What two identities differ in: the values of both by key, sorted; None where a key is absent."""
+    before, after = (_flat(json.loads(json.dumps(_of_runs(one)))) for one in (old, new))
+    return {
+        key: (before.get(key), after.get(key)) for key in sorted({*before, *after}) if before.get(key) != after.get(key)
+    }
+
+
+def _of_runs(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """A stored identity as it would be today: once it said how far runs are carried as well."""
+    trainer = identity.get("trainer", {})
+    return {**identity, "trainer": {k: v for k, v in trainer.items() if k not in horizon_keys(trainer)}}
+
+
+def _computed(base: BaseGraph) -> dict[str, Any]:
+    """A base graph without its name. Defaults are left unsaid, so that a new key changes no identity there was."""
+    vertices, edges = [], []
+    for vertex in base.vertices:
+        facts = {one.name: getattr(vertex, one.name) for one in fields(vertex)}
+        origins = {key: origin.identity() for key, origin in facts.pop("origins").items()}
+        facts |= {"bias_init": vertex.bias_init.identity(), "combine": vertex.combine.identity()}
+        for key in ("norm", "pool"):
+            part = facts.pop(key)
+            facts |= {key: part.identity()} if part is not None and key not in origins else {}
+        vertices.append(facts | origins)
+    for edge in base.edges:
+        facts = {one.name: getattr(edge, one.name) for one in fields(edge)}
+        origin = facts.pop("origin")
+        facts["map"] = edge.map.identity() if origin is None else origin.identity()
+        facts["map_name"] = edge.map_name if origin is None else origin.target
+        facts["lifting"] = None if edge.lifting is None else edge.lifting.identity()
+        edges.append(facts | {"init": edge.init.identity()})
+    sizes = {"input_shape": base.input_shape, "output_size": base.output_size}
+    return {"vertices": tuple(vertices), "edges": tuple(edges), **sizes}
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    if isinstance(value, Mapping):
+        items = value.items()
+    elif isinstance(value, list):
+        items = ((str(i), item) for i, item in enumerate(value))
+    else:
+        return {prefix: value}
+    return {k: v for key, item in items for k, v in _flat(item, f"{prefix}.{key}" if prefix else str(key)).items()}
+
+
+def _short(value: Any) -> str:
+    text = "absent" if value is None else str(value)
+    return text if len(text) <= 24 else text[:21] + "..."

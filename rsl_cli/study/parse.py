@@ -1,0 +1,63 @@
+"""The first of a study's steps from its configuration: all that can be read without its data."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from rsl_cli.errors import ConfigError, one_of
+from rsl_cli.graph import EdgeLifting, edge_lifting
+from rsl_cli.keys import read_keys
+from rsl_cli.registry import load_plugins
+from rsl_cli.study.keys import EXECUTORS, GROUPS, STUDY
+from rsl_cli.study.sweep import lift_degrees, seed_list
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a study asks for, its data not yet read.
+
+    Args:
+        config: the plain configuration, every key there.
+        lifts: degrees, ascending.
+        seeds: ascending.
+        lifting: for edges that name none.
+        device: ``cpu`` or ``cuda``.
+    """
+
+    config: Mapping[str, Any]
+    lifts: tuple[int, ...]
+    seeds: tuple[int, ...]
+    lifting: EdgeLifting
+    device: str
+
+
+def parse(config: Mapping[str, Any]) -> Asked:
+    """Read a configuration as far as it needs no data; a user's plug-ins are imported.
+
+    Raises:
+        ConfigError, GraphError: an unknown key, or a value that is not accepted.
+    """
+    full = {**read_keys("", STUDY, config, also=GROUPS), **{key: config.get(key, GROUPS[key]) for key in GROUPS}}
+    for key in GROUPS:
+        if not isinstance(full[key], Mapping):
+            raise ConfigError(f"{key}={full[key]!r}; a group is needed: {key}=NAME")
+    load_plugins(full["plugins"])
+    full["executor"] = _executor(full["executor"])
+    lifting = edge_lifting(full["lifting"])
+    return Asked(full, lift_degrees(full["lift"]), seed_list(full["seeds"]), lifting, _device(full["device"]))
+
+
+def _executor(config: Mapping[str, Any]) -> dict[str, Any]:
+    name = str(config.get("name"))
+    if name not in EXECUTORS:
+        raise ConfigError(one_of("executor", name, EXECUTORS))
+    return {"name": name, **read_keys("executor.", EXECUTORS[name], config)}
+
+
+def _device(wanted: str) -> str:
+    found = torch.cuda.is_available()
+    if wanted == "cuda" and not found:
+        raise ConfigError("device=cuda, but torch finds no CUDA device here; use device=cpu or device=auto")
+    return "cuda" if found and wanted != "cpu" else "cpu"
