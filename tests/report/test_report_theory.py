@@ -60,7 +60,7 @@ def verdict_of(store: StudyStore) -> dict[str, Any]:
 def drawings_of(store: StudyStore) -> dict[str, Drawing]:
     """The figures of training and of theory, not yet drawn."""
     runs = read_runs(store)
-    frames, measures = {run.name: store.trajectory(run.key) for run in runs.done}, read_measures(store, runs)
+    frames, measures = runs.trajectories, read_measures(store, runs)
     return {
         **trajectory_drawings(runs, frames),
         **tangent_drawings(runs, frames, measures.tangent),
@@ -245,7 +245,7 @@ def test_coverage_in_the_verdict(store: StudyStore) -> None:
 
 def test_the_bounds_hold_on_the_known_flow_and_end_with_the_measurements(store: StudyStore) -> None:
     runs = read_runs(store)
-    frames = {run.name: store.trajectory(run.key) for run in runs.done}
+    frames = runs.trajectories
     tangent = read_measures(store, runs).tangent
     curves = flow_curves(runs, frames, tangent)
     assert len(curves) == len(runs.done)
