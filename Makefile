@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run report test lint types bench reproduce clean
+.PHONY: help setup run report test lint types docs bench reproduce clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -33,7 +33,10 @@ lint: $(READY) ## style, import order, docstrings, format
 types: $(READY) ## static types
 	$(BIN)/pyright
 
-bench: $(READY) ## layers, steps, sweeps, memory and the flow against their rivals; writes the README's tables
+docs: $(READY) ## the manual, in docs/_build; warnings are errors
+	$(BIN)/python -m sphinx -b html -q -W --keep-going docs docs/_build
+
+bench: $(READY) ## layers, steps, sweeps, memory and the flow against their rivals; writes the manual's tables
 	$(BIN)/python scripts/bench_layer.py
 	$(BIN)/python scripts/bench_layer.py --dtype float64
 	$(BIN)/python scripts/bench_layer.py --n 16384 --in-degree 16 --repeats 21
@@ -56,5 +59,5 @@ reproduce: $(READY) ## the committed experiments, then check that the loss falls
 	$(BIN)/rsl report small_lifts --check
 
 clean: ## remove the environment and caches; results stay
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist docs/_build docs/_generated *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

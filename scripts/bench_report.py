@@ -1,6 +1,6 @@
-"""Tables and a plot of what the other benchmarks left in ``results/bench``, written into the README.
+"""Tables and a plot of what the other benchmarks left in ``results/bench``, written into the manual.
 
-Between the README's two speed marks stands a line for each benchmark, and one for each integrator; all tables are in
+Between the two speed marks stands a line for each benchmark, and one for each integrator; all tables are in
 ``results/reference/speed.md``, time and memory against n in ``speed.png``. By hand, after the others:
 ``python scripts/bench_report.py``.
 """
@@ -32,12 +32,12 @@ def main() -> None:
         + "."
     )
     TABLES.write_text("\n\n".join([head, *map(markdown, tables)]) + "\n")
-    readme = ROOT / "README.md"
-    before, rest = readme.read_text().split(MARKS[0])
+    page = ROOT / "docs" / "performance.md"
+    before, rest = page.read_text().split(MARKS[0])
     after = rest.split(MARKS[1])[1]
     parts = [ratios(tables), integrators(tables)]
-    readme.write_text("\n\n".join([before + MARKS[0], *parts, MARKS[1] + after]))
-    print(f"{len(tables)} tables in {TABLES}, their sum in {readme}, {PICTURE}")
+    page.write_text("\n\n".join([before + MARKS[0], *parts, MARKS[1] + after]))
+    print(f"{len(tables)} tables in {TABLES}, their sum in {page}, {PICTURE}")
 
 
 def markdown(table: Table) -> str:
