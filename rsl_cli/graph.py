@@ -14,11 +14,12 @@ from typing import Any
 
 from rsl_cli.contracts import check_bias, check_combine, check_edge_map, check_stage
 from rsl_cli.errors import GraphError, one_of
-from rsl_cli.graph_config import Edge, Init, Vertex, read_graph
+from rsl_cli.graph_config import read_graph
 from rsl_cli.kernels.stencil import Stencil
 from rsl_cli.liftings import EdgeLifting, edge_lifting
 from rsl_cli.parts import Space
 from rsl_cli.vertex_maps import bias_of
+from rsl_cli.vertices import Edge, Init, Vertex
 
 __all__ = ["BaseGraph", "Edge", "EdgeLifting", "Init", "Vertex", "edge_lifting"]
 

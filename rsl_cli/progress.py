@@ -11,7 +11,7 @@ from typing import Any
 
 from tqdm import auto, autonotebook, std, tqdm
 
-from rsl_cli.study.costs import effort, is_alone
+from rsl_cli.study.costs import effort
 from rsl_cli.study.forecast import Forecast
 from rsl_cli.study.runner import Item, Plan
 from rsl_cli.study.spec import StudySpec
@@ -77,7 +77,7 @@ class Display:
         }
         degree = f", in-degree {spec.lifting.in_degree:g}" if spec.lifting.in_degree is not None else ""
         sizes = f"{data.samples} training samples, {len(data.x_test)} held out"
-        manner = ", by autograd, a run at a time" if is_alone(spec) else ""
+        manner = ", by autograd, a run at a time" if spec.trainer.alone else ""
         lines = [
             f"study {spec.name} in {spec.store.root}",
             f"  base {base.name} ({', '.join(edge.name for edge in base.edges)}), lifting {spec.lifting.kind}{degree}",

@@ -1,8 +1,14 @@
-"""What holds for every test: shapes are checked as they run, hypothesis draws the same examples everywhere."""
+"""What holds for every test: shapes are checked as they run, hypothesis draws the same examples everywhere.
 
+Drawing takes most of a report's time, so figures are drawn where they are the subject: in tests/report, and in tests
+marked ``drawn``; anywhere else a report has one dot in place of each.
+"""
+
+import base64
 import importlib
 import warnings
 
+import pytest
 from hypothesis import settings
 from jaxtyping import install_import_hook
 
@@ -13,6 +19,25 @@ install_import_hook(["rsl_cli.network", "rsl_cli.kernels.autograd"], "beartype.b
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)
     importlib.import_module("torch._decomp.decompositions_for_jvp")
+
+_DOT = {
+    "png": base64.b64decode(
+        "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkYPhfDwAChwGA60e6kgAAAABJRU5ErkJggg=="
+    ),
+    "svg": b'<svg xmlns="http://www.w3.org/2000/svg" width="1" height="1"/>',
+    "pdf": b"%PDF-1.4\n%%EOF\n",
+}
+
+
+@pytest.fixture(autouse=True)
+def figures(request, monkeypatch):
+    """Leave a dot in place of each figure, where figures are not the subject."""
+    drawn = request.path.parent.name == "report" or request.node.get_closest_marker("drawn") is not None
+    if not drawn:
+        monkeypatch.setattr(
+            "rsl_cli.report.canvas.render", lambda draw, formats, size: {form: _DOT[form] for form in formats}
+        )
+
 
 settings.register_profile("rsl", deadline=None, derandomize=True, max_examples=40)
 settings.load_profile("rsl")

@@ -1,4 +1,5 @@
 import json
+import math
 import os
 import re
 import subprocess
@@ -6,11 +7,14 @@ import sys
 import tempfile
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import problems
 import pytest
 import yaml
 
 from rsl_cli.cli import compose, main
+from rsl_cli.study.session import load_study
 
 BASES = ", ".join(sorted(path.stem for path in (problems.CONF / "base").glob("*.yaml")))
 QUICK = [
@@ -29,6 +33,7 @@ def elsewhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
+@pytest.mark.drawn
 def test_run_again_list_report_and_check(tmp_path, capsys):
     assert main(["run", *QUICK]) == 0
     shown = capsys.readouterr()
@@ -164,20 +169,68 @@ def test_help_says_what_every_key_means(capsys, tmp_path):
     "path", sorted(problems.CONF.glob("*/*.yaml")), ids=lambda path: f"{path.parent.name}={path.stem}"
 )
 def test_every_shipped_option_composes(path):
-    config = compose([f"{path.parent.name}={path.stem}"])
-    assert {"base", "lifting", "dataset", "trainer", "executor", "lift", "seeds"} <= config.keys()
+    """A line with an option is the defaults but for that group; an experiment is its file over the groups it names."""
+    group, option = path.parent.name, path.stem
+    config, plain = compose([f"{group}={option}"]), compose([])
+    written = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if group != "experiment":
+        assert {key: value for key, value in config.items() if key != group} == {
+            key: value for key, value in plain.items() if key != group
+        }
+        composed_of = written.pop("defaults", None)
+        assert composed_of is not None or config[group] == written
+        return
+    expected = dict(plain)
+    for one in written["defaults"]:
+        ((name, chosen),) = one.items()
+        expected[name.rpartition("/")[2]] = compose([f"{name.rpartition('/')[2]}={chosen}"])[name.rpartition("/")[2]]
+    for key, value in written.items():
+        if key in expected and isinstance(value, dict):
+            expected[key] = expected[key] | value
+        elif key in expected and "${" not in str(value):
+            expected[key] = value
+    named = {"study"} if "${" in str(written["study"]) else set()
+    assert {key: value for key, value in config.items() if key not in named} == {
+        key: value for key, value in expected.items() if key not in named
+    }
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in problems.CONF.glob("experiment/*.yaml")))
-def test_every_experiment_runs_shrunk(name, capsys):
-    trainer = compose([f"experiment={name}"])["trainer"]["name"]
+def test_every_experiment_runs_shrunk(name, tmp_path, capsys):
+    """Every run of every study is done, by what the file says, and the verdict is of all of them."""
+    line = [f"experiment={name}", "lift=2,4,8", "seeds=3"]
+    written = yaml.safe_load((problems.CONF / "experiment" / f"{name}.yaml").read_text(encoding="utf-8"))
+    swept = (written.get("hydra") or {}).get("sweeper", {}).get("params", {})
+    trainer = compose(line)["trainer"]["name"]
     # A trainer that stops at the first chance, under the one key they all have where there are several.
     short = {"flow": "trainer.t_end=1", "lm": "trainer.max_steps=5"}.get(trainer, "trainer.steps=20")
     short = "trainer.stationary=10" if name == "adam_versus_flow" else short
-    assert main(["run", f"experiment={name}", "lift=2,4,8", "seeds=3", short, "executor=local"]) == 0
+    assert main(["run", *line, short, "executor=local"]) == 0
     assert "VERDICT" in capsys.readouterr().out
+    studies = sorted((tmp_path / "results").glob("*/study.json"))
+    assert len(studies) == math.prod(len(values.split(",")) for values in swept.values())
+    for file in studies:
+        study, store = json.loads(file.read_text()), load_study(file.parent).store
+        for group in ("base", "dataset", "trainer"):
+            wanted = compose(line)[group]["name"]
+            assert study["config"][group]["name"] in ([wanted] if group not in swept else swept[group].split(","))
+        runs = load_study(file.parent).runs
+        assert sorted(zip(runs["lift"], runs["seed"], strict=True)) == [(n, s) for n in (2, 4, 8) for s in range(3)]
+        assert (runs["status"] == "done").all()
+        assert (runs[["train_loss", "test_loss"]] > 0).all(axis=None)
+        params = runs.groupby("lift")["params"].mean()
+        assert params.is_monotonic_increasing and params.is_unique
+        ended = {"lm": "budget", "flow": "time"}.get(study["config"]["trainer"]["name"], "budget")
+        assert set(runs["stop_reason"]) <= {ended, "stationary", "target", "stalled"}
+        for key in store.planned():
+            assert np.isfinite(store.trajectory(key)["loss"]).all()
+        verdict = json.loads((file.parent / "report" / "verdict.json").read_text())
+        assert verdict["verdict"] in ("falls", "plateaus", "rises", "unfinished", "inconclusive")
+        assert verdict["reasons"] and verdict["headline"]
+        assert len(pd.read_csv(file.parent / "report" / "runs.csv")) == 9
 
 
+@pytest.mark.drawn
 def test_a_multirun_and_a_report_on_several_studies_draw_them_together(tmp_path, capsys):
     small = ["experiment=adam_versus_flow", "lift=2,4", "seeds=2", "trainer.stationary=10", "dataset.samples=64"]
     assert main(["run", *small, "executor=local"]) == 0
@@ -316,7 +369,12 @@ def test_what_happens_around_a_line_is_not_its_configuration(tmp_path):
     )
     assert done.returncode == 2 and done.stderr.startswith("rsl: the current folder is not there"), done.stderr
     # A closed standard error, a reader that leaves after a line, and a notebook's backend.
-    shell = f"{sys.executable} -m rsl_cli.cli run {' '.join(TINY)}"
+    (tmp_path / "undrawn.py").write_text(
+        "import sys\nfrom rsl_cli.report import canvas\n"
+        "canvas.render = lambda draw, formats, size: dict.fromkeys(formats, b'')\n"
+        "from rsl_cli.cli import main\nsys.exit(main())\n"
+    )
+    shell = f"{sys.executable} undrawn.py run {' '.join(TINY)}"
     notebook = environment | {"MPLBACKEND": "module://not_here.backend_inline"}
     for study, ending in (("closed", "2>&-"), ("piped", "| head -1"), ("full", ">/dev/full")):
         line = f"set -o pipefail; {shell} study={study} {ending}"

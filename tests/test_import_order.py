@@ -21,6 +21,7 @@ ORDER = [
     "maps",
     "vertex_maps",
     "contracts",
+    "vertices",
     "graph_config",
     "graph",
     "lift",

@@ -60,12 +60,9 @@ def memory(spec: StudySpec, degree: int) -> float:
     if _by_circuits(spec):
         return implicit + _CIRCUIT_PARAMETER * parameters + 2 * numbers * BYTES
     samples = samples_at_once(base, fibres)
-    if isinstance(spec.trainer, FirstOrder):
-        samples = max(samples, spec.trainer.batch_size or 0)
+    samples = max(samples, spec.trainer.batch_size or 0)
     kept = _KEPT * numbers * min(samples, spec.data.samples) * item
-    # Weights and gradient; the first-order trainers' buffers: gradient, learning rates, moments, and a step's own.
-    copies = 8 if isinstance(spec.trainer, FirstOrder) else 4
-    return copies * parameters * item + max(kept, implicit) + 28 * edges
+    return spec.trainer.copies * parameters * item + max(kept, implicit) + 28 * edges
 
 
 def check_affordable(spec: StudySpec, missing: Sequence[RunKey]) -> None:
@@ -92,7 +89,7 @@ def check_affordable(spec: StudySpec, missing: Sequence[RunKey]) -> None:
 
 def _least_seconds(spec: StudySpec, degree: int) -> float:
     """What training one run takes at the very least: all its steps at a rate that few machines reach."""
-    steps = spec.trainer.steps if isinstance(spec.trainer, FirstOrder) else _FEW_STEPS
+    steps = getattr(spec.trainer, "steps", _FEW_STEPS)
     return steps * max(_work(spec, degree) / _RATE, _CALL)
 
 
@@ -154,7 +151,7 @@ def union_size(spec: StudySpec, degree: int, seeds: int) -> int:
     """
     if _by_circuits(spec):
         return seeds if spec.workers == 1 else 1
-    if is_alone(spec):
+    if spec.trainer.alone:
         return 1
     useful = math.ceil(_LAUNCH / _work(spec, degree))
     shared = math.ceil(seeds / spec.workers)
@@ -172,7 +169,7 @@ def may_share(spec: StudySpec, degrees: Sequence[int], runs: int) -> bool:
         degrees: of each run of the union.
         runs: how many there are to share out among processes.
     """
-    if not isinstance(spec.trainer, FirstOrder) or _by_circuits(spec) or is_alone(spec):
+    if not spec.trainer.in_step or _by_circuits(spec) or spec.trainer.alone:
         return False
     return (
         len(degrees) <= math.ceil(runs / spec.workers)
@@ -184,19 +181,13 @@ def may_share(spec: StudySpec, degrees: Sequence[int], runs: int) -> bool:
 
 def _by_circuits(spec: StudySpec) -> bool:
     known = spec.loss.circuit is not None and has_circuits(spec.base, str(spec.config["parametrization"]))
-    return spec.device == "cpu" and known and not is_alone(spec)
-
-
-def is_alone(spec: StudySpec) -> bool:
-    """Whether the trainer takes one run at a time."""
-    return isinstance(spec.trainer, FirstOrder) and spec.trainer.optimizer.over is not None
+    return spec.device == "cpu" and known and not spec.trainer.alone
 
 
 def _work(spec: StudySpec, degree: int) -> float:
     """Floating-point operations of a pass, forward and back."""
     samples = samples_at_once(spec.base, fibre_sizes(spec.base, degree))
-    if isinstance(spec.trainer, FirstOrder):
-        samples = min(spec.trainer.batch_size or samples, samples)
+    samples = min(spec.trainer.batch_size or samples, samples)
     return 3 * flops(spec.base, degree, spec.lifting) * samples
 
 

@@ -15,7 +15,7 @@ from rsl_cli.theory.probes import PROBES, FinishedRun, check_probe, measure
 from rsl_cli.theory.tangent import TANGENT, TangentProbe
 from rsl_cli.train.losses import Loss
 from rsl_cli.train.objective import Objective
-from rsl_cli.train.trainers import Flow, Settings
+from rsl_cli.train.trainers import Settings
 from rsl_cli.train.trajectory import TrainingResult
 
 if TYPE_CHECKING:
@@ -56,9 +56,9 @@ class Theory:
         """
         read = read_keys("theory.", THEORY, config)
         tangent, etas = read["tangent"], read["coverage"]
-        if tangent is not None and tangent.probes == 0 and (loss.name != "mse" or not isinstance(trainer, Flow)):
+        if tangent is not None and tangent.probes == 0 and not (loss.quadratic and trainer.follows_flow):
             tangent = None  # Only along a flow, and there is none here.
-        if tangent is not None and loss.name != "mse":
+        if tangent is not None and not loss.quadratic:
             raise ConfigError(f"theory.tangent is defined for loss=mse, not {loss.name}; use theory=none or loss=mse")
         if etas and data.witness_degree is None:
             raise ConfigError(

@@ -20,7 +20,6 @@ from rsl_cli.registry import Origin
 from rsl_cli.study.estimate import flow_of_classes
 from rsl_cli.study.measurements import Theory
 from rsl_cli.study.parse import Asked
-from rsl_cli.train.first_order import FirstOrder
 from rsl_cli.train.losses import Loss, check_fit, read_loss
 from rsl_cli.train.trainers import Settings, chosen_trainer, trainer_settings
 
@@ -77,8 +76,7 @@ def resolve(asked: Asked, data: Dataset | None = None) -> Resolved:
     trainer = trainer_settings(full["trainer"])
     full["horizons"] = _horizons(full["horizons"], asked.lifts, full["trainer"], trainer)
     if full["parametrization"] is None:
-        # The theorem is about weights whose law does not change with the degree; first-order trainers need mup.
-        full["parametrization"] = "mup" if isinstance(trainer, FirstOrder) else "standard"
+        full["parametrization"] = trainer.parametrization
     default = "cross_entropy" if data.task == "classification" else "mse"
     loss, origin = read_loss(default if full["loss"] is None else full["loss"])
     check_fit(loss, data)

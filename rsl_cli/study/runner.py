@@ -24,7 +24,6 @@ from rsl_cli.study.spec import StudySpec
 from rsl_cli.study.store import SCHEMA, RunKey, StudyStore
 from rsl_cli.study.survey import survey
 from rsl_cli.train.checkpoint import Saved
-from rsl_cli.train.first_order import FirstOrder
 from rsl_cli.train.objective import Objective
 from rsl_cli.train.trainers import from_results, train
 from rsl_cli.train.trajectory import FINAL, Stand, TrainingResult
@@ -222,7 +221,7 @@ def _together(spec: StudySpec, keys: Sequence[RunKey]) -> list[dict[RunKey, Save
     for key in keys:
         settings, saved = spec.trainer_of(key.lift), _start(spec, key)
         content = json.loads(saved[1].get("training", "{}"))
-        step = content.get("step") if isinstance(settings, FirstOrder) else None
+        step = content.get("step") if settings.in_step else None
         groups.setdefault((settings, step), {})[key] = saved
     return list(groups.values())
 

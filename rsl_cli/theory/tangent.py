@@ -222,7 +222,7 @@ def tangent_table(
     """
     import pandas
 
-    if objective.loss.name != "mse":
+    if not objective.loss.quadratic:
         raise ConfigError(f"kappa is defined for loss=mse, not {objective.loss.name}; use loss=mse")
     place_at = copy.deepcopy(network).double()
     origin = start.detach().double().cpu()

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -91,6 +91,18 @@ class FirstOrder:
         settings.optimizer  # noqa: B018 - what it cannot be is said here
         return settings
 
+    parametrization: ClassVar[str] = "mup"
+    """What it needs for training to go alike at every degree."""
+    follows_flow: ClassVar[bool] = False
+    in_step: ClassVar[bool] = True
+    copies: ClassVar[int] = 8
+    """Of the parameters: weights and gradient, learning rates, moments, and a step's own."""
+
+    @property
+    def alone(self) -> bool:
+        """Whether it takes one run at a time, by autograd."""
+        return self.optimizer.over is not None
+
     @property
     def horizon(self) -> tuple[str, ...]:
         """The keys that say how far a run is carried, and are no part of what it is."""
@@ -103,7 +115,7 @@ class FirstOrder:
     @cached_property
     def optimizer(self) -> Optimizer:
         """What takes the steps."""
-        momentum = {"momentum": self.momentum} if self.momentum or self.name in ("sgd", "gd") else {}
+        momentum = {"momentum": self.momentum} if self.momentum or "momentum" in self._keys else {}
         return make_optimizer(self.name, {**momentum, **self.options})
 
     def identity(self) -> dict[str, Any]:
@@ -122,6 +134,21 @@ class FirstOrder:
     def reaches(self, stand: Stand) -> bool:
         """Whether a run that stands there is as far as asked for."""
         return stand.reason in FINAL or not self.horizon or stand.step >= self.steps
+
+    def train(
+        self,
+        network: LiftedNetwork,
+        objective: Objective,
+        *,
+        keeper: Keeper | None = None,
+        progress: Callable[[int, int, float], None] | None = None,
+    ) -> list[TrainingResult]:
+        """See `rsl_cli.train.trainers.train`."""
+        return train_first_order(network, objective, self, keeper=keeper, progress=progress)
+
+    def goes_on(self, rows: list[Row], state: Mapping[str, np.ndarray]) -> Saved:
+        """What a run goes on from of which the results alone are left: its start, which changes nothing."""
+        return {}, {}
 
     def grid(self) -> list[int]:
         """Steps at which the trajectory is sampled; at a constant rate, more steps add to them."""
@@ -328,7 +355,7 @@ class _Run:
 
 def _euler_step(network: LiftedNetwork, replica: int, settings: FirstOrder) -> float:
     """Flow time of a step of gradient descent: Euler steps of the flow, if all parameters take the same."""
-    if settings.name != "gd" or settings.schedule != "constant":
+    if not settings.optimizer.euler or settings.schedule != "constant":
         return math.nan
     scales = set(network.learning_rate_scales(adaptive=False, replica=replica).values())
     return settings.learning_rate * scales.pop() if len(scales) == 1 else math.nan

@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -20,15 +20,16 @@ from rsl_cli.errors import ConfigError, DataError
 from rsl_cli.keys import horizon_of, identity_of, read_keys
 from rsl_cli.lift import LiftUnion
 from rsl_cli.network import LiftedNetwork
-from rsl_cli.train.checkpoint import Keeper
-from rsl_cli.train.implicit import Course, is_stationary, train_implicit
+from rsl_cli.train.checkpoint import Keeper, Saved
+from rsl_cli.train.implicit import Course, is_stationary, parameters_alone, train_implicit
 from rsl_cli.train.krylov import NewtonKrylov
+from rsl_cli.train.losses import read_loss
 from rsl_cli.train.ndf import Differences
 from rsl_cli.train.newton import FEW_STEPS, Newton
 from rsl_cli.train.objective import Objective
 from rsl_cli.train.replicas import Answer, Ask, Method
 from rsl_cli.train.settings import TRAINERS
-from rsl_cli.train.trajectory import Stand, TrainingResult, Trajectory
+from rsl_cli.train.trajectory import Row, Stand, TrainingResult, Trajectory
 
 FIRST_TIME = 1e-2
 """Flow time of the first sample after the start."""
@@ -73,6 +74,14 @@ class Flow:
     max_steps: int = _KEYS["max_steps"].default
     log_per_decade: int = _KEYS["log_per_decade"].default
 
+    parametrization: ClassVar[str] = "standard"
+    """What the theorem is about: weights whose law does not change with the degree."""
+    follows_flow: ClassVar[bool] = True
+    in_step: ClassVar[bool] = False
+    alone: ClassVar[bool] = False
+    copies: ClassVar[int] = 4
+    batch_size: ClassVar[int | None] = None
+
     @property
     def dtype(self) -> str:
         """Always float64: the last decades of time lie below float32's rounding."""
@@ -93,6 +102,21 @@ class Flow:
     def identity(self) -> dict[str, Any]:
         """The settings that determine the numbers."""
         return {"name": self.name, **identity_of(_KEYS, vars(self))}
+
+    def train(
+        self,
+        network: LiftedNetwork,
+        objective: Objective,
+        *,
+        keeper: Keeper | None = None,
+        progress: Callable[[int, int, float], None] | None = None,
+    ) -> list[TrainingResult]:
+        """See `rsl_cli.train.trainers.train`."""
+        return train_flow(network, objective, self, keeper=keeper, progress=progress)
+
+    def goes_on(self, rows: list[Row], state: Mapping[str, np.ndarray]) -> Saved:
+        """What a run goes on from of which the results alone are left: anew, from where it stands."""
+        return parameters_alone(rows, state)
 
     def reaches(self, stand: Stand) -> bool:
         """Whether a run that stands there is as far as asked for."""
@@ -152,7 +176,7 @@ def gradient_flow(
     settings = Flow.from_config(chosen)
     if (x_test is None) != (y_test is None):
         raise DataError("held-out inputs or targets are missing; give x_test and y_test, or neither")
-    classify = loss == "cross_entropy"
+    classify = read_loss(loss)[0].labels
     inputs, targets = _arrays(x, y, classify)
     held_inputs, held_targets = (
         (inputs[:0], targets[:0]) if x_test is None or y_test is None else _arrays(x_test, y_test, classify)

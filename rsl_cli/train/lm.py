@@ -7,19 +7,19 @@ quadratic model foretold the loss; Nielsen (1999), *Damping parameter in Marquar
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from rsl_cli.keys import horizon_of, identity_of, read_keys
 from rsl_cli.network import LiftedNetwork
-from rsl_cli.train.checkpoint import Keeper
+from rsl_cli.train.checkpoint import Keeper, Saved
 from rsl_cli.train.gauss_newton import SingularError
 from rsl_cli.train.implicit import Course, is_stationary, train_implicit
 from rsl_cli.train.objective import Objective
 from rsl_cli.train.replicas import Answer, Ask, Method
 from rsl_cli.train.settings import TRAINERS
-from rsl_cli.train.trajectory import Stand, TrainingResult, log_grid_steps
+from rsl_cli.train.trajectory import Row, Stand, TrainingResult, log_grid_steps
 
 _FIRST_DAMPING = 1e-2
 """Of the curvature along the first gradient."""
@@ -47,6 +47,14 @@ class LevenbergMarquardt:
     stationary: float = _KEYS["stationary"].default
     log_per_decade: int = _KEYS["log_per_decade"].default
 
+    parametrization: ClassVar[str] = "standard"
+    """What the theorem is about: weights whose law does not change with the degree."""
+    follows_flow: ClassVar[bool] = False
+    in_step: ClassVar[bool] = False
+    alone: ClassVar[bool] = False
+    copies: ClassVar[int] = 4
+    batch_size: ClassVar[int | None] = None
+
     @property
     def dtype(self) -> str:
         """Always float64."""
@@ -67,6 +75,21 @@ class LevenbergMarquardt:
     def identity(self) -> dict[str, Any]:
         """The settings that determine the numbers."""
         return {"name": self.name, **identity_of(_KEYS, vars(self))}
+
+    def train(
+        self,
+        network: LiftedNetwork,
+        objective: Objective,
+        *,
+        keeper: Keeper | None = None,
+        progress: Callable[[int, int, float], None] | None = None,
+    ) -> list[TrainingResult]:
+        """See `rsl_cli.train.trainers.train`."""
+        return train_lm(network, objective, self, keeper=keeper, progress=progress)
+
+    def goes_on(self, rows: list[Row], state: Mapping[str, np.ndarray]) -> Saved:
+        """What a run goes on from of which the results alone are left: its start, which changes nothing."""
+        return {}, {}
 
     def reaches(self, stand: Stand) -> bool:
         """Whether a run that stands there is as far as asked for."""

@@ -27,6 +27,8 @@ class Loss(ABC):
     """What its numbers are, for people."""
     labels: ClassVar[bool] = False
     """Whether targets are class numbers (M,); else numbers (M, k), classes becoming one-hot."""
+    quadratic: ClassVar[bool] = False
+    """Whether it is half the squared norm of the residual, of which kappa is defined."""
     circuit: ClassVar[str | None] = None
     """How circuits compute it: ``squared``, ``softmax``, or not at all."""
 
@@ -74,7 +76,7 @@ LOSSES: Registry[Any] = Registry("loss")
 class Squared(Loss):
     """Half the squared norm of the residual."""
 
-    name, unit, circuit = "mse", "half mean squared error", "squared"
+    name, unit, circuit, quadratic = "mse", "half mean squared error", "squared", True
 
     def values(self, out: Tensor, y: Tensor) -> Tensor:
         """1/2 |out - y|^2."""

@@ -52,6 +52,8 @@ class Optimizer(ABC):
     """Whether its step depends on how many there were."""
     adaptive: ClassVar[bool] = False
     """Whether it divides by the gradient's size, which decides how learning rates go with the degree."""
+    euler: ClassVar[bool] = False
+    """Whether its steps of a constant rate are Euler's on the gradient flow, so that trajectories have a time."""
 
     @property
     def states(self) -> tuple[str, ...]:
@@ -164,6 +166,8 @@ class Sgd(Optimizer):
 @dataclass(frozen=True)
 class Gd(Sgd):
     """Gradient descent on all samples: Euler's method on the gradient flow."""
+
+    euler: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.momentum or self.nesterov:

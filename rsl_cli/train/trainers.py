@@ -9,10 +9,9 @@ from rsl_cli.errors import ConfigError, one_of
 from rsl_cli.keys import horizon_of
 from rsl_cli.network import LiftedNetwork
 from rsl_cli.train.checkpoint import Keeper, Saved
-from rsl_cli.train.first_order import FirstOrder, train_first_order
-from rsl_cli.train.flow import Flow, train_flow
-from rsl_cli.train.implicit import parameters_alone
-from rsl_cli.train.lm import LevenbergMarquardt, train_lm
+from rsl_cli.train.first_order import FirstOrder
+from rsl_cli.train.flow import Flow
+from rsl_cli.train.lm import LevenbergMarquardt
 from rsl_cli.train.objective import Objective
 from rsl_cli.train.optimizers import OPTIMIZERS
 from rsl_cli.train.settings import TRAINERS
@@ -22,6 +21,12 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Settings = FirstOrder | Flow | LevenbergMarquardt
+"""A trainer: what it is set to, and all that the rest of rsl asks of one, so that nothing else tells them apart.
+
+``parametrization`` it asks for by default; whether its path ``follows_flow``, and can be held against the theorem;
+whether replicas of a union train ``in_step``, or runs one at a time, ``alone``; what memory takes: ``copies`` of the
+parameters; samples of a step, ``batch_size``; ``train``, and what a run ``goes_on`` from.
+"""
 
 _IMPLICIT: Mapping[str, type[Flow] | type[LevenbergMarquardt]] = {"flow": Flow, "lm": LevenbergMarquardt}
 
@@ -93,10 +98,8 @@ def from_results(settings: Settings, trajectory: "pd.DataFrame", state: Mapping[
         trajectory: its samples.
         state: final parameters by name.
     """
-    if not isinstance(settings, Flow):
-        return {}, {}
     table = trajectory.reindex(columns=list(COLUMNS))
-    return parameters_alone([Row(int(step), *rest) for step, *rest in table.itertuples(index=False)], state)
+    return settings.goes_on([Row(int(step), *rest) for step, *rest in table.itertuples(index=False)], state)
 
 
 def train(
@@ -119,8 +122,4 @@ def train(
     Returns:
         One result per replica.
     """
-    if isinstance(settings, FirstOrder):
-        return train_first_order(network, objective, settings, keeper=keeper, progress=progress)
-    if isinstance(settings, Flow):
-        return train_flow(network, objective, settings, keeper=keeper, progress=progress)
-    return train_lm(network, objective, settings, keeper=keeper, progress=progress)
+    return settings.train(network, objective, keeper=keeper, progress=progress)
