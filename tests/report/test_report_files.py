@@ -53,7 +53,8 @@ def reported(tmp_path_factory: pytest.TempPathFactory) -> tuple[StudyStore, dict
 def test_every_file_is_there(reported: tuple[StudyStore, dict[str, Any]]) -> None:
     names = {path.name for path in reported[0].report_dir.iterdir()}
     figures = {f"{name}.{form}" for name in FIGURES for form in ("png", "pdf")}
-    assert names == figures | {"runs.csv", "summary.csv", "summary.md", "summary.tex", "verdict.json", "index.html"}
+    tables = {"runs.csv", *(f"summary.{form}" for form in ("csv", "md", "tex", "txt"))}
+    assert names == figures | tables | {"verdict.json", "digests.json", "index.html"}
 
 
 def test_runs_csv(reported: tuple[StudyStore, dict[str, Any]]) -> None:
