@@ -390,3 +390,19 @@ def test_quantile_bears_infinities(values: list[float], expected: float) -> None
 def test_imports_neither_torch_nor_matplotlib() -> None:
     code = "import sys, rsl_cli.stats; sys.exit(bool({'torch', 'matplotlib', 'pandas'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_large_studies_are_tested_as_small_ones_are(monkeypatch):
+    from rsl_cli.stats import success, trend
+
+    count, size = [110, 118, 131], [200, 200, 200]
+    large = success.cochran_armitage(count, size)
+    monkeypatch.setattr(success, "MOST_EXACT", 10**6)
+    assert large == pytest.approx(success.cochran_armitage(count, size), rel=0.02)
+    rare = success.cochran_armitage([0, 2, 5], [9000, 9000, 9000])
+    assert rare == pytest.approx(success.cochran_armitage([0, 2, 5], [8000, 8000, 8000]), rel=0.01) and 0 < rare < 0.1
+    values = np.random.default_rng(0).random((40, 4))
+    one = trend.interval_trend(values, values)
+    monkeypatch.setattr(trend, "_MANY", 3)
+    other = trend.interval_trend(values, values)
+    assert one is not None and other is not None and other.p_value == pytest.approx(one.p_value, abs=1e-12)

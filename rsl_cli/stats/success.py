@@ -105,8 +105,14 @@ def learning_number(success: Mapping[int, Proportion], delta: float) -> Learning
     )
 
 
+MOST_EXACT = 200
+"""So many successes, or failures, are counted out exactly."""
+
+
 def cochran_armitage(successes: ArrayLike, runs: ArrayLike) -> float:
-    """Test, exactly, whether the share of successes rises along the lifts (Cochran 1954, Armitage 1955).
+    """Test whether the share of successes rises along the lifts (Cochran 1954, Armitage 1955).
+
+    It is exact unless both successes and failures are more than `MOST_EXACT`, where the sum is as good as normal.
 
     The score of a success is the place of its lift; given the total of successes, the null distribution of their
     score's sum is that of draws without replacement.
@@ -122,13 +128,24 @@ def cochran_armitage(successes: ArrayLike, runs: ArrayLike) -> float:
     total, places = int(count.sum()), np.arange(size.size)
     if total in (0, int(size.sum())):
         return 1.0
+    share = total / int(size.sum())
+    if min(total, int(size.sum()) - total) > MOST_EXACT:
+        mean, score = float(np.average(places, weights=size)), float((places * count).sum())
+        spread = float(np.average((places - mean) ** 2, weights=size))
+        deviation = math.sqrt(total * (1 - share) * spread * size.sum() / (size.sum() - 1))
+        return 0.5 * math.erfc((score - 0.5 - total * mean) / deviation / math.sqrt(2)) if deviation > 0 else 1.0
+    if total > MOST_EXACT:
+        # Failures that become rarer are the same event.
+        return cochran_armitage((size - count)[::-1], size[::-1])
     # ways[k, s]: how many sets of k successes among the lifts so far have the score s; scaled, since they are many.
     ways = np.zeros((total + 1, total * (size.size - 1) + 1))
     ways[0, 0] = 1.0
     for place, lift_size in zip(places, size.tolist(), strict=True):
         grown = np.zeros_like(ways)
         for k in range(min(lift_size, total) + 1):
-            weight = math.exp(_log_choose(lift_size, k) - lift_size * math.log(2))
+            # Weighted by what cancels, the chance of as many at the share of all, so that nothing underflows.
+            chance = k * math.log(share) + (lift_size - k) * math.log1p(-share)
+            weight = math.exp(_log_choose(lift_size, k) + chance)
             shift = k * int(place)
             grown[k:, shift:] += weight * ways[: total + 1 - k, : ways.shape[1] - shift]
         ways = grown
