@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from rsl_cli.portable import export
     from rsl_cli.report import Verdict, judge
     from rsl_cli.report.figures import FIGURES
+    from rsl_cli.study.engine import EXECUTORS, Executor, Pilots
     from rsl_cli.study.session import run_study
     from rsl_cli.theory.bound import loss_bound
     from rsl_cli.theory.probes import PROBES, FinishedRun
@@ -86,6 +87,9 @@ _HOMES = {
     "DATASETS": "data.target",
     "PROBES": "theory.probes",
     "FIGURES": "report.figures",
+    "Executor": "study.engine",
+    "Pilots": "study.engine",
+    "EXECUTORS": "study.engine",
     # errors
     "RslError": "errors",
 }
@@ -96,6 +100,7 @@ __all__ = [
     "COMBINES",
     "DATASETS",
     "EDGE_MAPS",
+    "EXECUTORS",
     "FIGURES",
     "LAWS",
     "LIFTINGS",
@@ -108,6 +113,7 @@ __all__ = [
     "Combine",
     "Dataset",
     "EdgeMap",
+    "Executor",
     "FinishedRun",
     "Implementation",
     "Law",
@@ -117,6 +123,7 @@ __all__ = [
     "Lifting",
     "Loss",
     "Optimizer",
+    "Pilots",
     "RslError",
     "Stage",
     "Stencil",

@@ -21,7 +21,10 @@ _SWEEPS = ("lift", "seeds")
 """Keys with a grammar of their own."""
 _ORDERS = ("until", "budget", "tracker")
 """Keys that say what to do with a study, and are no part of its configuration."""
-_TEXT = frozenset(["study", "results_dir", "tracker", "base.name", "base.target"])
+_TEXT = frozenset(
+    ["study", "results_dir", "tracker", "base.name", "base.target"]
+    + [f"executor.{key}" for key in ("address", "partition", "target")]
+)
 _VALUED = ("--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn", "--cfg", "-c", "--package", "-p")
 _MOST_ENTRIES = 100_000
 _ITEMS = re.compile(r"""'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|[^,]+""")

@@ -89,7 +89,8 @@ def declared() -> "dict[tuple[str, str], Keys]":
     """Every declaration of keys by group and option; those of a study itself by two empty texts."""
     from rsl_cli.data.target import DATASETS
     from rsl_cli.liftings import LIFTINGS, OWN
-    from rsl_cli.study.keys import EXECUTORS, LINE, STUDY
+    from rsl_cli.study.engine import EXECUTORS
+    from rsl_cli.study.keys import LINE, STUDY
     from rsl_cli.study.measurements import THEORY
     from rsl_cli.theory.tangent import TANGENT
     from rsl_cli.train.settings import TRAINERS
@@ -101,7 +102,7 @@ def declared() -> "dict[tuple[str, str], Keys]":
         "lifting": {name: OWN if keys is None else keys for name, keys in laws.items()},
         "dataset": {name: leaf.keys for name, leaf in DATASETS.items()},
         "trainer": TRAINERS,
-        "executor": EXECUTORS,
+        "executor": {name: kind.declared() for name, kind in EXECUTORS.items()},
         "theory": theory,
     }
     study: dict[tuple[str, str], Keys] = {("", ""): {**STUDY, **LINE}}

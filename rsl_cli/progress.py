@@ -102,7 +102,7 @@ class Display:
         costs = {lift: effort(spec, lift) for lift in spec.lifts}
         # The flow's first decades of time take few steps.
         power = 3.0 if isinstance(spec.trainer, Flow) else 1.0
-        self._forecast = Forecast({key: costs[key.lift] for key in plan.to_do}, spec.workers, power)
+        self._forecast = Forecast({key: costs[key.lift] for key in plan.to_do}, spec.executor.workers, power)
         if self._live:
             form = "{desc} {percentage:3.0f}%|{bar}| {postfix} [{elapsed}]"
             self._study = auto.tqdm(total=1.0, desc="study", position=0, bar_format=form)
@@ -157,7 +157,8 @@ class Display:
     def _say(self, text: str) -> None:
         seconds = time.monotonic() - self._started
         left = _left(self._forecast.remaining())
-        say(f"[{self._done}/{self._total} runs, {seconds:.0f} s{left}] {text}", error=True)
+        of = f"/{self._total}" if self._total else ""  # A pilot does not know how many it will find.
+        say(f"[{self._done}{of} runs, {seconds:.0f} s{left}] {text}", error=True)
 
 
 def _left(seconds: float | None) -> str:

@@ -43,7 +43,7 @@ def make(root: Path, runs: int) -> StudyStore:
     """Write a study of flows that fall like a power of the lift."""
     store, seeds = StudyStore(root), runs // len(LIFTS)
     keys = [key_of(lift, seed) for lift in LIFTS for seed in range(seeds)]
-    store.write_study(plan(root.name, keys))
+    store.create(plan(root.name, keys))
     write(store, keys)
     return store
 
@@ -52,7 +52,7 @@ def grow(store: StudyStore) -> None:
     """Add one seed to each lift."""
     keys = store.planned()
     new = [key_of(lift, len(keys)) for lift in LIFTS]
-    store.write_study(plan(store.name, [*keys, *new]))
+    store.grow(plan(store.name, new))
     write(store, new)
 
 

@@ -13,6 +13,7 @@ from rsl_cli.lift import expected_parameters, fibre_sizes, mean_in_degree
 from rsl_cli.study.estimate import flops
 from rsl_cli.study.machine import memory_limit
 from rsl_cli.study.record import RunKey
+from rsl_cli.study.runner import Item, pack
 from rsl_cli.study.spec import StudySpec
 from rsl_cli.train.first_order import FirstOrder
 from rsl_cli.train.flow import Flow
@@ -75,10 +76,10 @@ def check_affordable(spec: StudySpec, missing: Sequence[RunKey]) -> None:
     if not counts or spec.config["force"]:
         return
     largest = max(counts, key=lambda lift: memory(spec, lift))
-    need, there = memory(spec, largest), _memory_there(spec) * spec.workers
+    need, there = memory(spec, largest), _memory_there(spec) * spec.executor.neighbours
     if spec.config["executor"]["name"] not in ("local", "process"):
         there = math.inf  # Other machines' is not known here.
-    seconds = sum(count * _least_seconds(spec, lift) for lift, count in counts.items()) / spec.workers
+    seconds = sum(count * _least_seconds(spec, lift) for lift, count in counts.items()) / spec.executor.workers
     if need > there or seconds > _LONG:
         raise ConfigError(
             f"this study is expected to take {need / 2**30:.3g} GB at lift {largest}, where this machine has "
@@ -143,6 +144,15 @@ def effort(spec: StudySpec, degree: int) -> float:
     return _PER_MATRIX * (_STEP + one * spec.data.samples) + matrix
 
 
+def unions(spec: StudySpec, missing: Sequence[RunKey]) -> list[Item]:
+    """What a study lacks as items, each as many runs as are well trained together."""
+    return pack(
+        missing,
+        lambda lift, seeds: union_size(spec, lift, seeds),
+        lambda lifts: may_share(spec, lifts, len(missing)),
+    )
+
+
 def union_size(spec: StudySpec, degree: int, seeds: int) -> int:
     """How many of a degree's seeds to train as one union.
 
@@ -150,11 +160,11 @@ def union_size(spec: StudySpec, degree: int, seeds: int) -> int:
     share their calls: as many seeds as make those calls cheap, have room in memory, and leave work for every process.
     """
     if _by_circuits(spec):
-        return seeds if spec.workers == 1 else 1
+        return seeds if spec.executor.workers == 1 else 1
     if spec.trainer.alone:
         return 1
     useful = math.ceil(_LAUNCH / _work(spec, degree))
-    shared = math.ceil(seeds / spec.workers)
+    shared = math.ceil(seeds / spec.executor.workers)
     return max(1, min(useful, shared, int(_ROOM * _memory_there(spec) / memory(spec, degree))))
 
 
@@ -172,7 +182,7 @@ def may_share(spec: StudySpec, degrees: Sequence[int], runs: int) -> bool:
     if not spec.trainer.in_step or _by_circuits(spec) or spec.trainer.alone:
         return False
     return (
-        len(degrees) <= math.ceil(runs / spec.workers)
+        len(degrees) <= math.ceil(runs / spec.executor.workers)
         and len({samples_at_once(spec.base, fibre_sizes(spec.base, degree)) for degree in degrees}) == 1
         and sum(_work(spec, degree) for degree in degrees) <= _LAUNCH
         and sum(memory(spec, degree) for degree in degrees) <= _ROOM * _memory_there(spec)
@@ -194,5 +204,5 @@ def _work(spec: StudySpec, degree: int) -> float:
 def _memory_there(spec: StudySpec) -> float:
     """Bytes for each process."""
     if spec.device == "cuda":
-        return torch.cuda.mem_get_info()[0] / spec.workers
-    return memory_limit() / spec.workers
+        return torch.cuda.mem_get_info()[0] / spec.executor.neighbours
+    return memory_limit() / spec.executor.neighbours

@@ -1,4 +1,4 @@
-"""Where the items of a study are trained: in this process, or in a pool of processes. Results do not depend on it."""
+"""Training items on this machine: in this process, or in a pool of processes."""
 
 import json
 import math
@@ -32,11 +32,11 @@ _FAREWELL = 5.0
 """Seconds that a worker has to leave when told to."""
 
 
-def execute(spec: StudySpec, items: Sequence[Item], progress: Progress, finished: Finished) -> None:
-    """Train items by the study's executor; first all that are free, then those other processes held.
+def run_here(spec: StudySpec, items: Sequence[Item], progress: Progress, finished: Finished) -> None:
+    """Train items on this machine; first all that are free, then those other processes held.
 
     Args:
-        spec: the study.
+        spec: the study; its executor says in how many processes.
         items: what to train.
         progress: see `Progress`.
         finished: see `Finished`.
@@ -49,7 +49,7 @@ def execute(spec: StudySpec, items: Sequence[Item], progress: Progress, finished
             busy.append(Item(held))
         finished(item, {name: state for name, state in outcome.items() if state != "busy"})
 
-    workers = min(spec.workers, len(items))
+    workers = min(spec.executor.workers, len(items))
     prepare()
     if workers > 1:
         _Pool(spec, workers, progress, sort).run(items)

@@ -19,8 +19,16 @@ from rsl_cli.errors import StoreError, first_line
 from rsl_cli.study.integrity import DamageError, digest_of_arrays, seal, unseal
 
 
-def write_atomic(path: Path, content: bytes) -> None:
+def write_atomic(path: Path, content: bytes, *, new: bool = False) -> bool:
     """Write a file so that a reader sees the old content or the new one, never a part.
+
+    Args:
+        path: which file.
+        content: all of it.
+        new: write it only where there is none.
+
+    Returns:
+        Whether it was written.
 
     Raises:
         StoreError: the folder cannot be written or the disk is full; the old file is untouched.
@@ -34,11 +42,28 @@ def write_atomic(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         Path(temporary).chmod(0o644)
+        if new:
+            return _put_new(Path(temporary), path)
         Path(temporary).replace(path)
+        return True
     except OSError as error:
         if temporary is not None:
             Path(temporary).unlink(missing_ok=True)
         raise StoreError(cannot_write(path, error)) from error
+
+
+def _put_new(temporary: Path, path: Path) -> bool:
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        return False
+    except OSError:  # A file system without hard links.
+        if path.exists():
+            return False
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return True
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Keys of a study itself and of executors. What is measured declares its own; so do trainers, datasets, base graphs."""
+"""Keys of a study itself. What is measured declares its own; so do executors, trainers, datasets, base graphs."""
 
 from collections.abc import Mapping, Sequence
 
@@ -74,17 +74,3 @@ LINE: Keys = {
     .about("mlflow | tensorboard | wandb | trackio: told of every run when it has ended, on this machine"),
 }
 """Keys of a command line, which say what to do with a study."""
-
-_SECONDS = (
-    real(30.0, 0, above=True)
-    .of("never")
-    .about("between two notes of how far a run has come, from which it goes on when it was stopped")
-)
-EXECUTORS: Mapping[str, Keys] = {
-    "local": {"checkpoint_seconds": _SECONDS},
-    "process": {
-        "workers": nullable(whole(None, 1), "one per core").of("never").about("null: one per core"),
-        "checkpoint_seconds": _SECONDS,
-    },
-}
-"""Every executor's keys beside its name."""

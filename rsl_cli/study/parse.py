@@ -10,7 +10,8 @@ from rsl_cli.errors import ConfigError, one_of
 from rsl_cli.graph import EdgeLifting, edge_lifting
 from rsl_cli.keys import read_keys
 from rsl_cli.registry import load_plugins
-from rsl_cli.study.keys import EXECUTORS, GROUPS, STUDY
+from rsl_cli.study.engine import read_executor
+from rsl_cli.study.keys import GROUPS, STUDY
 from rsl_cli.study.sweep import lift_degrees, seed_list
 
 
@@ -44,16 +45,9 @@ def parse(config: Mapping[str, Any]) -> Asked:
         if not isinstance(full[key], Mapping):
             raise ConfigError(f"{key}={full[key]!r}; a group is needed: {key}=NAME")
     load_plugins(full["plugins"])
-    full["executor"] = _executor(full["executor"])
+    full["executor"] = read_executor(full["executor"])
     lifting = edge_lifting(full["lifting"])
     return Asked(full, lift_degrees(full["lift"]), seed_list(full["seeds"]), lifting, _device(full["device"]))
-
-
-def _executor(config: Mapping[str, Any]) -> dict[str, Any]:
-    name = str(config.get("name"))
-    if name not in EXECUTORS:
-        raise ConfigError(one_of("executor", name, EXECUTORS))
-    return {"name": name, **read_keys("executor.", EXECUTORS[name], config)}
 
 
 def _device(wanted: str) -> str:

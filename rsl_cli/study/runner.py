@@ -2,26 +2,23 @@
 
 import json
 import math
-import platform
-import subprocess
+import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
-from importlib import metadata
-from pathlib import Path
 from typing import Any
 
-from rsl_cli.data.dataset import Reading
-from rsl_cli.errors import CheckpointError, RslError, StoreError, first_line
+from rsl_cli.errors import CheckpointError, RslError, StoreError, TrainingError, first_line
 from rsl_cli.lift import disjoint_union, expected_parameters, sample_lift
 from rsl_cli.network import LiftedNetwork
 from rsl_cli.study.identity import refuse_other
+from rsl_cli.study.leases import Claim, LeaseLostError, holders
 from rsl_cli.study.measurements import with_path_before
 from rsl_cli.study.record import Record
 from rsl_cli.study.spec import StudySpec
-from rsl_cli.study.store import SCHEMA, RunKey, StudyStore
+from rsl_cli.study.store import RunKey, StudyStore
 from rsl_cli.study.survey import survey
 from rsl_cli.train.checkpoint import Saved
 from rsl_cli.train.objective import Objective
@@ -30,6 +27,15 @@ from rsl_cli.train.trajectory import FINAL, Stand, TrainingResult
 
 Progress = Callable[["Item", int, int, float], None]
 """Called with (item, step, steps, median loss) while an item is training."""
+
+_LOOK, _WORD = 1.0, 60.0
+"""Seconds between two looks at runs that others hold, and between two words about it."""
+_DEADLY = 5
+"""Deaths of its holders, with nothing saved in between, after which a run counts as failed."""
+
+
+class LeavingError(RslError):
+    """A training that was told to stop has saved what it goes on from."""
 
 
 @dataclass(frozen=True)
@@ -84,10 +90,10 @@ def make_plan(spec: StudySpec, *, first: bool = False) -> Plan:
     Raises:
         StoreError: the study's folder computes something else.
     """
-    keys = tuple(_keys(spec))
+    keys = tuple(keys_of(spec))
     found = survey(spec.store, keys).records if spec.store.exists() else {}
     stands = {key: stand for key, record in found.items() if (stand := _stand(record)) is not None}
-    missing = tuple(key for key in keys if not _is_reached(spec, key, stands.get(key)))
+    missing = tuple(key for key in keys if not is_reached(spec, key, stands.get(key)))
     parameters = {lift: expected_parameters(spec.base, lift, spec.lifting) for lift in spec.lifts}
     return Plan(keys, missing, stands, parameters, first)
 
@@ -105,11 +111,12 @@ def _stand(record: Record) -> Stand | None:
     return Stand(str(record.stop_reason), record.steps or 0, time, loss)
 
 
-def _is_reached(spec: StudySpec, key: RunKey, stand: Stand | None) -> bool:
+def is_reached(spec: StudySpec, key: RunKey, stand: Stand | None) -> bool:
+    """Whether a run stands as far as it is asked for."""
     return stand is not None and spec.trainer_of(key.lift).reaches(stand)
 
 
-def _keys(spec: StudySpec) -> list[RunKey]:
+def keys_of(spec: StudySpec) -> list[RunKey]:
     """Every run asked for, under the name it has in the study, which may be from when names said more than today.
 
     Raises:
@@ -120,45 +127,6 @@ def _keys(spec: StudySpec) -> list[RunKey]:
     refuse_other(spec.store, spec.identity)
     known = {(key.lift, key.seed): key for key in spec.store.planned()}
     return [known.get((key.lift, key.seed), key) for key in spec.run_keys()]
-
-
-def register(spec: StudySpec, line: Sequence[str] | None = None) -> None:
-    """Write ``study.json``, or add the runs, the horizon asked for and the words they came in to the one there."""
-    with spec.store.study_lock():
-        planned, words = set(_keys(spec)), None if line is None else list(line)
-        if spec.store.exists():
-            study, known = spec.store.read_study(), set(spec.store.planned())
-            asked = (study.get("carried"), study["config"].get("horizons"))
-            words = study.get("line") if words is None else words
-            same = asked == (spec.carried, spec.config["horizons"]) and words == study.get("line")
-            if planned <= known and same and "data" in study:
-                return
-            planned |= known
-        reading = spec.data.reading or Reading(shape=spec.data.input_shape)
-        keys = sorted(planned, key=lambda key: (key.lift, key.seed))
-        spec.store.write_study(
-            {
-                "schema": SCHEMA,
-                "name": spec.name,
-                "line": words,
-                "config": spec.config,
-                "identity": spec.identity,
-                "data": {**reading.plain(), "input_shape": list(spec.data.input_shape)},
-                "versions": _versions(),
-                "host": {"machine": platform.machine(), "system": platform.platform(), "device": spec.device},
-                "git": _revision(),
-                "carried": spec.carried,
-                "plan": {
-                    "lifts": sorted({key.lift for key in keys}),
-                    "seeds": sorted({key.seed for key in keys}),
-                    "samples": spec.data.samples,
-                    "outputs": spec.data.outputs,
-                    "runs": [
-                        {"lift": k.lift, "seed": k.seed, "run_id": k.run_id, "directory": k.directory} for k in keys
-                    ],
-                },
-            }
-        )
 
 
 def pack(
@@ -184,29 +152,68 @@ def pack(
     return [Item(keys) for keys in fresh]
 
 
-def work(spec: StudySpec, item: Item, progress: Progress | None = None, *, wait: bool = False) -> dict[str, str]:
+def work(
+    spec: StudySpec,
+    item: Item,
+    progress: Progress | None = None,
+    *,
+    wait: bool = False,
+    leave: threading.Event | None = None,
+) -> dict[str, str]:
     """Train one item and write its runs.
 
     Args:
         spec: the study.
         item: what to train; runs that are as far as asked for, or held by another process, are left alone.
         progress: see `Progress`.
-        wait: wait for other processes' locks, instead of leaving their runs out.
+        wait: go on until no run is held by another process, saying once a minute by which, instead of leaving it out.
+        leave: once set, what has been trained is saved, and `LeavingError` raised.
 
     Returns:
         ``done``, ``failed`` or ``busy`` by run folder.
     """
+    outcome, said = _attempt(spec, item, progress, leave), time.monotonic()
+    while wait and (held := [key for key in item.keys if outcome[key.directory] == "busy"]):
+        time.sleep(_LOOK)
+        outcome |= _attempt(spec, Item(tuple(held)), progress, leave)
+        if time.monotonic() - said > _WORD:
+            said = time.monotonic()
+            by = next(iter(holders(spec.store.lease_dir).values()), None)
+            whose = f", held by {by.text()}; it is taken over if that falls silent" if by else ""
+            print(f"rsl: waiting for {len(held)} runs of lift {item.lifts}{whose}", file=sys.stderr)
+    return outcome
+
+
+def _attempt(spec: StudySpec, item: Item, progress: Progress | None, leave: threading.Event | None) -> dict[str, str]:
     _check_there(spec)
-    with ExitStack() as locks:
-        held = [key for key in item.keys if locks.enter_context(spec.store.run_lock(key, blocking=wait))]
+    with spec.store.claim(item.keys, float(spec.config["executor"]["lease_seconds"])) as claim:
+        held = [key for key in item.keys if key.directory in claim]
         for key in held:
             spec.store.mend(key)
         outcome = {key.directory: "busy" for key in item.keys if key not in held}
-        lacking = [key for key in held if not _is_reached(spec, key, stand_of(spec.store, key))]
+        lacking = [key for key in held if not is_reached(spec, key, stand_of(spec.store, key))]
         outcome |= {key.directory: "done" for key in held if key not in lacking}
-        for starts in _together(spec, lacking):
-            outcome |= _train(spec, starts, progress)
+        for key in [key for key in lacking if claim.deaths(key.directory) >= _DEADLY]:
+            lacking.remove(key)
+            text = f"{_DEADLY} processes that trained it died, one after the other, before they could save anything"
+            outcome[key.directory] = record_failure(spec, key, TrainingError(text))
+        hooks = _Hooks(claim, progress, leave or threading.Event())
+        for starts in _together(spec, lacking, claim):
+            try:
+                outcome |= _train(spec, starts, hooks)
+            except LeaseLostError as error:
+                print(f"rsl: {error}", file=sys.stderr)
+                outcome |= {key.directory: "busy" for key in starts}
     return outcome
+
+
+@dataclass(frozen=True)
+class _Hooks:
+    """What goes on around a training: who holds its runs, who follows it, and whether it is to stop."""
+
+    claim: Claim
+    progress: Progress | None
+    leave: threading.Event
 
 
 def _check_there(spec: StudySpec) -> None:
@@ -215,14 +222,18 @@ def _check_there(spec: StudySpec) -> None:
         raise StoreError(f"{spec.store.study_file} is gone: the folder was moved or removed while it was computed into")
 
 
-def _together(spec: StudySpec, keys: Sequence[RunKey]) -> list[dict[RunKey, Saved]]:
-    """What runs go on from, grouped as they can be one union: to one horizon; in first-order steps from one step."""
+def _together(spec: StudySpec, keys: Sequence[RunKey], claim: Claim) -> list[dict[RunKey, Saved]]:
+    """What runs go on from, grouped as they can be one union: to one horizon; in first-order steps from one step.
+
+    Runs whose holders died, more than once, are tried alone: one of them may be deadly.
+    """
     groups: dict[Any, dict[RunKey, Saved]] = {}
     for key in keys:
         settings, saved = spec.trainer_of(key.lift), _start(spec, key)
         content = json.loads(saved[1].get("training", "{}"))
         step = content.get("step") if settings.in_step else None
-        groups.setdefault((settings, step), {})[key] = saved
+        alone = key if claim.deaths(key.directory) > 1 else None
+        groups.setdefault((settings, step, alone), {})[key] = saved
     return list(groups.values())
 
 
@@ -234,15 +245,20 @@ def _start(spec: StudySpec, key: RunKey) -> Saved:
     return saved or ({}, {})
 
 
-def _train(spec: StudySpec, starts: Mapping[RunKey, Saved], progress: Progress | None) -> dict[str, str]:
+def _train(spec: StudySpec, starts: Mapping[RunKey, Saved], hooks: _Hooks) -> dict[str, str]:
     item = Item(tuple(starts))
-    keeper = _Keeper(spec.store, starts, float(spec.config["executor"]["checkpoint_seconds"]))
+    keeper = _Keeper(spec.store, starts, float(spec.config["executor"]["checkpoint_seconds"]), hooks)
     try:
         lifts = [sample_lift(spec.base, key.lift, key.seed, spec.lifting) for key in item.keys]
         network = LiftedNetwork(disjoint_union(lifts), None, spec.dtype, str(spec.config["parametrization"]))
         network = network.to(spec.device)
         objective = Objective(spec.data, spec.loss, dtype=spec.dtype, device=spec.device)
-        report = None if progress is None else lambda step, steps, loss: progress(item, step, steps, loss)
+
+        def report(step: int, steps: int, loss: float) -> None:
+            hooks.claim.tell(step=step, steps=steps, loss=loss)
+            if hooks.progress is not None:
+                hooks.progress(item, step, steps, loss)
+
         settings = spec.trainer_of(item.lift)
         results = train(network, objective, settings, keeper=keeper, progress=report)
         tables = [
@@ -250,14 +266,15 @@ def _train(spec: StudySpec, starts: Mapping[RunKey, Saved], progress: Progress |
             for lift, result in zip(lifts, results, strict=True)
         ]
     except CheckpointError as error:
-        return _started_anew(spec, starts, error, progress)
+        return _started_anew(spec, starts, error, hooks)
     except RslError:
         raise
     except Exception as error:
-        return _failed(spec, starts, error, progress)
+        return _failed(spec, starts, error, hooks)
     _check_there(spec)
     finals = [result.stop_reason in FINAL or not settings.horizon for result in results]
-    keeper.save([({}, {}) if final else result.saved for final, result in zip(finals, results, strict=True)])
+    hooks.claim.check(key.directory for key in starts)
+    keeper.keep([({}, {}) if final else result.saved for final, result in zip(finals, results, strict=True)])
     for key, lift, result, measured, final in zip(item.keys, lifts, results, tables, finals, strict=True):
         if result.restarted_at is not None and "tangent" in measured:
             measured["tangent"] = with_path_before(
@@ -270,9 +287,7 @@ def _train(spec: StudySpec, starts: Mapping[RunKey, Saved], progress: Progress |
     return {key.directory: "done" for key in item.keys}
 
 
-def _started_anew(
-    spec: StudySpec, starts: Mapping[RunKey, Saved], error: Exception, progress: Progress | None
-) -> dict[str, str]:
+def _started_anew(spec: StudySpec, starts: Mapping[RunKey, Saved], error: Exception, hooks: _Hooks) -> dict[str, str]:
     """Find out which run of a union cannot go on from what it saved; set that aside, and start it anew."""
     outcome: dict[str, str] = {}
     for key, saved in starts.items():
@@ -280,18 +295,16 @@ def _started_anew(
             if not spec.store.can_resume(key):
                 raise error
             spec.store.discard(spec.store.resume_file(key), error)
-        outcome |= _train(spec, {key: saved if len(starts) > 1 else ({}, {})}, progress)
+        outcome |= _train(spec, {key: saved if len(starts) > 1 else ({}, {})}, hooks)
     return outcome
 
 
-def _failed(
-    spec: StudySpec, starts: Mapping[RunKey, Saved], error: Exception, progress: Progress | None
-) -> dict[str, str]:
+def _failed(spec: StudySpec, starts: Mapping[RunKey, Saved], error: Exception, hooks: _Hooks) -> dict[str, str]:
     """Find out which run of a union fails by training each alone; write why."""
     if len(starts) > 1:
         outcome: dict[str, str] = {}
         for key, saved in starts.items():
-            outcome |= _train(spec, {key: saved}, progress)
+            outcome |= _train(spec, {key: saved}, hooks)
         return outcome
     (key,) = starts
     return {key.directory: record_failure(spec, key, error)}
@@ -309,17 +322,24 @@ def record_failure(spec: StudySpec, key: RunKey, error: Exception) -> str:
 class _Keeper:
     """Keeps what each run of a union goes on from in the run's own folder, so that any union can take it up."""
 
-    def __init__(self, store: StudyStore, starts: Mapping[RunKey, Saved], interval: float) -> None:
-        self.store, self.starts, self.interval = store, starts, interval
+    def __init__(self, store: StudyStore, starts: Mapping[RunKey, Saved], interval: float, hooks: _Hooks) -> None:
+        self.store, self.starts, self.interval, self.hooks = store, starts, interval, hooks
         self.saved_at = self.began = time.monotonic()
 
     def load(self) -> Sequence[Saved]:
         return list(self.starts.values()) if any(text for _, text in self.starts.values()) else []
 
     def due(self) -> bool:
-        return time.monotonic() - self.saved_at >= self.interval
+        return self.hooks.leave.is_set() or time.monotonic() - self.saved_at >= self.interval
 
     def save(self, replicas: Sequence[Saved]) -> None:
+        self.hooks.claim.check(key.directory for key in self.starts)
+        self.keep(replicas)
+        self.hooks.claim.saved()
+        if self.hooks.leave.is_set():
+            raise LeavingError("told to leave; what was trained is saved")
+
+    def keep(self, replicas: Sequence[Saved]) -> None:
         for key, (arrays, text) in zip(self.starts, replicas, strict=True):
             if text:
                 self.store.write_resume(key, arrays, {**text, "seconds": repr(self.seconds(key))})
@@ -376,32 +396,3 @@ def _record(
         witness_degree=spec.data.witness_degree,
         restarted_at=result.restarted_at,
     )
-
-
-def _versions() -> dict[str, str]:
-    names = ("rsl-cli", "torch", "numpy", "numba", "scipy", "scikit-learn", "pandas", "hydra-core")
-    return {"python": platform.python_version(), **{name: _version(name) for name in names}}
-
-
-def _version(name: str) -> str:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return "not installed"
-
-
-def _revision() -> str | None:
-    """The git revision of the code, if it runs from a checkout."""
-    here = Path(__file__).resolve().parent
-    try:
-        done = subprocess.run(
-            ["git", "describe", "--always", "--dirty"],
-            cwd=here,
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() or None

@@ -4,10 +4,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from rsl_cli.study.costs import check_affordable, may_share, union_size
-from rsl_cli.study.executors import execute
+from rsl_cli.study.costs import check_affordable, unions
+from rsl_cli.study.growth import register
 from rsl_cli.study.naming import named
-from rsl_cli.study.runner import Item, Plan, Progress, make_plan, pack, register
+from rsl_cli.study.runner import Item, Plan, Progress, make_plan
 from rsl_cli.study.spec import StudySpec
 from rsl_cli.study.store import StudyStore
 
@@ -63,6 +63,8 @@ def run_study(
     if planned:
         planned(spec, plan)
     outcome = Outcome(spec.store)
+    if plan.to_do:
+        spec.executor.check()
     register(spec, line)
     if not plan.to_do:
         return outcome
@@ -73,12 +75,7 @@ def run_study(
         if finished:
             finished(item, states)
 
-    items = pack(
-        plan.to_do,
-        lambda lift, seeds: union_size(spec, lift, seeds),
-        lambda lifts: may_share(spec, lifts, len(plan.to_do)),
-    )
-    execute(spec, items, progress or (lambda *_: None), end)
+    spec.executor.run(spec, unions(spec, plan.to_do), progress or (lambda *_: None), end)
     return outcome
 
 

@@ -13,8 +13,8 @@ from rsl_cli.data import Dataset
 from rsl_cli.graph import EdgeLifting
 from rsl_cli.lift import sample_lift
 from rsl_cli.network import LiftedNetwork
+from rsl_cli.study.engine import Executor, make_executor
 from rsl_cli.study.identity import run_id, study_identity
-from rsl_cli.study.machine import cores
 from rsl_cli.study.parse import parse
 from rsl_cli.study.resolve import Resolved, planted, resolve
 from rsl_cli.study.store import RunKey, StudyStore
@@ -63,13 +63,10 @@ class StudySpec(Resolved):
         """Where the study lies."""
         return StudyStore(Path(str(self.config["results_dir"])) / self.name)
 
-    @property
-    def workers(self) -> int:
-        """How many processes train at once."""
-        executor = self.config["executor"]
-        if executor["name"] == "local":
-            return 1
-        return int(executor["workers"] or cores())
+    @cached_property
+    def executor(self) -> Executor:
+        """What trains."""
+        return make_executor(self.config["executor"])
 
     def trainer_of(self, lift: int) -> Settings:
         """The trainer's settings for a lift, to its own horizon where it has one."""

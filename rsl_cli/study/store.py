@@ -2,14 +2,15 @@
 
 Layout of a study::
 
-    <root>/study.json
+    <root>/study.json               what was asked for first
+    <root>/growth/000001-<hash>.json  what was asked for after that, a file for each time, never changed
     <root>/runs/<first two digits of id>/n00064-s003-<id>/
                                     record.json  trajectory.parquet  state.safetensors  error.txt
                                     and a <name>.parquet for every other table of the run;
                                     resume.safetensors: what it goes on from, while it trains or could further
     <root>/catalogue/               a copy of all records and trajectories in few files, see `rsl_cli.study.catalogue`
     <root>/damaged/                 what was found damaged, set aside
-    <root>/locks/                   advisory locks of the operating system, released by any death of their holder
+    <root>/leases/                  which runs are being trained, and by whom: see `rsl_cli.study.leases`
     <root>/report/
 
 ``record.json`` is the last file a run writes: a run is done when its record says so, never before. A run
@@ -24,17 +25,18 @@ import io
 import math
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+import time
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from filelock import FileLock, Timeout
 from safetensors import numpy as safetensors_numpy
 
 from rsl_cli.errors import StoreError, first_line
+from rsl_cli.study import leases
 from rsl_cli.study.catalogue import Catalogue
 from rsl_cli.study.files import (
     MENDED,
@@ -48,10 +50,13 @@ from rsl_cli.study.files import (
     write_tensors,
 )
 from rsl_cli.study.integrity import SCHEMA as SCHEMA
-from rsl_cli.study.integrity import DamageError, check_study, digest, is_sealed, unseal
+from rsl_cli.study.integrity import DamageError, check_study, digest, is_sealed, seal, unseal
 from rsl_cli.study.record import RECORD_SCHEMA, Record, Written
 from rsl_cli.study.record import RunKey as RunKey
 from rsl_cli.study.survey import LATER, counted, note, survey, unswept
+
+_ABANDONED = 3600.0
+"""Seconds after which a temporary file is nobody's."""
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -107,25 +112,62 @@ class StudyStore:
         """Whether the folder holds a study."""
         return self.study_file.is_file()
 
-    def read_study(self) -> dict[str, Any]:
-        """Return ``study.json``.
+    def grids(self) -> list[dict[str, Any]]:
+        """What the study was asked for, each time: ``study.json`` first, then as it grew; of like content.
+
+        ``plan`` has the lifts and seeds that were asked for, and of their runs those that were new.
 
         Raises:
-            StoreError: the folder holds no study, or the file is damaged.
+            StoreError: the folder holds no study, or a file is damaged.
         """
         if not self.exists():
             raise StoreError(f"no study at {self.root}: it has no study.json; `rsl list` names the studies there are")
-        study = read_json(self.study_file)
-        try:
-            check_study(study)
-        except DamageError as error:
-            raise StoreError(cannot_read(self.study_file, error)) from error
-        self._remember(study)
-        return study
+        found = []
+        for path in [self.study_file, *self._growth()]:
+            found.append(read_json(path))
+            try:
+                check_study(found[-1])
+            except DamageError as error:
+                raise StoreError(cannot_read(path, error)) from error
+        self._remember(found[0])
+        return found
 
-    def write_study(self, content: Mapping[str, Any]) -> None:
-        """Replace ``study.json``; hold `study_lock` around reading and writing it."""
-        write_json(self.study_file, {**content, "layout": LAYOUT} if self.sharded else content)
+    def read_study(self) -> dict[str, Any]:
+        """What the study is: what was asked for last, with the runs of every time.
+
+        Raises:
+            StoreError: the folder holds no study, or a file is damaged.
+        """
+        grids = self.grids()
+        if len(grids) == 1:
+            return grids[0]
+        every = {(run["lift"], run["seed"], run["run_id"]): run for grid in grids for run in grid["plan"]["runs"]}
+        runs = sorted(every.values(), key=lambda run: (run["lift"], run["seed"]))
+        plan = {key: sorted({one for grid in grids for one in grid["plan"][key]}) for key in ("lifts", "seeds")}
+        return {**grids[0], **grids[-1], "plan": {**grids[-1]["plan"], **plan, "runs": runs}}
+
+    def create(self, content: Mapping[str, Any]) -> bool:
+        """Make the study; False if another process has made it meanwhile, whose it is then.
+
+        Raises:
+            StoreError: the folder cannot be written.
+        """
+        return write_atomic(self.study_file, seal({**content, "layout": LAYOUT}), new=True)
+
+    def grow(self, content: Mapping[str, Any]) -> None:
+        """Add what is asked for now. Nothing there is changed, so that of two processes at once neither is lost.
+
+        Raises:
+            StoreError: the folder cannot be written.
+        """
+        text = seal(content)
+        number = 1 + max((int(path.name[:6]) for path in self._growth()), default=0)
+        write_atomic(self.root / "growth" / f"{number:06d}-{digest(text)[:8]}.json", text)
+        with suppress(OSError):
+            os.utime(self.study_file)  # The study is the most recently changed one.
+
+    def _growth(self) -> list[Path]:
+        return sorted((self.root / "growth").glob("[0-9]*.json"))
 
     @unswept()
     def planned(self) -> list[RunKey]:
@@ -247,7 +289,7 @@ class StudyStore:
         print(f"rsl: {path}: {first_line(error)}; set aside: {self.set_aside(path)}", file=sys.stderr)
 
     def mend(self, key: RunKey) -> None:
-        """Set a damaged run aside, so that it starts anew; hold the run's lock."""
+        """Set a damaged run aside, so that it starts anew; hold the run's lease."""
         fault = self.fault(key)
         if fault:
             self.discard(self.run_dir(key), DamageError(fault))
@@ -347,7 +389,7 @@ class StudyStore:
         *,
         final: bool = True,
     ) -> None:
-        """Write a finished run, or one that was and has been carried further, its record last; hold the run's lock.
+        """Write a finished run, or one that was and has been carried further, its record last; hold the run's lease.
 
         Args:
             key: which run.
@@ -362,7 +404,9 @@ class StudyStore:
         times = before.continued + 1 if before and before.done else 0
         _take_places(folder, times - 1)
         for left in folder.glob(".*.tmp"):
-            left.unlink(missing_ok=True)  # By a process that was killed: the lock is held here.
+            with suppress(OSError):
+                if time.time() - left.stat().st_mtime > _ABANDONED:  # By a process that was killed.
+                    left.unlink()
         if not times:
             _remove_other_tables(folder, tables)
         files = {"state.safetensors": safetensors_numpy.save(contiguous(state))}
@@ -388,18 +432,45 @@ class StudyStore:
         if not self.is_done(key):
             write_json(folder / "record.json", record.plain())
 
-    @contextmanager
-    def study_lock(self) -> Iterator[None]:
-        """Hold the lock under which ``study.json`` is read and written."""
-        with _lock(self.root / "locks" / "study.lock", blocking=True) as held:
-            assert held
-            yield
+    def times(self, key: RunKey) -> tuple[float, float]:
+        """When the run was last written, and when it last failed, by the file system's clock; 0 for never."""
+        return _time(self.run_dir(key) / "record.json"), _time(self.run_dir(key) / "error.txt")
 
-    @contextmanager
-    def run_lock(self, key: RunKey, *, blocking: bool) -> Iterator[bool]:
-        """Try to hold one run; yields whether it is held (always, if blocking)."""
-        with _lock(self.root / "locks" / f"{key.directory}.lock", blocking=blocking) as held:
-            yield held
+    def grid_count(self) -> int:
+        """How many times the study was asked for something."""
+        return 1 + len(self._growth())
+
+    def now(self) -> float:
+        """The time by the clock of the file system that the study lies on: that of its files' times."""
+        return leases.now(self.root)
+
+    @property
+    def pilot_dir(self) -> Path:
+        """Where lies what a cluster writes of its tasks."""
+        return self.root / "pilots"
+
+    @property
+    def lease_dir(self) -> Path:
+        """Where lies who trains what."""
+        return self.root / "leases"
+
+    def claim(self, keys: Iterable[RunKey], seconds: float = leases.SECONDS) -> leases.Claim:
+        """Hold runs, those that no other process holds; see `rsl_cli.study.leases.Claim`.
+
+        Raises:
+            StoreError: the folder cannot be written.
+        """
+        try:
+            return leases.Claim(self.lease_dir, [key.directory for key in keys], seconds)
+        except OSError as error:
+            raise StoreError(cannot_write(self.lease_dir, error)) from error
+
+
+def _time(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0
 
 
 def carried(study: Mapping[str, Any], lift: int | None = None) -> dict[str, Any]:
@@ -475,21 +546,3 @@ def read_verdict(path: Path) -> str:
     if not isinstance(verdict, str):
         raise StoreError(f"cannot read {path}: its verdict is {verdict!r}; `rsl report` writes it anew")
     return verdict
-
-
-@contextmanager
-def _lock(path: Path, *, blocking: bool) -> Iterator[bool]:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(path)
-        try:
-            lock.acquire(blocking=blocking)
-        except Timeout:
-            yield False
-            return
-    except OSError as error:
-        raise StoreError(cannot_write(path, error)) from error
-    try:
-        yield True
-    finally:
-        lock.release()

@@ -18,7 +18,10 @@ from rsl_cli.study.survey import known, note
 
 _RUN_FILES = {"record.json", "state.safetensors", "resume.safetensors", "error.txt"}
 _DIGESTS = "digests.json"
-_FOLDERS = {"runs", "checkpoints", "locks", "report", "damaged", "catalogue"}
+_FOLDERS = {
+    *("runs", "growth", "catalogue", "report", "damaged", "leases", "pilots"),
+    *("checkpoints", "locks"),  # of earlier versions
+}
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,8 @@ def verify(store: StudyStore) -> Findings:
     planned = store.planned()
     noted = known(store)
     for key in planned:
-        with store.run_lock(key, blocking=False) as held:
+        with store.claim([key]) as claim:
+            held = key.directory in claim
             fault = _run_fault(store, key) if held else None
             if held and key.directory in noted and not (store.run_dir(key) / "record.json").exists():
                 damaged.append(f"{store.run_dir(key)}: missing, but was recorded")

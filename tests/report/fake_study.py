@@ -55,7 +55,7 @@ def make_study(
         study["config"]["lifting"] = lifting
     if flow:
         study["config"]["trainer"] = {"name": "flow"}
-    store.write_study(study)
+    store.create(study)
     for key in keys:
         factor = math.exp(noise * random.standard_normal())
         params = params_of(key.lift)

@@ -48,7 +48,7 @@ def study(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     store = StudyStore(tmp_path / "study")
-    store.write_study({"config": {}, "identity": {}, "plan": {"runs": []}})
+    store.create({"config": {}, "identity": {}, "plan": {"runs": []}})
     yield store
     sys.modules.pop("my_figures", None)
 

@@ -23,7 +23,7 @@ from rsl_cli.report.judgement import judge_views
 from rsl_cli.report.plots import draw_all, drawings
 from rsl_cli.report.runs import assemble, read_runs
 from rsl_cli.report.tables import RUN_COLUMNS, runs_csv, summarise, summary_cells, summary_latex, summary_markdown
-from rsl_cli.study.files import read_json
+from rsl_cli.study.files import read_json, write_json
 from rsl_cli.study.record import Record
 from rsl_cli.study.store import RunKey, StudyStore
 
@@ -223,7 +223,7 @@ def test_runs_csv_bounds_the_limits(tmp_path: Path) -> None:
 def test_a_run_carried_beyond_what_is_asked_counts_at_the_time_asked_for(tmp_path: Path) -> None:
     store = make_study(tmp_path / "s", falling, lifts=(16, 32, 64), seeds=3, flow=True)
     whole = read_runs(store)
-    store.write_study({**store.read_study(), "carried": {"t_end": 1e4}})
+    write_json(store.study_file, {**store.read_study(), "carried": {"t_end": 1e4}})
     cut = read_runs(store)
     for before, after in zip(whole.runs, cut.runs, strict=True):
         frame = store.trajectory(before.key)

@@ -11,7 +11,7 @@ import pytest
 from rsl_cli import load_study
 from rsl_cli.errors import ConfigError, StoreError
 from rsl_cli.progress import Display
-from rsl_cli.study import runner, session, store
+from rsl_cli.study import costs, runner, store
 from rsl_cli.study.files import read_json, write_json
 from rsl_cli.study.identity import run_id
 from rsl_cli.study.record import Record
@@ -77,7 +77,7 @@ def plan_of(one):
 def test_a_study_carried_on_in_rounds_is_the_one_made_in_one_go(name, whole, tmp_path, monkeypatch):
     for last in range(3):
         # Runs go on in whatever unions there are.
-        monkeypatch.setattr(session, "union_size", lambda *_, size=2 - last % 2: size)
+        monkeypatch.setattr(costs, "union_size", lambda *_, size=2 - last % 2: size)
         outcome = run_study(config(tmp_path, name, last))
         assert (outcome.done, outcome.failed) == (4, [])
     assert snapshot(outcome.store) == snapshot(whole(name))
@@ -116,7 +116,7 @@ def test_lifts_with_a_horizon_of_their_own(whole, tmp_path, capsys):
     assert "continue 2 runs from t = 10 to 1e3\n2 of 4 runs to do" in capsys.readouterr().out
     assert snapshot(study) == snapshot(whole("flow"))
     # The file that a worker process and the next session read says the same.
-    stored = read_json(study.study_file)["config"]
+    stored = study.read_study()["config"]
     assert StudySpec.from_config(stored).config["horizons"] == {}
 
 
@@ -266,11 +266,11 @@ def test_a_lift_and_seed_listed_twice_are_one_run(whole, tmp_path):
     content["plan"]["runs"] += [
         {"lift": key.lift, "seed": key.seed, "run_id": key.run_id, "directory": key.directory} for key in twins
     ]
-    study.write_study(content)
+    write_json(study.study_file, content)
     assert study.planned() == [twins[0], *keys[1:]]
     assert len(study.records()) == 4 and plan_of(config(tmp_path, "gd")).missing == ()
     run_study(config(tmp_path, "gd", lift=[2, 4, 8]))
-    assert len(read_json(study.study_file)["plan"]["runs"]) == 6 and len(load_study(study.root).runs) == 6
+    assert len(study.planned()) == 6 and len(load_study(study.root).runs) == 6
 
 
 class Stop(BaseException):
@@ -395,7 +395,7 @@ def test_runs_that_ended_for_good_are_not_tried_again(tmp_path, capsys):
     ("name", "horizons", "text"),
     [
         ("flow", {64: {"t_end": 1}}, "horizons.64: the study's lifts are 2, 4; add it to lift="),
-        ("flow", {4: {"steps": 1}}, "horizons.4={'steps': 1}; accepted are keys of trainer flow: t_end, max_steps"),
+        ("flow", {4: {"steps": 1}}, "horizons.4={'steps': 1}; accepted are keys of trainer flow: t_end, epsilon"),
         ("flow", {4: 1e9}, "horizons.4=1000000000.0; accepted are keys of trainer flow"),
         ("flow", {4: {"t_end": -1}}, "trainer.t_end=-1; accepted: a number from 0"),
         ("flow", 3, "horizons=3; accepted: null, or horizons by lift, e.g. {64: {t_end: 1e10}}"),

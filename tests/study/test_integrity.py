@@ -22,7 +22,7 @@ KEYS = [RunKey(4, 0, "0" * 16), RunKey(4, 1, "1" * 16)]
 def a_study(root):
     store = StudyStore(root)
     runs = [{"lift": k.lift, "seed": k.seed, "run_id": k.run_id, "directory": k.directory} for k in KEYS]
-    store.write_study({"schema": 1, "identity": {}, "config": {}, "plan": {"runs": runs}})
+    store.create({"schema": 1, "identity": {}, "config": {}, "plan": {"runs": runs}})
     for key in KEYS:
         frame = pd.DataFrame({"step": [0, 1], "loss": [0.5, 0.25 + key.seed]})
         record = Record(lift=4, seed=key.seed, run_id=key.run_id, status="done", train_loss=0.25)

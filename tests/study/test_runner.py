@@ -10,7 +10,7 @@ import pytest
 
 from rsl_cli import load_study
 from rsl_cli.errors import ConfigError, StoreError
-from rsl_cli.study import runner, session
+from rsl_cli.study import costs, runner
 from rsl_cli.study.files import read_tensors, write_tensors
 from rsl_cli.study.session import run_study
 from rsl_cli.study.spec import StudySpec
@@ -82,8 +82,8 @@ def test_numbers_do_not_depend_on_which_degrees_share_a_union(tmp_path, monkeypa
         config | {"results_dir": str(tmp_path / "together")}, finished=lambda item, _: unions.append(item.lifts)
     ).store
     assert unions == ["1..3"]
-    monkeypatch.setattr(session, "may_share", lambda *_: False)
-    monkeypatch.setattr(session, "union_size", lambda *_: 1)
+    monkeypatch.setattr(costs, "may_share", lambda *_: False)
+    monkeypatch.setattr(costs, "union_size", lambda *_: 1)
     other = run_study(
         config | {"results_dir": str(tmp_path / "alone")}, finished=lambda item, _: unions.append(item.lifts)
     ).store
@@ -169,7 +169,7 @@ def test_a_run_that_fails_stops_no_other_and_is_tried_again(whole, tmp_path, mon
     outcome = run_study(config)
     assert outcome.done == 8 and len(outcome.failed) == 1 and outcome.failed[0].startswith("n00004-s001-")
     failed = next(key for key in outcome.store.planned() if (key.lift, key.seed) == (4, 1))
-    assert outcome.store.record(failed)["error"] == "MemoryError: no room for seed 1"
+    assert outcome.store.record(failed).error == "MemoryError: no room for seed 1"
     assert "second line" in (outcome.store.run_dir(failed) / "error.txt").read_text()
     monkeypatch.undo()
     assert run_study(config).done == 1
@@ -259,7 +259,7 @@ def test_identity_is_what_determines_the_numbers_and_nothing_else():
         ({"loss": "cross_entropy"}, "needs classes, dataset 'sine2d' has numbers; use loss=mse"),
         ({"device": "tpu"}, "device='tpu'; accepted: auto, cpu or cuda"),
         ({"study": "a/b"}, "study='a/b'; accepted: letters, digits"),
-        ({"executor": {"name": "slurm"}}, "executor 'slurm' is not known; accepted: local, process"),
+        ({"executor": {"name": "pbs"}}, "executor 'pbs' is not known; accepted: local, process"),
         ({"executor": {"name": "local", "workers": 2}}, "executor key 'workers' is not known"),
         ({"executor": {"name": "process", "workers": 0}}, "executor.workers=0; accepted: null"),
         ({"executor": {"name": "local", "checkpoint_seconds": 0}}, "executor.checkpoint_seconds=0; accepted: a number"),

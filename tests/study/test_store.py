@@ -126,34 +126,6 @@ def test_damaged_files_are_one_line(tmp_path, content):
         read_tensors(path)
 
 
-def test_two_holders_of_one_run(tmp_path):
-    store = StudyStore(tmp_path / "s")
-    with store.run_lock(KEY, blocking=False) as first, store.run_lock(KEY, blocking=False) as second:
-        assert first and not second
-    with store.run_lock(KEY, blocking=False) as again:
-        assert again
-
-
-def test_a_killed_holder_frees_its_lock(tmp_path):
-    script = textwrap.dedent(f"""
-        import time
-        from pathlib import Path
-        from rsl_cli.study.store import RunKey, StudyStore
-        with StudyStore(Path({str(tmp_path)!r})).run_lock(RunKey(64, 3, "0123456789abcdef"), blocking=True):
-            print("held", flush=True)
-            time.sleep(60)
-    """)
-    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None and process.stdout.readline() == "held\n"
-    store = StudyStore(tmp_path)
-    with store.run_lock(KEY, blocking=False) as held:
-        assert not held
-    process.kill()
-    process.communicate()
-    with store.run_lock(KEY, blocking=False) as held:
-        assert held
-
-
 def test_studies_are_found_latest_first_with_the_reference_ones(tmp_path):
     for i, name in enumerate(["a", "b", "reference/c"]):
         write_json(tmp_path / name / "study.json", {})

@@ -1,0 +1,231 @@
+"""Pilots: workers that take what a study lacks from its folder; and the process that follows what they do.
+
+Neither needs the other. The folder is the truth: what a cluster says of a task, that it ended or how, is never taken
+for a result.
+"""
+
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TextIO
+
+from rsl_cli.data import Dataset
+from rsl_cli.errors import TrainingError
+from rsl_cli.study.costs import unions
+from rsl_cli.study.engine import EXECUTORS, Pilots
+from rsl_cli.study.executors import Finished
+from rsl_cli.study.leases import Holder, holders
+from rsl_cli.study.machine import prepare
+from rsl_cli.study.runner import Item, LeavingError, Progress, is_reached, make_plan, stand_of, work
+from rsl_cli.study.spec import StudySpec
+from rsl_cli.study.store import RunKey, StudyStore
+
+_LOOK = 2.0
+"""Seconds between two looks at the folder, at least; as a look takes no more than a tenth of the time."""
+_WORD = 60.0
+"""Seconds of nothing after which that is said."""
+_GIVEN_UP = 600.0
+"""Seconds without an answer of the cluster, and without anyone at work, after which there is none."""
+_FRUITLESS = 5
+"""How many times all pilots may be started anew without any of them training anything."""
+
+
+@dataclass
+class Tally:
+    """What one pilot did: folders of the runs that it finished, and of those that failed."""
+
+    done: list[str] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
+
+
+def pilot(
+    store: StudyStore,
+    *,
+    threads: int | None = None,
+    idle: float | None = None,
+    leave: threading.Event | None = None,
+    progress: Progress | None = None,
+    finished: Finished | None = None,
+) -> Tally:
+    """Train what a study lacks, of every grid it was ever asked for, the latest first, the largest lifts first.
+
+    Args:
+        store: the study, made by `rsl run`.
+        threads: cores to use; None: all.
+        idle: seconds without anything to train after which to leave; None: once nothing is missing.
+        leave: once set, what is being trained is saved, and given back.
+        progress: see `Progress`.
+        finished: see `Finished`.
+
+    Returns:
+        What it did. A run that fails stops no other, and is not tried again.
+
+    Raises:
+        RslError: the study cannot be read or written.
+    """
+    prepare(threads)
+    leave, tally, began = leave or threading.Event(), Tally(), store.now()
+    grids: dict[int, StudySpec] = {}
+    useful = time.monotonic()
+    while not leave.is_set():
+        todo = _todo(store, grids, began)
+        if not todo and idle is None:
+            break
+        for spec, item in todo:
+            known = {key: store.times(key) for key in item.keys}
+            try:
+                outcome = work(spec, item, progress, leave=leave)
+            except LeavingError:
+                return tally
+            own = {key.directory: outcome[key.directory] for key in item.keys if store.times(key) != known[key]}
+            own = {name: state for name, state in own.items() if state != "busy"}
+            if own:
+                useful = time.monotonic()
+                tally.done += [name for name, state in own.items() if state == "done"]
+                tally.failed += [name for name, state in own.items() if state == "failed"]
+                if finished is not None:
+                    finished(item, own)
+            if leave.is_set() or len(grids) != store.grid_count():
+                break  # The study has grown: what was asked for last comes first.
+        else:
+            if idle is not None and time.monotonic() - useful > idle:
+                break
+            leave.wait(_LOOK)
+    return tally
+
+
+def tell(item: Item, outcome: Mapping[str, str], stream: TextIO | None = None) -> None:
+    """Note what a pilot has finished, a line for each run; see `Finished`."""
+    for name, state in outcome.items():
+        print(time.strftime("%Y-%m-%d %H:%M:%S"), state, name, file=stream, flush=True)
+
+
+def _todo(store: StudyStore, grids: dict[int, StudySpec], began: float) -> list[tuple[StudySpec, Item]]:
+    """What is missing and has not failed since a time, the latest grid first."""
+    todo, seen = [], set()
+    stored = store.grids()
+    for number in reversed(range(len(stored))):
+        if number not in grids:
+            same = next((spec.data for spec in grids.values()), None)
+            grids[number] = _spec_of(store, stored[number], same)
+        spec = grids[number]
+        keys = [key for key in make_plan(spec).missing if key not in seen and not _failed_since(store, key, began)]
+        seen.update(keys)
+        todo += [(spec, item) for item in sorted(unions(spec, keys), key=lambda item: -item.lift)]
+    return todo
+
+
+def _spec_of(store: StudyStore, grid: Mapping[str, Any], data: Dataset | None) -> StudySpec:
+    """A grid of a study as a study, to be trained by pilots."""
+    executor = dict(grid["config"].get("executor") or {"name": "process"})
+    kind = EXECUTORS.get(str(executor.get("name")))
+    if kind is None or not issubclass(kind, Pilots):
+        kept = {key: executor[key] for key in ("checkpoint_seconds", "lease_seconds") if key in executor}
+        executor = {"name": "pilots", **kept}
+    plan = grid["plan"]
+    own = {"lift": plan["lifts"], "seeds": plan["seeds"], "results_dir": str(store.root.parent), "study": store.name}
+    return StudySpec.from_config({**grid["config"], **own, "executor": executor}, data)
+
+
+def follow(engine: Pilots, spec: StudySpec, items: Sequence[Item], progress: Progress, finished: Finished) -> None:
+    """Have pilots train items: start them, replace those that died, and follow the study's folder until all is done.
+
+    Args:
+        engine: starts pilots and counts them.
+        spec: the study.
+        items: what to wait for.
+        progress: see `Progress`.
+        finished: see `Finished`.
+
+    Raises:
+        TrainingError: pilots are started again and again, and none trains anything.
+        RslError: they cannot be started, or the folder cannot be read.
+    """
+    store, began = spec.store, spec.store.now()
+    missing = {key for item in items for key in item.keys}
+    crew = _Crew(engine, spec)
+    try:
+        while missing:
+            look = time.monotonic()
+            held = holders(store.lease_dir)
+            ended = _ended(spec, missing, began)
+            for key, state in ended.items():
+                missing.discard(key)
+                finished(Item((key,)), {key.directory: state})
+            _report(missing, held, progress)
+            if missing:
+                crew.keep(len(missing), at_work=bool(ended or held))
+                time.sleep(max(_LOOK, 9 * (time.monotonic() - look)))
+    finally:
+        engine.end(spec)
+
+
+class _Crew:
+    """The pilots of one study: counted, started anew when they have ended, given up where that helps nothing."""
+
+    def __init__(self, engine: Pilots, spec: StudySpec) -> None:
+        self.engine, self.spec = engine, spec
+        self.started = self.fruitless = 0
+        self.worked = self.answered = self.said = time.monotonic()
+
+    def keep(self, missing: int, at_work: bool) -> None:
+        """See to it that there are as many as are wanted, and say once a minute if none is at work."""
+        now, root = time.monotonic(), self.spec.store.root
+        if at_work:
+            self.worked, self.fruitless = now, 0
+        try:
+            alive = self.engine.alive(self.spec)
+            self.answered = now
+        except TrainingError as error:
+            if now - max(self.answered, self.worked) > _GIVEN_UP:
+                raise
+            self._say(f"{error}; asked again")
+            return
+        lacking = 0 if alive is None else max(0, min(self.engine.workers, missing) - alive)
+        if lacking and self.fruitless > _FRUITLESS * self.engine.workers:
+            raise TrainingError(
+                f"{self.fruitless} pilots were started and ended, and none trained anything; see what they wrote in "
+                f"{self.spec.store.pilot_dir}, or `rsl work {root}` here"
+            )
+        if lacking:
+            self.engine.start(self.spec, lacking)
+            if self.started:
+                print(f"rsl: {lacking} pilots have ended; as many are started anew", file=sys.stderr)
+            self.started, self.fruitless = self.started + lacking, self.fruitless + lacking
+        elif now - self.worked > _WORD:
+            self._say(f"{missing} runs are missing, and no pilot is at work: {self.engine.word.format(root=root)}")
+
+    def _say(self, word: str) -> None:
+        if time.monotonic() - self.said > _WORD:
+            self.said = time.monotonic()
+            print(f"rsl: {word}", file=sys.stderr)
+
+
+def _ended(spec: StudySpec, keys: set[RunKey], began: float) -> dict[RunKey, str]:
+    """Which runs are as far as asked for, or have failed since a time."""
+    found = {}
+    for key in sorted(keys, key=lambda key: (-key.lift, key.seed)):
+        if is_reached(spec, key, stand_of(spec.store, key)):
+            found[key] = "done"
+        elif _failed_since(spec.store, key, began):
+            found[key] = "failed"
+    return found
+
+
+def _report(missing: set[RunKey], held: Mapping[str, Holder], progress: Progress) -> None:
+    """Tell how far those are who train, each item once."""
+    items: dict[tuple[str, int], list[RunKey]] = {}
+    for key in missing:
+        if key.directory in held:
+            holder = held[key.directory]
+            items.setdefault((holder.machine, holder.process), []).append(key)
+    for keys in items.values():
+        note = held[keys[0].directory].note
+        if note:
+            progress(Item(tuple(keys)), int(note["step"]), int(note["steps"]), float(note["loss"]))
+
+
+def _failed_since(store: StudyStore, key: RunKey, began: float) -> bool:
+    return store.times(key)[1] >= began
