@@ -204,7 +204,38 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     tracking.add_argument("--to", required=True, metavar="TRACKER", help="mlflow, tensorboard, wandb or trackio")
     tracking.add_argument("--at", metavar="PLACE", help="a folder or an address; none: beside the studies")
     tracking.set_defaults(action=_track)
+    working = commands.add_parser(
+        "work",
+        help="train what a study lacks, as one of any number of workers on any machines",
+        description="Take what a study lacks from its folder, the largest lifts first, until nothing is missing. Any "
+        "number of workers may do so, on any machine that sees the folder, and come and go at any time. SIGTERM, "
+        "SIGUSR1 and SIGUSR2 make one save what it trains, give it back and leave.",
+    )
+    _completing(working.add_argument("study", help="name or folder"), _study_words)
+    working.add_argument(
+        "--until-idle",
+        type=float,
+        metavar="SECONDS",
+        help="stay until there was nothing to train for so long; none: until nothing is missing",
+    )
+    working.add_argument("--threads", type=int, metavar="N", help="cores to use; none: all")
+    working.set_defaults(action=_work)
+    doctor = commands.add_parser(
+        "doctor",
+        help="what a folder's file system gives that studies rely on; exit 1 if something is missing",
+        description="Try in a folder what studies rely on, from two processes: files made once, whole replacements, "
+        "clocks; and locks, on which nothing relies.",
+    )
+    doctor.add_argument("folder", type=Path, help="the folder, e.g. where studies lie")
+    doctor.add_argument("other", nargs="?", type=Path, help="the same folder, as the second process sees it")
+    doctor.add_argument(
+        "--through", default="", metavar="COMMAND", help="what starts the second process elsewhere, e.g. 'ssh node2'"
+    )
+    doctor.set_defaults(action=_doctor)
     listing = commands.add_parser("list", help="studies, runs done / failed / missing, verdict")
+    listing.add_argument(
+        "--watch", nargs="?", type=float, const=5.0, metavar="SECONDS", help="again and again, until Ctrl-C"
+    )
     listing.set_defaults(action=_list)
     for command in commands.choices.values():
         command.add_argument(
@@ -384,7 +415,59 @@ def _track(parsed: argparse.Namespace) -> int:
     return 0
 
 
+def _work(parsed: argparse.Namespace) -> int:
+    import signal
+    import threading
+
+    store, leave = _find(parsed.study, parsed.results_dir), threading.Event()
+    if (parsed.threads is not None and parsed.threads < 1) or not (parsed.until_idle is None or parsed.until_idle >= 0):
+        raise ConfigError(f"--threads={parsed.threads} --until-idle={parsed.until_idle}; accepted: from 1, from 0")
+    for name in ("SIGTERM", "SIGINT", "SIGUSR1", "SIGUSR2"):
+        signal.signal(getattr(signal, name), lambda *_: leave.set())
+    from rsl_cli.progress import Display
+    from rsl_cli.study.pilots import pilot
+
+    print(f"study {store.name} in {store.root}: taking what is missing", flush=True)
+    with Display() as display:
+        tally = pilot(
+            store,
+            threads=parsed.threads,
+            idle=parsed.until_idle,
+            leave=leave,
+            progress=display.progress,
+            finished=display.finished,
+        )
+    word = "told to leave; what was being trained is saved and given back" if leave.is_set() else "nothing is missing"
+    word = word if parsed.until_idle is None or leave.is_set() else "nothing to train"
+    print(f"study {store.name}: {len(tally.done)} runs done here, {len(tally.failed)} failed; {word}")
+    return 1 if tally.failed else 0
+
+
+def _doctor(parsed: argparse.Namespace) -> int:
+    from rsl_cli.study.doctor import examine
+
+    findings = examine(parsed.folder, parsed.other or parsed.folder, parsed.through)
+    print("\n".join(one.text for one in findings))
+    return int(any(one.harms for one in findings))
+
+
 def _list(parsed: argparse.Namespace) -> int:
+    if parsed.watch is None:
+        return _listed(parsed)
+    import time
+
+    if not parsed.watch > 0:
+        raise ConfigError(f"--watch {parsed.watch:g}; accepted: seconds above 0")
+    while True:
+        if sys.stdout.isatty():
+            print("\033[H\033[2J", end="")
+        _listed(parsed)
+        sys.stdout.flush()
+        time.sleep(parsed.watch)
+
+
+def _listed(parsed: argparse.Namespace) -> int:
+    from rsl_cli.study.leases import at_work
     from rsl_cli.study.store import find_studies, read_verdict
 
     studies = find_studies(parsed.results_dir)
@@ -406,6 +489,9 @@ def _list(parsed: argparse.Namespace) -> int:
             status = 1
             continue
         print(f"{store.name:<{width}} {done:>6} {failed:>6} {missing:>7}  {verdict}")
+        if parsed.watch is not None:
+            for line in at_work(store.lease_dir):
+                print(f"  {line}")
     return status
 
 
