@@ -21,7 +21,7 @@ until_true() { # SECONDS COMMAND...: wait until it succeeds
 }
 
 both_up() { [ "$(sinfo -h -N -o %t | grep -cE '^(idle|mix|alloc|comp)$')" = 2 ]; }
-is_down() { sinfo -h -n "$1" -o %t | grep -q down; }
+is_down() { [[ $(sinfo -h -n "$1" -o %t) == *down* ]]; }
 sql() { mariadb --no-defaults -S "$dir/mysql/socket" -e "$1"; }
 
 up() {

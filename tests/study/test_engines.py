@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections import Counter
@@ -75,9 +76,10 @@ def check(store, local):
 
 
 @pytest.fixture(scope="module")
-def two_nodes(tmp_path_factory):
+def two_nodes():
     """Brings up the cluster; calls its script."""
-    folder, port = tmp_path_factory.mktemp("slurm"), 20000 + 8 * (os.getpid() % 4000)
+    # Not below pytest's own folder, which it keeps from other users, the database's among them.
+    folder, port = Path(tempfile.mkdtemp(prefix="rsl-slurm-")), 20000 + 8 * (os.getpid() % 4000)
 
     def call(action, *words):
         subprocess.run(["bash", TWO_NODES, action, folder, *map(str, words)], check=True, timeout=150)
@@ -89,6 +91,7 @@ def two_nodes(tmp_path_factory):
         yield call
     finally:
         call("down")
+        shutil.rmtree(folder, ignore_errors=True)
         del os.environ["SLURM_CONF"]
         if before is not None:
             os.environ["SLURM_CONF"] = before
