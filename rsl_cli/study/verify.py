@@ -5,7 +5,7 @@ report, or what a run would go on from. Nothing is deleted.
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,20 +69,12 @@ def verify(store: StudyStore) -> Findings:
     planned = store.planned()
     noted = known(store)
     for key in planned:
-        with store.claim([key]) as claim:
-            held = key.directory in claim
-            fault = _run_fault(store, key) if held else None
-            if held and key.directory in noted and not (store.run_dir(key) / "record.json").exists():
-                damaged.append(f"{store.run_dir(key)}: missing, but was recorded")
-            if fault:
-                damaged.append(f"{fault}; set aside: {store.set_aside(store.run_dir(key))}")
-                continue
-            resume = store.resume_file(key)
-            try:
-                if held and resume.exists():
-                    read_tensors(resume)
-            except StoreError as error:
-                damaged.append(f"{str(error).partition(';')[0].removeprefix('cannot read ')}; {_aside(store, resume)}")
+        found = _faults(store, key, noted)
+        if found:
+            # Unless it is being written: nobody else does once it is held here.
+            with store.claim([key]) as claim:
+                found = _faults(store, key, noted) if key.directory in claim else []
+                damaged += [f"{fault}; {_aside(store, path)}" if path else fault for fault, path in found]
         path = store.run_dir(key) / "record.json"
         if path.is_file():
             runs += 1
@@ -120,6 +112,22 @@ def _report_faults(folder: Path) -> Iterator[tuple[Path, str]]:
 
 def _aside(store: StudyStore, path: Path) -> str:
     return f"set aside: {store.set_aside(path)}"
+
+
+def _faults(store: StudyStore, key: RunKey, noted: Collection[str]) -> list[tuple[str, Path | None]]:
+    """What is wrong with a run, a line for each fault, and what to set aside for it."""
+    if fault := _run_fault(store, key):
+        return [(fault, store.run_dir(key))]
+    found: list[tuple[str, Path | None]] = []
+    if key.directory in noted and not (store.run_dir(key) / "record.json").exists():
+        found.append((f"{store.run_dir(key)}: missing, but was recorded", None))
+    resume = store.resume_file(key)
+    try:
+        if resume.exists():
+            read_tensors(resume)
+    except StoreError as error:
+        found.append((str(error).partition(";")[0].removeprefix("cannot read "), resume))
+    return found
 
 
 def _run_fault(store: StudyStore, key: RunKey) -> str | None:
