@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from rsl_cli.errors import ConfigError
-from rsl_cli.keys import Keys, choice, flag, kept, nullable, real, whole
+from rsl_cli.keys import Keys, choice, flag, kept, nullable
 from rsl_cli.parametrization import PARAMETRIZATIONS
 from rsl_cli.study.sweep import lift_degrees, seed_list
 

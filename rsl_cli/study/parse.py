@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from rsl_cli.errors import ConfigError, one_of
+from rsl_cli.errors import ConfigError
 from rsl_cli.graph import EdgeLifting, edge_lifting
 from rsl_cli.keys import read_keys
 from rsl_cli.registry import load_plugins
