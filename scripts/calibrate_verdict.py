@@ -2,12 +2,15 @@
 
 Each case draws limits of lifts by a law, noise between seeds, and training curves that approach the limits on a clock;
 records and trajectories go through `rsl_cli.report.runs.assemble` as files would. A verdict that says neither what is
-true nor the contrary abstains. By hand: ``python scripts/calibrate_verdict.py --draws 1000``.
+true nor the contrary abstains. By hand: ``python scripts/calibrate_verdict.py --draws 1000``; beside it, what the
+rules of an earlier version say of the same draws: ``git worktree add /tmp/before 93a0475``, then ``--before /tmp/before``.
 """
 
 import argparse
 import math
+import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -297,13 +300,60 @@ def calibrate(case: Case, seeds: int, draws: int, seed: int = 0) -> Tally:
     return tally
 
 
+_JUDGE_BEFORE = """
+import sys
+import numpy as np
+from rsl_cli.report.judgement import judge
+from rsl_cli.report.runs import Table
+arrays = np.load(sys.argv[1])
+for i in range(int(sys.argv[2])):
+    names = "lifts", "seeds", "params", "losses", "resolution", "present"
+    table = {name: arrays[f"{i}/{name}"] for name in names}
+    table |= {name: tuple(table[name].tolist()) for name in ("lifts", "seeds")}
+    print(judge(Table(**table)).verdict)
+"""
+
+
+def judge_before(checkout: str, studies: Sequence[StudyRuns]) -> Counter[str]:
+    """Verdicts of the rules in a checkout that takes tables of losses (before runs had limits)."""
+    arrays = {}
+    for i, runs in enumerate(studies):
+        table = runs.table(runs.headline)
+        arrays |= {f"{i}/{name}": getattr(table, name) for name in ("lifts", "seeds", "params", "losses", "present")}
+        arrays[f"{i}/resolution"] = np.full(table.losses.shape, 1e-30)
+    with tempfile.NamedTemporaryFile(suffix=".npz") as file:
+        np.savez(file, **arrays)
+        file.flush()
+        command = [sys.executable, "-W", "ignore", "-c", _JUDGE_BEFORE, file.name, str(len(studies))]
+        return Counter(subprocess.run(command, cwd=checkout, check=True, capture_output=True, text=True).stdout.split())
+
+
+def compare(checkout: str, seeds: int, draws: int, only: str) -> None:
+    """Print right, abstaining and false shares of an earlier version's rules beside today's, over the same draws."""
+    print("| case | seeds | before: right % | abstains % | false % | now: right % | abstains % | false % |")
+    print("| --- " * 8 + "|")
+    for case in (case for case in CASES if only in case.name):
+        random = generator(0, f"calibrate/{case.name}/{seeds}")
+        studies = [draw_study(case, seeds, random)[0] for _ in range(draws)]
+        shares = []
+        for verdicts in (judge_before(checkout, studies), Counter(judge_views(s).headline.verdict for s in studies)):
+            right, abstains = (sum(verdicts[name] for name in names) for names in (case.right, ABSTAIN))
+            shares += [f"{100 * count / draws:.0f}" for count in (right, abstains, draws - right - abstains)]
+        print(f"| {case.name} | {seeds} | {' | '.join(shares)} |", flush=True)
+
+
 def main() -> int:
     """Print the table; exit 1 if any case has more than one false verdict in a hundred."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--draws", type=int, default=200)
     parser.add_argument("--seeds", type=int, nargs="*", default=[3, 5, 10])
     parser.add_argument("--only", default="", help="cases whose names contain this")
+    parser.add_argument("--before", help="a checkout of an earlier version, whose rules judge the same draws")
     arguments = parser.parse_args()
+    if arguments.before:
+        for seeds in arguments.seeds:
+            compare(arguments.before, seeds, arguments.draws, arguments.only)
+        return 0
     print("| case | seeds | right % | abstains % | false % | exponent covered % | floor covered % | limits covered % |")
     print("| --- " * 8 + "|")
     worst, start = 0.0, time.monotonic()
