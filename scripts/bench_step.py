@@ -177,7 +177,8 @@ def captured_steps(module: nn.Module, objective: Objective, batches: Batches) ->
             for value in optimizer.state[parameter].values():
                 value.zero_()
 
-    def advance(count: int) -> None:
+    def advance(count: int, alive: object = optimizer) -> None:
+        # Its states' memory is the graph's, and must not be given to others.
         nonlocal done
         for number in range(done, done + count):
             chosen = batches.at(number)
