@@ -10,6 +10,9 @@ if TYPE_CHECKING:
     from rsl_cli import report, testing
     from rsl_cli.data import Dataset
     from rsl_cli.data.target import DATASETS
+    from rsl_cli.diagnostics.bound import loss_bound
+    from rsl_cli.diagnostics.probes import PROBES, FinishedRun
+    from rsl_cli.diagnostics.tangent import tangent_kappa
     from rsl_cli.errors import RslError
     from rsl_cli.graph import BaseGraph
     from rsl_cli.kernels.autograd import Implementation, sparse_product
@@ -24,11 +27,8 @@ if TYPE_CHECKING:
     from rsl_cli.portable import export
     from rsl_cli.report import Verdict, judge
     from rsl_cli.report.figures import FIGURES
+    from rsl_cli.study.api import run_study
     from rsl_cli.study.engine import EXECUTORS, Executor, Pilots
-    from rsl_cli.study.session import run_study
-    from rsl_cli.theory.bound import loss_bound
-    from rsl_cli.theory.probes import PROBES, FinishedRun
-    from rsl_cli.theory.tangent import tangent_kappa
     from rsl_cli.train.flow import gradient_flow
     from rsl_cli.train.losses import LOSSES, Loss
     from rsl_cli.train.optimizers import OPTIMIZERS, Optimizer
@@ -54,11 +54,11 @@ _HOMES = {
     # training
     "gradient_flow": "train.flow",
     # theory
-    "tangent_kappa": "theory.tangent",
-    "loss_bound": "theory.bound",
+    "tangent_kappa": "diagnostics.tangent",
+    "loss_bound": "diagnostics.bound",
     # studies
     "Trajectory": "train.trajectory",
-    "run_study": "study.session",
+    "run_study": "study.api",
     "Study": "notebook",
     "load_study": "notebook",
     "judge": "report",
@@ -73,7 +73,7 @@ _HOMES = {
     "Loss": "train.losses",
     "Optimizer": "train.optimizers",
     "Dataset": "data.dataset",
-    "FinishedRun": "theory.probes",
+    "FinishedRun": "diagnostics.probes",
     "EDGE_MAPS": "maps",
     "LIFTINGS": "liftings",
     "LAWS": "laws",
@@ -85,7 +85,7 @@ _HOMES = {
     "LOSSES": "train.losses",
     "OPTIMIZERS": "train.optimizers",
     "DATASETS": "data.target",
-    "PROBES": "theory.probes",
+    "PROBES": "diagnostics.probes",
     "FIGURES": "report.figures",
     "Executor": "study.engine",
     "Pilots": "study.engine",

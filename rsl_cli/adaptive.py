@@ -16,9 +16,9 @@ from rsl_cli.report.judgement import Judgement, judge_views
 from rsl_cli.report.outlook import LATEST, foresee
 from rsl_cli.report.runs import StudyRuns, read_runs
 from rsl_cli.stats import MIN_LIFTS
+from rsl_cli.study.api import Outcome, run_study
 from rsl_cli.study.naming import named
-from rsl_cli.study.runner import Item, Plan, Progress
-from rsl_cli.study.session import Outcome, run_study
+from rsl_cli.study.runner import Progress, RunBatch, StudyPlan
 from rsl_cli.study.spec import StudySpec
 from rsl_cli.study.sweep import lift_degrees, seed_list
 
@@ -71,9 +71,9 @@ def run_until(
     seconds: float,
     *,
     say: Callable[[str], None],
-    planned: Callable[[StudySpec, Plan], None] | None = None,
+    planned: Callable[[StudySpec, StudyPlan], None] | None = None,
     progress: Progress | None = None,
-    finished: Callable[[Item, Mapping[str, str]], None] | None = None,
+    finished: Callable[[RunBatch, Mapping[str, str]], None] | None = None,
     line: list[str] | None = None,
 ) -> Outcome:
     """Run a study in rounds until its verdict is `falls`, `plateaus` or `rises`, or the budget is spent.
@@ -82,7 +82,7 @@ def run_until(
         config: of the first round.
         seconds: to spend.
         say: told in a line what each round does, and why the last one was the last.
-        planned: see `rsl_cli.study.session.run_study`, like the rest.
+        planned: see `rsl_cli.study.api.run_study`, like the rest.
         progress: the same.
         finished: the same.
         line: the same.
@@ -96,7 +96,7 @@ def run_until(
     began, failed = time.monotonic(), []
     wanted = _from_where_it_stands(dict(config))
 
-    def watch(item: Item, step: int, steps: int, loss: float) -> None:
+    def watch(item: RunBatch, step: int, steps: int, loss: float) -> None:
         if time.monotonic() - began > seconds:
             raise _BudgetSpentError
         if progress is not None:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from rsl_cli.graph import BaseGraph, Vertex, slot_key
-from rsl_cli.kernels.circuit import FUNCTIONS, Circuit
+from rsl_cli.kernels.circuits import FUNCTIONS, Circuit
 from rsl_cli.kernels.stencil import Stencil
 from rsl_cli.lift import Lift
 from rsl_cli.parametrization import is_multiplied, weight_multiplier
@@ -54,10 +54,10 @@ def circuit_of(lift: Lift, parametrization: str) -> tuple[Circuit, np.ndarray] |
         The circuit, and the factor by which each parameter is multiplied, float64 (P,), in the order of
         `torch.nn.utils.parameters_to_vector`; None if the base graph has no circuits.
     """
-    return _Draft(lift, parametrization).finished() if has_circuits(lift.base, parametrization) else None
+    return _CircuitBuilder(lift, parametrization).finished() if has_circuits(lift.base, parametrization) else None
 
 
-class _Draft:
+class _CircuitBuilder:
     """Rows and entries so far."""
 
     def __init__(self, lift: Lift, parametrization: str) -> None:

@@ -263,7 +263,7 @@ def _run(arguments: list[str]) -> int:
         own = [Path(b) for a, b in pairwise(arguments) if a in ("--config-dir", "-cd")]
         print(run_help(arguments, [*own, config_directory()]))
         return 0
-    from rsl_cli.study.session import check_studies
+    from rsl_cli.study.api import check_studies
 
     status, stores, first = 0, [], "--first" in arguments
     asked = compose_line([word for word in arguments if word != "--first"])

@@ -88,22 +88,24 @@ def _lines(path: Path, prefix: str) -> Iterator[str]:
 def declared() -> "dict[tuple[str, str], Keys]":
     """Every declaration of keys by group and option; those of a study itself by two empty texts."""
     from rsl_cli.data.target import DATASETS
+    from rsl_cli.diagnostics.tangent import TANGENT
     from rsl_cli.liftings import LIFTINGS, OWN
+    from rsl_cli.study.diagnostics import DIAGNOSTICS
     from rsl_cli.study.engine import EXECUTORS
     from rsl_cli.study.keys import LINE, STUDY
-    from rsl_cli.study.measurements import THEORY
-    from rsl_cli.theory.tangent import TANGENT
     from rsl_cli.train.settings import TRAINERS
 
     tangent = {f"tangent.{key}": spec for key, spec in TANGENT.items()}
-    theory = {path.stem: {**THEORY, **tangent} for path in sorted((config_directory() / "theory").glob("*.yaml"))}
+    diagnostics = {
+        path.stem: {**DIAGNOSTICS, **tangent} for path in sorted((config_directory() / "theory").glob("*.yaml"))
+    }
     laws = {name: getattr(part, "declares", None) for name, part in LIFTINGS.items()}
     groups: dict[str, Mapping[str, Keys]] = {
         "lifting": {name: OWN if keys is None else keys for name, keys in laws.items()},
-        "dataset": {name: leaf.keys for name, leaf in DATASETS.items()},
+        "dataset": {name: builder.keys for name, builder in DATASETS.items()},
         "trainer": TRAINERS,
         "executor": {name: kind.declared() for name, kind in EXECUTORS.items()},
-        "theory": theory,
+        "theory": diagnostics,
     }
     study: dict[tuple[str, str], Keys] = {("", ""): {**STUDY, **LINE}}
     return study | {(group, option): keys for group, options in groups.items() for option, keys in options.items()}
@@ -155,11 +157,11 @@ def reference() -> str:
 
 
 def _registries() -> "dict[str, Registry[Any]]":
+    from rsl_cli.diagnostics.probes import PROBES
     from rsl_cli.laws import LAWS
     from rsl_cli.liftings import LIFTINGS
     from rsl_cli.maps import EDGE_MAPS
     from rsl_cli.report.figures import FIGURES
-    from rsl_cli.theory.probes import PROBES
     from rsl_cli.train.losses import LOSSES
     from rsl_cli.train.optimizers import OPTIMIZERS
     from rsl_cli.vertex_maps import ACTIVATIONS, BIASES, COMBINES, NORMS, POOLS

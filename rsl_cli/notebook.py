@@ -15,9 +15,9 @@ from rsl_cli.errors import ConfigError, RslError, StoreError
 from rsl_cli.progress import Display, say
 from rsl_cli.report import Verdict, figure, figure_names, judge, tables, write_report
 from rsl_cli.report.runs import read_runs
+from rsl_cli.study.api import Outcome, run_study
 from rsl_cli.study.naming import named
-from rsl_cli.study.runner import Item
-from rsl_cli.study.session import Outcome, run_study
+from rsl_cli.study.runner import RunBatch
 from rsl_cli.study.spec import StudySpec
 from rsl_cli.study.store import RunKey, StudyStore, open_study
 from rsl_cli.study.trained import TrainedNetwork, run_network
@@ -129,7 +129,7 @@ class Study:
         spec, self._spec = self._spec, None
         with Display() as display:
 
-            def finished(item: Item, outcome: Mapping[str, str]) -> None:
+            def finished(item: RunBatch, outcome: Mapping[str, str]) -> None:
                 display.finished(item, outcome)
                 self.tell([key for key in item.keys if outcome.get(key.directory) == "done"])
 

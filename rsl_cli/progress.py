@@ -13,7 +13,7 @@ from tqdm import auto, autonotebook, std, tqdm
 
 from rsl_cli.study.costs import effort
 from rsl_cli.study.forecast import Forecast
-from rsl_cli.study.runner import Item, Plan
+from rsl_cli.study.runner import RunBatch, StudyPlan
 from rsl_cli.study.spec import StudySpec
 from rsl_cli.train.flow import Flow
 from rsl_cli.train.trajectory import FINAL
@@ -49,7 +49,7 @@ class Display:
         self._study: tqdm[Any] | None = None
         self._item: tqdm[Any] | None = None
         self._total = self._done = 0
-        self._last: tuple[StudySpec, Plan] | None = None
+        self._last: tuple[StudySpec, StudyPlan] | None = None
         self._forecast = Forecast({}, 1)
         self._started = self._said = time.monotonic()
 
@@ -67,7 +67,7 @@ class Display:
         self._study = self._item = None
         print(f"-- {text}", flush=True)
 
-    def plan(self, spec: StudySpec, plan: Plan) -> None:
+    def plan(self, spec: StudySpec, plan: StudyPlan) -> None:
         """Print what will be done and what is done already."""
         data, base = spec.data, spec.base
         limit = data.samples * data.outputs
@@ -108,10 +108,10 @@ class Display:
             self._study = auto.tqdm(total=1.0, desc="study", position=0, bar_format=form)
             self._item = auto.tqdm(total=1, desc="lift", unit="step", position=1, leave=False)
 
-    def progress(self, item: Item, step: int, steps: int, loss: float) -> None:
+    def progress(self, batch: RunBatch, step: int, steps: int, loss: float) -> None:
         """Move the running item's bar; in a file, say once in ten seconds where it is."""
-        label = f"lift {item.lifts} x {len(item.keys)}"
-        self._forecast.moved(item.keys, step / steps if steps else 1.0)
+        label = f"lift {batch.lifts} x {len(batch.keys)}"
+        self._forecast.moved(batch.keys, step / steps if steps else 1.0)
         if self._item is not None:
             self._item.set_description(label, refresh=False)
             self._item.total = steps
@@ -123,15 +123,15 @@ class Display:
             self._said = time.monotonic()
             self._say(f"{label}: step {step} of {steps}, loss {loss:.2e}")
 
-    def finished(self, item: Item, outcome: Mapping[str, str]) -> None:
+    def finished(self, batch: RunBatch, outcome: Mapping[str, str]) -> None:
         """Count an item's runs."""
         self._done += len(outcome)
-        self._forecast.ended(item.keys)
+        self._forecast.ended(batch.keys)
         if self._study is not None:
             self._move()
         else:
             failed = sum(state == "failed" for state in outcome.values())
-            self._say(f"lift {item.lifts}: {len(outcome) - failed} done" + (f", {failed} failed" if failed else ""))
+            self._say(f"lift {batch.lifts}: {len(outcome) - failed} done" + (f", {failed} failed" if failed else ""))
 
     def first(self) -> str:
         """What the first run of a study tells of the rest; nothing if there was none, or it failed."""
@@ -171,7 +171,7 @@ def _left(seconds: float | None) -> str:
     raise AssertionError
 
 
-def _way(spec: StudySpec, plan: Plan) -> Iterator[str]:
+def _way(spec: StudySpec, plan: StudyPlan) -> Iterator[str]:
     """What is carried on, from where to where, and what stands elsewhere than it is asked for."""
     if not spec.trainer.horizon:
         return

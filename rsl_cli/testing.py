@@ -20,10 +20,10 @@ from rsl_cli.contracts import (
 )
 from rsl_cli.data import Dataset
 from rsl_cli.data.target import check_dataset
+from rsl_cli.diagnostics import probes
 from rsl_cli.graph import BaseGraph
 from rsl_cli.lift import sample_lift
 from rsl_cli.network import LiftedNetwork
-from rsl_cli.theory import probes
 from rsl_cli.train.first_order import FirstOrder, train_first_order
 from rsl_cli.train.losses import check_loss
 from rsl_cli.train.objective import Objective

@@ -23,7 +23,7 @@ from rsl_cli.network import LiftedNetwork
 from rsl_cli.study.machine import prepare
 from rsl_cli.train.flow import FIRST_TIME, Flow, train_flow
 from rsl_cli.train.objective import Objective
-from rsl_cli.train.replicas import Ask, Replicas
+from rsl_cli.train.replicas import Replicas, Request
 
 
 @dataclass
@@ -106,7 +106,7 @@ class Problem:
     def gradient(self, theta: np.ndarray) -> tuple[float, np.ndarray]:
         """Loss and gradient at parameters (P,)."""
         self.gradients += 1
-        answer = self.replicas.answer({0: Ask(theta)})[0]
+        answer = self.replicas.answer({0: Request(theta)})[0]
         return answer.loss, answer.gradient
 
     def matrix(self, theta: np.ndarray) -> np.ndarray:
@@ -140,9 +140,9 @@ class Problem:
         counts = {"gradients": 0, "matrices": 0}
         answer = Replicas.answer
 
-        def counted(replicas: Replicas, asks: dict[int, Ask]) -> object:
+        def counted(replicas: Replicas, asks: dict[int, Request]) -> object:
             counts["gradients"] += len(asks)
-            counts["matrices"] += sum(ask.curvature > 0 for ask in asks.values())
+            counts["matrices"] += sum(request.curvature > 0 for request in asks.values())
             return answer(replicas, asks)
 
         Replicas.answer = counted  # pyright: ignore[reportAttributeAccessIssue]
@@ -173,7 +173,7 @@ class Problem:
             lambda _, theta: -self.gradient(theta)[1],
             (0, times[-1]),
             self.start,
-            method="BDF",
+            solver="BDF",
             jac=lambda _, theta: matrix(theta),
             rtol=rtol,
             atol=atol,
@@ -197,7 +197,7 @@ class Problem:
             torch.tensor([0.0, *times], dtype=torch.float64),
             rtol=rtol,
             atol=atol,
-            method="dopri5",
+            solver="dopri5",
         )
         seconds, gradients = time.perf_counter() - began, self.gradients
         losses = [self.gradient(theta)[0] for theta in torch.as_tensor(solution)[1:].numpy()]

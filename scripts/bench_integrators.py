@@ -188,7 +188,7 @@ METHODS: dict[str, Rosenbrock | ExponentialRosenbrock] = {
 def stepped(
     problem: Problem,
     name: str,
-    method: Rosenbrock | ExponentialRosenbrock,
+    solver: Rosenbrock | ExponentialRosenbrock,
     times: list[float],
     rtol: float,
     atol: float,
@@ -199,19 +199,19 @@ def stepped(
     slope = -problem.gradient(y)[1]
     losses: list[float] = []
     h = 0.01 / max(norm(slope, y, rtol, atol), 1e-300)
-    kept = method.prepared(-problem.matrix(y))
+    kept = solver.prepared(-problem.matrix(y))
     for _ in range(_MOST_STEPS):
         if len(losses) == len(times):
             break
-        if age >= method.kept:
-            kept, age = method.prepared(-problem.matrix(y)), 0
+        if age >= solver.kept:
+            kept, age = solver.prepared(-problem.matrix(y)), 0
         size = min(h, times[len(losses)] - t)
-        motion, estimate = method.step(lambda at: problem.gradient(at)[1], size, y, slope, kept)  # pyright: ignore[reportArgumentType]
+        motion, estimate = solver.step(lambda at: problem.gradient(at)[1], size, y, slope, kept)  # pyright: ignore[reportArgumentType]
         error = norm(estimate, y + motion, rtol, atol)
-        factor = min(5.0, max(0.2, 0.9 * max(error, 1e-10) ** (-1 / method.order)))
+        factor = min(5.0, max(0.2, 0.9 * max(error, 1e-10) ** (-1 / solver.order)))
         if not error <= 1:
             h = size * (factor if math.isfinite(error) else 0.2)
-            age = age if age == 0 else method.kept
+            age = age if age == 0 else solver.kept
             continue
         y, t, age = y + motion, t + size, age + 1
         loss, gradient = problem.gradient(y)

@@ -22,7 +22,7 @@ from machine import Table, use_threads
 
 import rsl_cli as rsl
 from rsl_cli.data import Dataset
-from rsl_cli.train.compiled import Compiled
+from rsl_cli.train.circuits import CircuitObjective
 from rsl_cli.train.engines import Batches, CircuitEngine
 from rsl_cli.train.objective import Objective
 from rsl_cli.train.optimizers import Adam
@@ -94,7 +94,7 @@ def steps_of(n: int, in_degree: int, rival: str):
     batches = Batches(objective, [0], None)
     if rival == "masked dense":
         return module_steps(Masked(net), objective, batches)[0]
-    compiled = Compiled.of(net, objective)
+    compiled = CircuitObjective.of(net, objective)
     assert compiled is not None
     return engine_steps(CircuitEngine(net, compiled, batches, Adam()), 1)[0]
 

@@ -20,7 +20,7 @@ from torch.nn import functional
 
 import rsl_cli as rsl
 from rsl_cli.data import Dataset
-from rsl_cli.train.compiled import Compiled
+from rsl_cli.train.circuits import CircuitObjective
 from rsl_cli.train.engines import AutogradEngine, Batches, CircuitEngine
 from rsl_cli.train.objective import Objective
 from rsl_cli.train.optimizers import Adam
@@ -81,7 +81,7 @@ def case(
 
     mine = network()
     by_autograd = engine_steps(AutogradEngine(network(), objective, batches(), Adam()), seeds)
-    compiled = Compiled.of(mine, objective)
+    compiled = CircuitObjective.of(mine, objective)
     if compiled is None:
         rivals = {"rsl": by_autograd}
     else:

@@ -19,7 +19,7 @@ from machine import Table, described, limits, use_threads
 import rsl_cli as rsl
 from rsl_cli.cli import compose
 from rsl_cli.study.spec import StudySpec
-from rsl_cli.train.compiled import Compiled
+from rsl_cli.train.circuits import CircuitObjective
 from rsl_cli.train.engines import Batches, CircuitEngine
 from rsl_cli.train.first_order import FirstOrder
 from rsl_cli.train.objective import Objective
@@ -103,7 +103,7 @@ def alone(spec: StudySpec, objective: Objective, degree: int, seed: int, *, circ
     )
     batches = Batches(objective, [seed], settings.batch_size)
     if circuits:
-        compiled = Compiled.of(net, objective)
+        compiled = CircuitObjective.of(net, objective)
         assert compiled is not None
         engine = CircuitEngine(net, compiled, batches, Adam())
     else:

@@ -3,7 +3,8 @@
 Each case draws limits of lifts by a law, noise between seeds, and training curves that approach the limits on a clock;
 records and trajectories go through `rsl_cli.report.runs.assemble` as files would. A verdict that says neither what is
 true nor the contrary abstains. By hand: ``python scripts/calibrate_verdict.py --draws 1000``; beside it, what the
-rules of an earlier version say of the same draws: ``git worktree add /tmp/before 93a0475``, then ``--before /tmp/before``.
+rules of an earlier version say of the same draws: ``git worktree add /tmp/before 93a0475``, then
+``--before /tmp/before``.
 """
 
 import argparse

@@ -17,10 +17,10 @@ from train.test_first_order import Memory
 from rsl_cli.circuits import circuit_of, has_circuits
 from rsl_cli.data import Dataset
 from rsl_cli.graph import BaseGraph
-from rsl_cli.kernels.circuit import FUNCTIONS
+from rsl_cli.kernels.circuits import FUNCTIONS
 from rsl_cli.lift import disjoint_union, sample_lift
 from rsl_cli.network import LiftedNetwork
-from rsl_cli.train.compiled import Compiled
+from rsl_cli.train.circuits import CircuitObjective
 from rsl_cli.train.engines import AutogradEngine, Batches, CircuitEngine
 from rsl_cli.train.first_order import train_first_order
 from rsl_cli.train.gauss_newton import gauss_newton
@@ -59,8 +59,8 @@ def flat(tensors) -> np.ndarray:
 
 def against_the_loop(network: LiftedNetwork, task: str, loss: str) -> None:
     objective = Objective(dataset(network.lift.base, task), loss, dtype=torch.float64)
-    compiled = Compiled.of(network, objective)
-    assert compiled is not None
+    circuits = CircuitObjective.of(network, objective)
+    assert circuits is not None
     out = oracles.forward(network, objective.x)
     losses = objective.loss.losses(out if out.dim() == 3 else out[None], objective.y).mean(1)
     losses.sum().backward()
@@ -68,14 +68,14 @@ def against_the_loop(network: LiftedNetwork, task: str, loss: str) -> None:
     parameters = dict(network.named_parameters())
     for replica, expected in enumerate(losses.tolist()):
         theta = flat(network.replica_tensors(parameters, replica).values())
-        value, gradient = compiled.gradient(replica, theta)
+        value, gradient = circuits.gradient(replica, theta)
         assert value == pytest.approx(expected, rel=1e-12)
         zeros = {n: torch.zeros_like(parameters[n]) if g is None else g for n, g in gradients.items()}
         np.testing.assert_allclose(
             gradient, flat(network.replica_tensors(zeros, replica).values()), rtol=1e-10, atol=1e-13
         )
         by_autograd = objective.held_out(network)
-        held_out = compiled.held_out(replica, theta)
+        held_out = circuits.held_out(replica, theta)
         np.testing.assert_allclose(held_out, [figure[replica] for figure in by_autograd], rtol=1e-12)
 
 
@@ -94,9 +94,9 @@ def against_the_hessian(network: LiftedNetwork, task: str, loss: str) -> None:
         return objective.loss.losses(out if out.dim() == 3 else out[None], objective.y).mean()
 
     expected = hessian(mean_loss)(torch.tensor(theta)).detach().numpy()
-    compiled = Compiled.of(network, objective)
-    assert compiled is not None
-    matrix = gauss_newton(network, objective).plus(compiled.curvature(0, theta))
+    circuits = CircuitObjective.of(network, objective)
+    assert circuits is not None
+    matrix = gauss_newton(network, objective).plus(circuits.curvature(0, theta))
     found = np.stack([matrix.times(unit) for unit in np.eye(len(theta))])
     np.testing.assert_allclose(found, expected, rtol=1e-10, atol=1e-12)
 
@@ -197,7 +197,9 @@ def test_what_has_no_circuit():
     lift = sample_lift(base_of("cnn"), 2, 0, {"kind": "random", "in_degree": 2})
     assert circuit_of(lift, "standard") is None
     assert (
-        Compiled.of(LiftedNetwork(lift), Objective(dataset(lift.base, "regression"), "mse", dtype=torch.float32))
+        CircuitObjective.of(
+            LiftedNetwork(lift), Objective(dataset(lift.base, "regression"), "mse", dtype=torch.float32)
+        )
         is None
     )
 
@@ -222,13 +224,13 @@ def test_threads_change_no_bit(dtype):
     objective = Objective(data, "mse", dtype=dtype)
 
     def compute():
-        compiled = Compiled.of(network, objective)
+        circuits = CircuitObjective.of(network, objective)
         theta = flat(network.replica_tensors(dict(network.named_parameters()), 1).values())
-        loss, gradient = compiled.gradient(1, theta)
+        loss, gradient = circuits.gradient(1, theta)
         settings = problems.first_order("adam", steps=30, batch_size=1500, dtype=str(dtype).removeprefix("torch."))
         lift = sample_lift(base, 60, 3, {"kind": "random", "in_degree": 8})
         (alone,) = train_first_order(LiftedNetwork(lift, dtype=dtype), objective, settings)
-        return [np.float64(loss), gradient, *compiled.held_out(1, theta), *(p.numpy() for p in alone.state.values())]
+        return [np.float64(loss), gradient, *circuits.held_out(1, theta), *(p.numpy() for p in alone.state.values())]
 
     one, more = one_and_more_threads(compute)
     for a, b in zip(one, more, strict=True):
@@ -258,8 +260,8 @@ def test_steps_are_those_under_autograd(method, batch):
 
     rates, steps = np.linspace(0.03, 0.01, 25), range(25)
     first, second = network(), network()
-    compiled = Compiled.of(first, objective)
-    circuits = CircuitEngine(first, compiled, Batches(objective, [0, 1], batch), optimizer)
+    circuits = CircuitObjective.of(first, objective)
+    circuits = CircuitEngine(first, circuits, Batches(objective, [0, 1], batch), optimizer)
     autograd = AutogradEngine(second, objective, Batches(objective, [0, 1], batch), optimizer)
     for engine in (circuits, autograd):
         assert engine.advance([0, 1], steps, rates) == {}
@@ -290,19 +292,22 @@ def test_a_checkpoint_before_the_first_step_can_be_resumed():
     objective = Objective(dataset(base, "regression"), "mse", dtype=torch.float32)
     network = network_of(base, (4,), dtype=torch.float32)
     other = AutogradEngine(network, objective, Batches(objective, [0], 10), Adam())
-    engine = CircuitEngine(network, Compiled.of(network, objective), Batches(objective, [0], 10), Adam())
+    engine = CircuitEngine(network, CircuitObjective.of(network, objective), Batches(objective, [0], 10), Adam())
     engine.resume(other.state())
-    assert not engine.descents[0].states.any()
+    assert not engine.optimizer_states[0].states.any()
 
 
 def test_a_long_training_saves_on_the_way():
     base = BaseGraph.from_config(group("base", "mlp"), input_shape=(2,), output_size=1)
     objective = Objective(dataset(base, "regression"), "mse", dtype=torch.float32)
-    keeper = Memory(6, interrupt=False)
+    checkpointer = Memory(6, interrupt=False)
     train_first_order(
-        network_of(base, (4,), dtype=torch.float32), objective, problems.first_order("adam", steps=200), keeper=keeper
+        network_of(base, (4,), dtype=torch.float32),
+        objective,
+        problems.first_order("adam", steps=200),
+        checkpointer=checkpointer,
     )
-    assert keeper.saved is not None and keeper.calls > 6
+    assert checkpointer.saved is not None and checkpointer.calls > 6
 
 
 _NUMBERS = """

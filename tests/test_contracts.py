@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from rsl_cli.diagnostics.probes import PROBES
+from rsl_cli.diagnostics.tangent import TangentProbe
 from rsl_cli.errors import GraphError
 from rsl_cli.laws import LAWS
 from rsl_cli.liftings import LIFTINGS
@@ -22,8 +24,6 @@ from rsl_cli.testing import (
     check_stage,
     finished_run,
 )
-from rsl_cli.theory.probes import PROBES
-from rsl_cli.theory.tangent import TangentProbe
 from rsl_cli.train.gauss_newton import gauss_newton
 from rsl_cli.train.losses import LOSSES, FunctionLoss, Loss
 from rsl_cli.train.objective import Objective

@@ -132,9 +132,9 @@ def test_a_new_key_at_its_default_renames_no_run(monkeypatch, identity, same):
         return StudySpec.from_config(problems.study(lift=2, seeds=1, dataset=dataset)).run_keys()[0].run_id
 
     before = run()
-    leaf = DATASETS["sine2d"]
+    builder = DATASETS["sine2d"]
     new = flag(False).of(identity).about("new")
-    monkeypatch.setitem(DATASETS._parts, "sine2d", replace(leaf, keys={**leaf.keys, "new": new}))
+    monkeypatch.setitem(DATASETS._parts, "sine2d", replace(builder, keys={**builder.keys, "new": new}))
     assert (run() == before) == same
     assert (run(new=True) == before) == (identity == "never")
 

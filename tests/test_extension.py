@@ -562,8 +562,8 @@ def test_names_are_not_taken_twice():
 
 def test_tables_of_probes_are_plain(folder):
     """One row for a mapping, more for a frame."""
+    from rsl_cli.diagnostics.probes import measure
     from rsl_cli.testing import finished_run
-    from rsl_cli.theory.probes import measure
 
     table = measure("p", lambda run: pd.DataFrame({"a": [1, 2]}), finished_run(2), {})
     assert table is not None and table["a"].tolist() == [1, 2]

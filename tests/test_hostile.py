@@ -139,7 +139,7 @@ def test_a_full_standard_output(tmp_path):
 
 def test_a_folder_removed_while_it_is_computed_into_is_not_made_again(tmp_path):
     from rsl_cli.errors import StoreError
-    from rsl_cli.study.session import run_study
+    from rsl_cli.study.api import run_study
 
     config = compose(["dataset.samples=32", "trainer=adam", "theory=none", "lift=2,4", "seeds=1", "executor=local"])
 

@@ -34,7 +34,7 @@ ORDER = [
     "linearization",
     "data",
     "train",
-    "theory",
+    "diagnostics",
     "testing",
     "study",
     "stats",

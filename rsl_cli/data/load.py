@@ -5,14 +5,14 @@ from typing import Any
 
 from rsl_cli.data import files, images, sequences, synthetic, tables, tabular, target
 from rsl_cli.data.dataset import Dataset
-from rsl_cli.data.keys import Leaf, Settings, Teacher, resolve
+from rsl_cli.data.keys import DatasetBuilder, DatasetSettings, Teacher, resolve
 from rsl_cli.data.target import DATASETS, arrays_digest
 from rsl_cli.errors import ConfigError, DataError
 from rsl_cli.keys import identity_of, shorten
 
 for _part in (synthetic, sequences, tabular, images, tables, files, target):
-    for _name, _leaf in _part.LEAVES.items():
-        DATASETS.add(_name)(_leaf)
+    for _name, _builder in _part.BUILDERS.items():
+        DATASETS.add(_name)(_builder)
 
 
 def load_dataset(config: Mapping[str, Any], *, teacher: Teacher | None = None, flat: bool = False) -> Dataset:
@@ -31,9 +31,9 @@ def load_dataset(config: Mapping[str, Any], *, teacher: Teacher | None = None, f
         ConfigError: an unknown dataset or key, a value of a wrong type or out of range.
         DataError: a file or a teacher that cannot be learnt from, or data that memory cannot hold.
     """
-    leaf, settings = _resolved(config, flat)
+    builder, settings = _resolved(config, flat)
     try:
-        dataset = leaf.build(settings, teacher)
+        dataset = builder.build(settings, teacher)
     except MemoryError:
         raise DataError(
             f"dataset '{settings['name']}' does not fit in memory; ask for fewer samples or inputs"
@@ -42,7 +42,7 @@ def load_dataset(config: Mapping[str, Any], *, teacher: Teacher | None = None, f
     return dataset.flat() if settings.get("shape") == "flat" else dataset
 
 
-def content_identity(config: Mapping[str, Any], *, flat: bool = False, data: Dataset | None = None) -> Settings:
+def content_identity(config: Mapping[str, Any], *, flat: bool = False, data: Dataset | None = None) -> DatasetSettings:
     """Return the part of a dataset's configuration that determines its numbers.
 
     Args:
@@ -59,17 +59,17 @@ def content_identity(config: Mapping[str, Any], *, flat: bool = False, data: Dat
         ConfigError: as for :func:`load_dataset`.
         DataError: the file is not there or cannot be read.
     """
-    leaf, settings = _resolved(config, flat)
-    said = identity_of(leaf.keys, settings)
-    content = {key: value for key, value in leaf.content(settings).items() if key in said or key not in leaf.keys}
-    if leaf.by_arrays:
+    builder, settings = _resolved(config, flat)
+    said = identity_of(builder.keys, settings)
+    content = {key: value for key, value in builder.content(settings).items() if key in said or key not in builder.keys}
+    if builder.by_arrays:
         content |= {"arrays": arrays_digest(load_dataset(config, flat=flat) if data is None else data)}
     return content
 
 
 def text_keys() -> dict[str, str]:
     """Keys of any dataset that take text to the letter: ``text``, or ``list`` for several, by key."""
-    return {key: spec.text for leaf in DATASETS.values() for key, spec in leaf.keys.items() if spec.text}
+    return {key: spec.text for builder in DATASETS.values() for key, spec in builder.keys.items() if spec.text}
 
 
 def accepted_datasets() -> tuple[str, ...]:
@@ -77,14 +77,14 @@ def accepted_datasets() -> tuple[str, ...]:
     return tuple(DATASETS)
 
 
-def _resolved(config: Mapping[str, Any], flat: bool) -> tuple[Leaf, Settings]:
+def _resolved(config: Mapping[str, Any], flat: bool) -> tuple[DatasetBuilder, DatasetSettings]:
     if not isinstance(config, Mapping):
         raise ConfigError(
             f"dataset is {shorten(config)} ({type(config).__name__}); accepted: a mapping with a name, e.g. sine2d"
         )
     name = config.get("name")
-    leaf = DATASETS.find(name)
-    return leaf, resolve(str(name), leaf, config, flat=flat)
+    builder = DATASETS.find(name)
+    return builder, resolve(str(name), builder, config, flat=flat)
 
 
 def _check_learnable(dataset: Dataset) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 
 from rsl_cli.data.dataset import Dataset
 from rsl_cli.data.files import by_content, read_bytes
-from rsl_cli.data.keys import Leaf, Settings, Teacher, path, shaped, told
+from rsl_cli.data.keys import DatasetBuilder, DatasetSettings, Teacher, path, shaped, told
 from rsl_cli.data.synthetic import SIZES, Function, Stream, sampled
 from rsl_cli.errors import ConfigError, DataError
 from rsl_cli.keys import choice, whole
@@ -25,7 +25,7 @@ def _one_hot(symbols: np.ndarray, kinds: int) -> np.ndarray:
     return x
 
 
-def _recollect(settings: Settings, n: int, stream: Stream, *, backwards: bool) -> tuple[np.ndarray, np.ndarray]:
+def _recollect(settings: DatasetSettings, n: int, stream: Stream, *, backwards: bool) -> tuple[np.ndarray, np.ndarray]:
     """Sample which token stood at the place asked for, counted from the start, or from the end.
 
     The copy and reversal tasks of Graves, Wayne and Danihelka, Neural Turing machines, 2014, one place at a time: m
@@ -45,7 +45,7 @@ def _recollect(settings: Settings, n: int, stream: Stream, *, backwards: bool) -
     return _one_hot(symbols, vocabulary + 1 + length), answer
 
 
-def _recall(settings: Settings, n: int, stream: Stream) -> tuple[np.ndarray, np.ndarray]:
+def _recall(settings: DatasetSettings, n: int, stream: Stream) -> tuple[np.ndarray, np.ndarray]:
     """Sample associative recall: which value went with the key asked for.
 
     Graves, Wayne and Danihelka, Neural Turing machines, 2014, section 4.3, with a key and its value in one token, as
@@ -63,18 +63,18 @@ def _recall(settings: Settings, n: int, stream: Stream) -> tuple[np.ndarray, np.
     return x, values[rows, asked]
 
 
-_TASKS: dict[str, Callable[[Settings, int, Stream], tuple[np.ndarray, np.ndarray]]] = {
+_TASKS: dict[str, Callable[[DatasetSettings, int, Stream], tuple[np.ndarray, np.ndarray]]] = {
     "recall": _recall,
     "copy": partial(_recollect, backwards=False),
     "reverse": partial(_recollect, backwards=True),
 }
 
 
-def _draw(settings: Settings, n: int, stream: Stream) -> tuple[np.ndarray, np.ndarray]:
+def _draw(settings: DatasetSettings, n: int, stream: Stream) -> tuple[np.ndarray, np.ndarray]:
     return _TASKS[settings["task"]](settings, n, stream)
 
 
-def _check(settings: Settings) -> None:
+def _check(settings: DatasetSettings) -> None:
     if settings["task"] == "recall" and settings["length"] > settings["vocabulary"]:
         raise ConfigError(
             f"dataset.length is {settings['length']}, more than the {settings['vocabulary']} keys there are, which "
@@ -82,7 +82,7 @@ def _check(settings: Settings) -> None:
         )
 
 
-def _text(settings: Settings, teacher: Teacher | None) -> Dataset:
+def _text(settings: DatasetSettings, teacher: Teacher | None) -> Dataset:
     """Read a text: its first half to train on, its second to hold out, windows drawn from each without repetition."""
     source, length = settings["path"], settings["length"]
     try:
@@ -113,7 +113,7 @@ def _text(settings: Settings, teacher: Teacher | None) -> Dataset:
     )
 
 
-LEAVES: dict[str, Leaf] = {
+BUILDERS: dict[str, DatasetBuilder] = {
     "tokens": sampled(
         Function(
             "classification",
@@ -129,7 +129,7 @@ LEAVES: dict[str, Leaf] = {
             own_shape="sequence",
         )
     ),
-    "text": Leaf(
+    "text": DatasetBuilder(
         {
             "path": path("data/book.txt").about("needed, e.g. dataset.path=data/book.txt"),
             "length": whole(8, 1, 1024).about("characters read"),

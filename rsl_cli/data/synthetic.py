@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 
 from rsl_cli.data.dataset import Dataset, Task
-from rsl_cli.data.keys import Leaf, Settings, Teacher, count, seed, told
+from rsl_cli.data.keys import DatasetBuilder, DatasetSettings, Teacher, count, seed, told
 from rsl_cli.errors import ConfigError, DataError
 from rsl_cli.keys import Key, real, whole
 from rsl_cli.rng import generator
@@ -39,19 +39,19 @@ class Function:
 
     task: Task
     outputs: int | str
-    draw: Callable[[Settings, int, Stream], tuple[np.ndarray, np.ndarray]]
+    draw: Callable[[DatasetSettings, int, Stream], tuple[np.ndarray, np.ndarray]]
     keys: Mapping[str, Key] = field(default_factory=dict)
-    check: Callable[[Settings], None] = lambda settings: None
+    check: Callable[[DatasetSettings], None] = lambda settings: None
     own_shape: str | None = None
 
 
-def _sine2d(settings: Settings, n: int, stream: Stream) -> tuple[np.ndarray, np.ndarray]:
+def _sine2d(settings: DatasetSettings, n: int, stream: Stream) -> tuple[np.ndarray, np.ndarray]:
     """Sample sin(2 pi x1) cos(pi x2), x uniform on [-1, 1]^2."""
     x = stream("x").uniform(-1.0, 1.0, (n, 2))
     return x, (np.sin(2 * np.pi * x[:, 0]) * np.cos(np.pi * x[:, 1]))[:, None]
 
 
-def _lemniscate(settings: Settings, n: int, stream: Stream) -> tuple[np.ndarray, np.ndarray]:
+def _lemniscate(settings: DatasetSettings, n: int, stream: Stream) -> tuple[np.ndarray, np.ndarray]:
     """Sample Bernoulli's lemniscate: u uniform on [-1, 1], t = pi u, y = (cos t, sin t cos t) / (1 + sin(t)^2).
 
     Toy example of Robin, Scaman and Lelarge, Convergence beyond the over-parameterized regime using Rayleigh
@@ -62,7 +62,7 @@ def _lemniscate(settings: Settings, n: int, stream: Stream) -> tuple[np.ndarray,
     return u, np.hstack([cosine, sine * cosine]) / (1 + sine**2)
 
 
-def _spirals(settings: Settings, n: int, stream: Stream) -> tuple[np.ndarray, np.ndarray]:
+def _spirals(settings: DatasetSettings, n: int, stream: Stream) -> tuple[np.ndarray, np.ndarray]:
     """Sample two Archimedean arms, half a turn apart; class c has angle 2 pi turns r + pi c at radius r.
 
     Radii start at 0.1: the arms meet at the origin, where no classifier could tell them apart.
@@ -74,13 +74,13 @@ def _spirals(settings: Settings, n: int, stream: Stream) -> tuple[np.ndarray, np
     return arm + settings["noise"] * stream("noise").standard_normal((n, 2)), label
 
 
-def _parity(settings: Settings, n: int, stream: Stream) -> tuple[np.ndarray, np.ndarray]:
+def _parity(settings: DatasetSettings, n: int, stream: Stream) -> tuple[np.ndarray, np.ndarray]:
     """Sample x uniform on {-1, 1}^bits; the class is 1 where an odd number of the first k entries is -1."""
     x = 2.0 * stream("x").integers(0, 2, (n, settings["bits"])) - 1.0
     return x, (x[:, : settings["k"]] < 0).sum(axis=1) % 2
 
 
-def _check_parity(settings: Settings) -> None:
+def _check_parity(settings: DatasetSettings) -> None:
     if settings["k"] > settings["bits"]:
         raise ConfigError(
             f"dataset.k is {settings['k']}, more than dataset.bits, {settings['bits']}; "
@@ -113,15 +113,15 @@ _FUNCTIONS: dict[str, Function] = {
 }
 
 
-def _stream(settings: Settings, part: Part) -> Stream:
+def _stream(settings: DatasetSettings, part: Part) -> Stream:
     return lambda quantity: generator(settings["seed"], f"data/{settings['name']}/{part}/{quantity}")
 
 
-def sampled(function: Function) -> Leaf:
+def sampled(function: Function) -> DatasetBuilder:
     """The dataset of a function: parts of ``samples`` and ``test_samples``, each from streams of its own."""
     target = np.float64 if function.task == "regression" else np.int64
 
-    def build(settings: Settings, teacher: Teacher | None) -> Dataset:
+    def build(settings: DatasetSettings, teacher: Teacher | None) -> Dataset:
         x_train, y_train = function.draw(settings, settings["samples"], _stream(settings, "train"))
         x_test, y_test = function.draw(settings, settings["test_samples"], _stream(settings, "held-out"))
         return Dataset(
@@ -134,10 +134,10 @@ def sampled(function: Function) -> Leaf:
             outputs=settings[function.outputs] if isinstance(function.outputs, str) else function.outputs,
         )
 
-    return Leaf({**function.keys, **SIZES}, build, function.check, own_shape=function.own_shape)
+    return DatasetBuilder({**function.keys, **SIZES}, build, function.check, own_shape=function.own_shape)
 
 
-def _planted(settings: Settings, teacher: Teacher | None) -> Dataset:
+def _planted(settings: DatasetSettings, teacher: Teacher | None) -> Dataset:
     """Sample a planted function at x uniform on [-1, 1]^inputs.
 
     One constant divides all targets, of both parts: the function stays the network that was planted but for its
@@ -173,7 +173,7 @@ def _planted(settings: Settings, teacher: Teacher | None) -> Dataset:
     )
 
 
-def _taught(function: Callable[[np.ndarray], np.ndarray], x: np.ndarray, settings: Settings) -> np.ndarray:
+def _taught(function: Callable[[np.ndarray], np.ndarray], x: np.ndarray, settings: DatasetSettings) -> np.ndarray:
     y = np.array(function(x.copy()), dtype=np.float64)
     wanted = (len(x), settings["outputs"])
     if y.shape != wanted:
@@ -189,9 +189,9 @@ def _taught(function: Callable[[np.ndarray], np.ndarray], x: np.ndarray, setting
     return y
 
 
-LEAVES: dict[str, Leaf] = {
+BUILDERS: dict[str, DatasetBuilder] = {
     **{name: sampled(function) for name, function in _FUNCTIONS.items()},
-    "teacher": Leaf(
+    "teacher": DatasetBuilder(
         {
             "degree": whole(4, 1).about("lift degree n0 of the planted network, the witness"),
             "inputs": whole(2, 1, 65536).about("numbers per input"),

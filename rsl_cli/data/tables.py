@@ -23,9 +23,9 @@ from rsl_cli.data.files import (
     shown_path,
     to_numbers,
 )
-from rsl_cli.data.formats import SEPARATORS, Cells, Table, is_number, read_csv, read_parquet
+from rsl_cli.data.formats import SEPARATORS, Cells, RawTable, is_number, read_csv, read_parquet
 from rsl_cli.data.holdout import KEYS, hold_out
-from rsl_cli.data.keys import Leaf, Settings, Teacher, name, names, path
+from rsl_cli.data.keys import DatasetBuilder, DatasetSettings, Teacher, name, names, path
 from rsl_cli.errors import ConfigError, DataError, nearest
 from rsl_cli.keys import Key, choice
 
@@ -59,9 +59,9 @@ class _Source:
         settings: the dataset's.
     """
 
-    table: Table
+    table: RawTable
     shown: str
-    settings: Settings
+    settings: DatasetSettings
 
     def place(self, column: str) -> str:
         """Names a column in messages."""
@@ -77,8 +77,10 @@ class _Source:
             )
 
 
-def _from_table(read: Callable[[bytes, str, Settings], Table]) -> Callable[[Settings, Teacher | None], Dataset]:
-    def build(settings: Settings, teacher: Teacher | None) -> Dataset:
+def _from_table(
+    read: Callable[[bytes, str, DatasetSettings], RawTable],
+) -> Callable[[DatasetSettings, Teacher | None], Dataset]:
+    def build(settings: DatasetSettings, teacher: Teacher | None) -> Dataset:
         shown, target = shown_path(settings["path"]), settings["target"]
         source = _Source(read(read_bytes(settings["path"]), shown, settings), shown, settings)
         source.known(target, "dataset.target")
@@ -219,7 +221,7 @@ def _remarks(source: _Source, cells: Mapping[str, Cells], columns: Sequence[Colu
     return notes
 
 
-def _check(settings: Settings) -> None:
+def _check(settings: DatasetSettings) -> None:
     features, dropped = settings["features"], settings["drop"] or ()
     if settings["target"] in dropped:
         raise ConfigError(f"dataset.drop holds the target {settings['target']!r}; leave it out")
@@ -252,7 +254,7 @@ def _keys(example: str) -> dict[str, Key]:
     }
 
 
-LEAVES: dict[str, Leaf] = {
-    "csv": Leaf({**_keys("data/houses.csv"), **_DIALECT}, _from_table(read_csv), _check, by_content),
-    "parquet": Leaf(_keys("data/houses.parquet"), _from_table(read_parquet), _check, by_content),
+BUILDERS: dict[str, DatasetBuilder] = {
+    "csv": DatasetBuilder({**_keys("data/houses.csv"), **_DIALECT}, _from_table(read_csv), _check, by_content),
+    "parquet": DatasetBuilder(_keys("data/houses.parquet"), _from_table(read_parquet), _check, by_content),
 }

@@ -8,7 +8,7 @@ import numpy as np
 
 from rsl_cli.data.dataset import Column, Dataset, Reading, Task
 from rsl_cli.data.holdout import KEYS, hold_out
-from rsl_cli.data.keys import Leaf, Settings, Teacher, shaped
+from rsl_cli.data.keys import DatasetBuilder, DatasetSettings, Teacher, shaped
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,8 @@ _PACKAGED: dict[str, _Packaged] = {
 }
 
 
-def _leaf(packaged: _Packaged) -> Leaf:
-    def build(settings: Settings, teacher: Teacher | None) -> Dataset:
+def _builder(packaged: _Packaged) -> DatasetBuilder:
+    def build(settings: DatasetSettings, teacher: Teacher | None) -> Dataset:
         from sklearn import datasets
 
         loader: Callable[..., Any] = getattr(datasets, packaged.loader)
@@ -55,8 +55,8 @@ def _leaf(packaged: _Packaged) -> Leaf:
         )
 
     if not packaged.image:
-        return Leaf(KEYS, build)
-    return Leaf({**shaped("image"), **KEYS}, build, own_shape="image")
+        return DatasetBuilder(KEYS, build)
+    return DatasetBuilder({**shaped("image"), **KEYS}, build, own_shape="image")
 
 
-LEAVES: dict[str, Leaf] = {name: _leaf(packaged) for name, packaged in _PACKAGED.items()}
+BUILDERS: dict[str, DatasetBuilder] = {name: _builder(packaged) for name, packaged in _PACKAGED.items()}

@@ -8,12 +8,12 @@ import numpy as np
 
 from rsl_cli.data.dataset import Dataset
 from rsl_cli.data.files import LEAST_ROWS, encode_target, to_numbers
-from rsl_cli.data.keys import Leaf, Settings, Teacher, shaped
+from rsl_cli.data.keys import DatasetBuilder, DatasetSettings, Teacher, shaped
 from rsl_cli.errors import DataError, RslError, first_line
 from rsl_cli.keys import Key, choice
 from rsl_cli.registry import Registry, load, plain_arguments
 
-DATASETS: Registry[Leaf] = Registry("dataset.name")
+DATASETS: Registry[DatasetBuilder] = Registry("dataset.name")
 """Every dataset by name."""
 
 _ACCEPTED = "x_train, y_train, x_test, y_test or a rsl_cli.Dataset"
@@ -44,14 +44,14 @@ def arrays_digest(dataset: Dataset) -> str:
     return digest.hexdigest()
 
 
-def _checked(function: Callable[..., Any], name: str, arguments: Settings, task: str) -> Dataset:
+def _checked(function: Callable[..., Any], name: str, arguments: DatasetSettings, task: str) -> Dataset:
     first, second = (_called(function, name, arguments, task) for _ in range(2))
     if arrays_digest(first) != arrays_digest(second):
         raise DataError(f"dataset {name}: gives other numbers when called again; draw from a generator with a seed")
     return first
 
 
-def _called(function: Callable[..., Any], name: str, arguments: Settings, task: str) -> Dataset:
+def _called(function: Callable[..., Any], name: str, arguments: DatasetSettings, task: str) -> Dataset:
     where = f"dataset {name}"
     try:
         made = function(**arguments)
@@ -80,14 +80,14 @@ def _called(function: Callable[..., Any], name: str, arguments: Settings, task: 
     return Dataset(name, kind, x_train, y[: len(x_train)], x_test, y[len(x_train) :], outputs)
 
 
-def _build(settings: Settings, teacher: Teacher | None) -> Dataset:
+def _build(settings: DatasetSettings, teacher: Teacher | None) -> Dataset:
     function = load(settings["target"], "dataset.target")
     if not callable(function):
         raise DataError(f"dataset.target={settings['target']}: is no function; accepted: one that returns {_ACCEPTED}")
     return _checked(function, settings["target"], settings["arguments"] or {}, settings["task"])
 
 
-def _content(settings: Settings) -> Settings:
+def _content(settings: DatasetSettings) -> DatasetSettings:
     origin = DATASETS.origin(settings["target"], settings["arguments"] or {})
     return {**settings, **({} if origin is None else origin.identity())}
 
@@ -98,12 +98,12 @@ def _read_target(value: Any) -> str:
     return value
 
 
-def _read_arguments(value: Any) -> Settings | None:
+def _read_arguments(value: Any) -> DatasetSettings | None:
     return None if value is None else plain_arguments("dataset.arguments", value)
 
 
-LEAVES: dict[str, Leaf] = {
-    "target": Leaf(
+BUILDERS: dict[str, DatasetBuilder] = {
+    "target": DatasetBuilder(
         {
             "target": Key(None, f"package.function that returns {_ACCEPTED}", "mine.load", _read_target).about(
                 "needed: package.function, imported from the current folder or from where Python looks"

@@ -13,7 +13,7 @@ import numpy as np
 
 
 @dataclass(frozen=True)
-class Plan:
+class StencilPlan:
     """A stencil as contiguous work, for rows of a given number of samples. Offsets count numbers within a copy.
 
     Args:
@@ -82,7 +82,7 @@ class Stencil:
         length = np.diff(np.append(first, len(row)))
         return row[first], (row + shift)[first], tap[first], length
 
-    def plan(self, samples: int, tile: int) -> Plan:
+    def plan(self, samples: int, tile: int) -> StencilPlan:
         """Cut the result into pieces that read the same taps throughout, and those into tiles over samples.
 
         Args:
@@ -95,7 +95,7 @@ class Stencil:
             self._plans[key] = self._planned(samples, tile)
         return self._plans[key]
 
-    def _planned(self, samples: int, tile: int) -> Plan:
+    def _planned(self, samples: int, tile: int) -> StencilPlan:
         row, column, tap, length = self.runs
         cuts = np.unique([0, self.rows, *row, *(row + length)])
         if (np.diff(cuts) > 1).any():
@@ -115,7 +115,9 @@ class Stencil:
             pieces.append(np.stack(np.broadcast_arrays(*columns), axis=1))
         tiles = np.arange(len(pieces) + 1) * (len(cuts) - 1)
         sizes = np.array([self.columns * samples, self.rows * samples, self.taps, np.diff(ends).max()])
-        return Plan(np.concatenate([np.empty((0, 5), np.int64), *pieces]), tiles, np.ascontiguousarray(links), sizes)
+        return StencilPlan(
+            np.concatenate([np.empty((0, 5), np.int64), *pieces]), tiles, np.ascontiguousarray(links), sizes
+        )
 
     def parts(self, most: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """Row, column and tap of the entries, at most ``most`` (but at least one) at a time."""
@@ -124,7 +126,7 @@ class Stencil:
             yield self.row[start:stop], self.column[start:stop], self.tap[start:stop]
 
     @cached_property
-    def _plans(self) -> dict[tuple[int, int], Plan]:
+    def _plans(self) -> dict[tuple[int, int], StencilPlan]:
         return {}
 
 

@@ -12,7 +12,7 @@ from rsl_cli.errors import ConfigError, GraphError, first_line, one_of
 from rsl_cli.graph import BaseGraph
 from rsl_cli.graph_config import Init
 from rsl_cli.lift import Lift
-from rsl_cli.module.draft import Draft, in_order, named_terms, to_config
+from rsl_cli.module.draft import DraftVertex, in_order, named_terms, to_config
 from rsl_cli.module.trace import read_module, shape_taken
 from rsl_cli.network import LiftedNetwork
 from rsl_cli.parts import Space
@@ -147,7 +147,7 @@ def _index(copies: np.ndarray) -> Tensor:
     return torch.as_tensor(copies)
 
 
-def _labels(drafts: Sequence[Draft], lift: Lift) -> dict[str, np.ndarray]:
+def _labels(drafts: Sequence[DraftVertex], lift: Lift) -> dict[str, np.ndarray]:
     """Which copy of the module each copy of the lift is: matchings have permuted them."""
     matched = [
         (term.source.name, draft.name, lift.edges(term.source.name, draft.name, term.slot))

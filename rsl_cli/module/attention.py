@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from rsl_cli.module.call import IDENTITY, Call
-from rsl_cli.module.draft import COPIES, MAPS, TOKENS, Draft, Part, Read, Term, Value
+from rsl_cli.module.draft import COPIES, MAPS, TOKENS, DraftVertex, Part, Read, Term, Value
 from rsl_cli.module.weighted import matrix, parameter_named
 
 
@@ -32,7 +32,7 @@ def attention(
         call.refuse("reads neither (N, heads, T, d) nor (N, T, d); view as (N, T, heads, d), then transpose(1, 2)")
     causal = is_causal or _is_causal(call, attn_mask)
     terms = [Term(part.draft, IDENTITY, None, slot) for slot, part in zip("qkv", parts, strict=True)]
-    draft = Draft(call.name, call.where, q.draft.copies, (q.draft.space[0], v.draft.space[1]), terms)
+    draft = DraftVertex(call.name, call.where, q.draft.copies, (q.draft.space[0], v.draft.space[1]), terms)
     draft.combine = {"kind": "attention", "causal": True} if causal else "attention"
     return Value((Part(draft, q.axes),))
 

@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 from torch import Tensor
 
 from rsl_cli.errors import GraphError
-from rsl_cli.module.draft import Axes, Draft, Part, Term, Value
+from rsl_cli.module.draft import Axes, DraftVertex, Part, Term, Value
 
 IDENTITY: Mapping[str, Any] = {"map": "identity"}
 INPUT_MAPS: Sequence[Axes] = (((0,), (1,), (2,)), ((), (0,), (1,)))
@@ -56,12 +56,12 @@ class Call:
                 self.refuse("reads one token of a space; accepted: Linear right after it")
         return value.parts
 
-    def extended(self, part: Part, stage: int) -> Draft:
+    def extended(self, part: Part, stage: int) -> DraftVertex:
         """The draft of a part where it may still take on that stage, else a new one that reads it copy by copy."""
         draft = part.draft
         if part.open and draft.terms and draft.stage < stage:
             return draft
-        return Draft(self.name, self.where, draft.copies, draft.space, [Term(draft, IDENTITY)])
+        return DraftVertex(self.name, self.where, draft.copies, draft.space, [Term(draft, IDENTITY)])
 
     def name_of(self, parameter: Tensor) -> str:
         """The name under which the module knows a parameter; refuses one that another call reads too."""

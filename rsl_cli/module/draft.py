@@ -39,7 +39,7 @@ class Term:
         slot: its slot, if it needs one.
     """
 
-    source: "Draft"
+    source: "DraftVertex"
     options: Mapping[str, Any]
     weight: Read | None = None
     slot: str | None = None
@@ -62,7 +62,7 @@ class Bias:
 
 
 @dataclass(eq=False)
-class Draft:
+class DraftVertex:
     """A vertex to be; ``terms`` is empty for the input.
 
     Args:
@@ -99,7 +99,7 @@ class Draft:
         by_rows = all(term.weight and term.options.get("over") != "tokens" for term in self.terms)
         return self.is_sum and by_rows and all(bias.kind is not True or not self.space for bias in self.biases)
 
-    def rows(self, name: str, start: int, copies: int, out: int | None) -> "Draft":
+    def rows(self, name: str, start: int, copies: int, out: int | None) -> "DraftVertex":
         """Some rows of its layers as a draft of its own: ``copies`` copies, of ``out`` features each unless None."""
         chosen = slice(start, start + copies * (out or 1))
         space = self.space if out is None else (*self.space[:-1], out)
@@ -114,7 +114,7 @@ class Draft:
             Bias(bias.kind, lambda state, read=bias.read: read(state).reshape(-1)[chosen].reshape(shape))
             for bias in self.biases
         ]
-        return Draft(name, self.where, copies, space, terms, biases)
+        return DraftVertex(name, self.where, copies, space, terms, biases)
 
     def config(self) -> dict[str, Any]:
         """The vertex as in a base graph's configuration."""
@@ -150,7 +150,7 @@ class Part:
         token: only that token is meant, counted from 1; axis 0 of the space is then gone.
     """
 
-    draft: Draft
+    draft: DraftVertex
     axes: Axes
     open: bool = True
     upsample: int = 1
@@ -174,11 +174,11 @@ class Value:
         return next(iter(self.parts))
 
 
-def in_order(last: Draft) -> list[Draft]:
+def in_order(last: DraftVertex) -> list[DraftVertex]:
     """The drafts that the last one needs and itself, sources first."""
-    done: dict[int, Draft] = {}
+    done: dict[int, DraftVertex] = {}
 
-    def visit(draft: Draft) -> Iterator[Draft]:
+    def visit(draft: DraftVertex) -> Iterator[DraftVertex]:
         for term in draft.terms:
             if id(term.source) not in done:
                 yield from visit(term.source)
@@ -188,7 +188,7 @@ def in_order(last: Draft) -> list[Draft]:
     return list(visit(last))
 
 
-def named_terms(draft: Draft) -> list[Term]:
+def named_terms(draft: DraftVertex) -> list[Term]:
     """Its edges to be, with slots where several start at one source."""
     sources = [term.source for term in draft.terms]
     slots = [str(1 + sources[:i].count(source)) for i, source in enumerate(sources)]
@@ -198,7 +198,7 @@ def named_terms(draft: Draft) -> list[Term]:
     ]
 
 
-def to_config(name: str, last: Draft) -> dict[str, Any]:
+def to_config(name: str, last: DraftVertex) -> dict[str, Any]:
     """The base graph whose output is the last draft, as a configuration that `BaseGraph.from_config` reads.
 
     Raises:
@@ -209,7 +209,7 @@ def to_config(name: str, last: Draft) -> dict[str, Any]:
     edges: list[dict[str, Any]] = []
     joined = {id(draft): id(draft) for draft in drafts}
 
-    def group(draft: Draft) -> int:
+    def group(draft: DraftVertex) -> int:
         key = id(draft)
         while joined[key] != key:
             key = joined[key]

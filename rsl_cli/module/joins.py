@@ -6,7 +6,7 @@ from dataclasses import replace
 from torch import nn
 
 from rsl_cli.module.call import IDENTITY, Call
-from rsl_cli.module.draft import COPIES, Bias, Draft, Part, Term, Value
+from rsl_cli.module.draft import COPIES, Bias, DraftVertex, Part, Term, Value
 
 
 def add(call: Call, first: object, second: object, alpha: float = 1) -> Value:
@@ -19,7 +19,9 @@ def add(call: Call, first: object, second: object, alpha: float = 1) -> Value:
         return _add_parameter(call, call.one(value), parameter)
     parts = _alike(call, first, second)
     folded = [part.draft for part in parts if part.open and part.draft.is_sum]
-    draft = Draft(folded[-1].name if folded else call.name, call.where, parts[0].draft.copies, parts[0].draft.space)
+    draft = DraftVertex(
+        folded[-1].name if folded else call.name, call.where, parts[0].draft.copies, parts[0].draft.space
+    )
     for part in parts:
         draft.terms += part.draft.terms if part.draft in folded else [Term(part.draft, IDENTITY)]
         draft.biases += part.draft.biases if part.draft in folded else []
@@ -30,7 +32,7 @@ def mul(call: Call, first: object, second: object) -> Value:
     """A product of two results."""
     parts = _alike(call, first, second)
     terms = [Term(part.draft, IDENTITY, None, slot) for part, slot in zip(parts, "ab", strict=True)]
-    draft = Draft(call.name, call.where, parts[0].draft.copies, parts[0].draft.space, terms, combine="product")
+    draft = DraftVertex(call.name, call.where, parts[0].draft.copies, parts[0].draft.space, terms, combine="product")
     return Value((Part(draft, parts[0].axes),))
 
 
@@ -64,7 +66,7 @@ def _add_parameter(call: Call, part: Part, parameter: nn.Parameter) -> Value:
         )
     name, shape = call.name_of(parameter), (copies, *sizes[len(full) - len(space) :])
     draft = part.draft if part.open and part.draft.is_sum else None
-    draft = draft or Draft(call.name, call.where, part.draft.copies, space, [Term(part.draft, IDENTITY)])
+    draft = draft or DraftVertex(call.name, call.where, part.draft.copies, space, [Term(part.draft, IDENTITY)])
     draft.biases.append(Bias(kinds[sizes], lambda state: state[name].reshape(shape)))
     return Value((replace(part, draft=draft, open=True),))
 

@@ -14,7 +14,7 @@ from torch.nn.utils import parametrize
 
 from rsl_cli.errors import GraphError
 from rsl_cli.module.call import Call
-from rsl_cli.module.draft import FLAT, Draft, Part, Value
+from rsl_cli.module.draft import FLAT, DraftVertex, Part, Value
 from rsl_cli.module.layers import FUNCTIONS, MODULES
 from rsl_cli.parts import Space
 
@@ -27,7 +27,7 @@ _FOLD = (
 )
 
 
-def read_module(module: nn.Module, input_shape: Sequence[int]) -> Draft:
+def read_module(module: nn.Module, input_shape: Sequence[int]) -> DraftVertex:
     """Trace a module and find the vertex that each call makes.
 
     Args:
@@ -138,7 +138,7 @@ class _Reader(fx.Interpreter):
         self.readers: dict[str, tuple[str, str]] = {}
         self.values: dict[fx.Node, Any] = {}
         self.names = {"x", "y"}
-        self.last: Draft | None = None
+        self.last: DraftVertex | None = None
 
     def run_node(self, n: fx.Node) -> Any:
         """Compute one call and read it."""
@@ -151,7 +151,7 @@ class _Reader(fx.Interpreter):
         if n.op == "placeholder" and isinstance(result, Tensor):
             axes = ((),) * (result.dim() - 1 - len(self.input_shape))  # One channel that the samples do not show.
             axes += tuple((axis,) for axis in range(len(self.input_shape)))
-            self.values[n] = Value((Part(Draft("x", "the input", 1, self.input_shape), axes, open=False),))
+            self.values[n] = Value((Part(DraftVertex("x", "the input", 1, self.input_shape), axes, open=False),))
         elif n.op == "output":
             self.last = self._output(n)
         elif known and n.op != "get_attr" and _holds_tensors(result):
@@ -198,7 +198,7 @@ class _Reader(fx.Interpreter):
         if inplace and len(_readers(source)) > 1:
             raise GraphError(f"{self._where(node)}: changes in place what is read again; accepted: without inplace")
 
-    def _output(self, node: fx.Node) -> Draft:
+    def _output(self, node: fx.Node) -> DraftVertex:
         value = self.values.get(node.args[0]) if isinstance(node.args[0], fx.Node) else None
         where = f"module {type(self.root).__name__}"
         part = value.parts[0] if isinstance(value, Value) and len(value.parts) == 1 else None

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from rsl_cli.module.call import INPUT_MAPS, Call
-from rsl_cli.module.draft import COPIES, FLAT, MAPS, TOKENS, Bias, Draft, Part, Read, Term, Value
+from rsl_cli.module.draft import COPIES, FLAT, MAPS, TOKENS, Bias, DraftVertex, Part, Read, Term, Value
 
 
 def linear(call: Call, layer: nn.Linear, value: Value) -> Value:
@@ -45,7 +45,7 @@ def matrix(call: Call, name: str, value: object, weight: Read, bias: Read | None
         width = math.prod(part.size(axis) for axis in last)
         terms.append(Term(part.draft, options, _columns(weight, slice(start, start + width), part)))
         start += width
-    kind, draft = "feature", Draft(name, call.where, 1, (first[0], rows) if rank == 2 else (), terms)
+    kind, draft = "feature", DraftVertex(name, call.where, 1, (first[0], rows) if rank == 2 else (), terms)
     axes = TOKENS
     if rank == 1:
         kind, axes, draft.copies = True, FLAT, rows
@@ -104,7 +104,7 @@ def conv(call: Call, layer: nn.Conv2d, value: Value) -> Value:
             Term(part.draft, options, _kernels(weight, slice(start, start + width), part.axes != INPUT_MAPS[0]))
         )
         start += width
-    draft = Draft(call.name, call.where, layer.out_channels, call.shape[1:], terms)
+    draft = DraftVertex(call.name, call.where, layer.out_channels, call.shape[1:], terms)
     if layer.bias is not None:
         bias = parameter_named(call.name_of(layer.bias))
         draft.biases.append(Bias("copy", lambda state: bias(state)[:, None, None]))

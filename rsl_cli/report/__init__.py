@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from rsl_cli.errors import ConfigError, StoreError, first_line, one_of
 from rsl_cli.report import tables
+from rsl_cli.report.diagnostics import read_diagnostics
 from rsl_cli.report.judgement import judge_views
-from rsl_cli.report.measures import read_measures
 from rsl_cli.report.runs import StudyRuns, read_runs
 from rsl_cli.report.terminal import loss_plot
 from rsl_cli.report.verdict import give_verdict
@@ -64,12 +64,12 @@ def write_report(
     _check_delta(delta)
     runs = read_runs(store, tidy=True)
     own = own_figures(store, named_figures(runs.study.get("config", {})))
-    views, measures = judge_views(runs), read_measures(store, runs)
-    verdict: dict[str, Any] = give_verdict(runs, views, delta, measures)
+    views, diagnostics = judge_views(runs), read_diagnostics(store, runs)
+    verdict: dict[str, Any] = give_verdict(runs, views, delta, diagnostics)
     if runs.faults:
         verdict["damaged"] = list(runs.faults)
     summary = tables.summarise(runs)
-    figures = draw_all(drawings(runs, verdict["headline"], views.headline.law, delta, measures), formats)
+    figures = draw_all(drawings(runs, verdict["headline"], views.headline.law, delta, diagnostics), formats)
     for name, figure in own.items():
         figures |= {f"{name}.{form}": content for form, content in encoded(figure, formats).items()}
     texts = {
@@ -91,7 +91,7 @@ def write_report(
         summary,
         known,
         law=views.headline.law,
-        measures=measures,
+        diagnostics=diagnostics,
         refresh=refresh,
         own={name: figures.get(f"{name}.png") or encoded(figure, ["png"])["png"] for name, figure in own.items()},
     )
@@ -135,7 +135,7 @@ def judge(study: str | Path, *, delta: float = DELTA) -> Verdict:
     _check_delta(delta)
     store = open_study(study)
     runs = read_runs(store)
-    content = give_verdict(runs, judge_views(runs), delta, read_measures(store, runs))
+    content = give_verdict(runs, judge_views(runs), delta, read_diagnostics(store, runs))
     return Verdict(content["verdict"], content["headline"], tuple(content["reasons"]), content)
 
 
@@ -174,9 +174,9 @@ def _drawings(store: StudyStore) -> "dict[str, Drawing]":
     from rsl_cli.report.plots import drawings
 
     runs = read_runs(store)
-    views, measures = judge_views(runs), read_measures(store, runs)
-    headline = give_verdict(runs, views, DELTA, measures)["headline"]
-    return drawings(runs, headline, views.headline.law, DELTA, measures)
+    views, diagnostics = judge_views(runs), read_diagnostics(store, runs)
+    headline = give_verdict(runs, views, DELTA, diagnostics)["headline"]
+    return drawings(runs, headline, views.headline.law, DELTA, diagnostics)
 
 
 def write_comparison(

@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from rsl_cli.report.runs import StudyRuns, Table, Which
+from rsl_cli.report.runs import LossTable, StudyRuns, Which
 from rsl_cli.stats import (
     MIN_LIFTS,
     MIN_SEEDS,
@@ -162,7 +162,7 @@ def judge_views(runs: StudyRuns) -> Views:
     )
 
 
-def judge(table: Table, planned: Sequence[int] = ()) -> Judgement:
+def judge(table: LossTable, planned: Sequence[int] = ()) -> Judgement:
     """Judge the limits of a table's losses.
 
     `falls`: the limits fall for certain along the lifts (a rank test of intervals), and over the last doubling too (a
@@ -222,7 +222,7 @@ def judge(table: Table, planned: Sequence[int] = ()) -> Judgement:
     return replace(evidence, why=_doubt(curve), rests_on=rests_on, seeds_needed=_seeds_needed(curve))
 
 
-def _curve(table: Table) -> _Curve:
+def _curve(table: LossTable) -> _Curve:
     lifts, x, loss, low, high = [], [], [], [], []
     with np.errstate(divide="ignore"):
         bottom, top = np.log(table.low), np.log(table.high)
@@ -244,7 +244,7 @@ def _curve(table: Table) -> _Curve:
     return _Curve(tuple(lifts), np.array(x), tuple(loss), tuple(low), tuple(high), False, np.array(counts))
 
 
-def _too_little(table: Table, curve: _Curve) -> str | None:
+def _too_little(table: LossTable, curve: _Curve) -> str | None:
     lifts, seeds = len(table.lifts), len(table.seeds)
     if lifts == 0:
         return "there is no run to judge"

@@ -14,8 +14,8 @@ from markupsafe import Markup
 from matplotlib.colors import to_hex
 
 from rsl_cli.report.charts import charts, size_axes
+from rsl_cli.report.diagnostics import NOTHING, DiagnosticTables
 from rsl_cli.report.joint import params_of
-from rsl_cli.report.measures import NOTHING, Measures
 from rsl_cli.report.page_data import MOST_DRAWN, MOST_LISTED, Data, page_data
 from rsl_cli.report.runs import LOSS_NAMES, StudyRuns, Which
 from rsl_cli.report.tables import LiftSummary, summary_cells
@@ -57,7 +57,7 @@ def render_page(
     files: Mapping[str, bytes],
     *,
     law: Law | None = None,
-    measures: Measures = NOTHING,
+    diagnostics: DiagnosticTables = NOTHING,
     own: Mapping[str, bytes] | None = None,
     refresh: int | None = None,
 ) -> str:
@@ -69,14 +69,14 @@ def render_page(
         summary: rows of the summary table.
         files: name -> content of the files beside the page; those of text are in the page too.
         law: what the limits follow, if the data accept a law.
-        measures: what was measured on the networks.
+        diagnostics: what was measured on the networks.
         own: name -> PNG of figures of the user's own.
         refresh: seconds after which the page loads itself again, if it is of a running study.
 
     Returns:
         HTML in which every text of the study is escaped.
     """
-    data = page_data(runs, measures, float(verdict["delta"]))
+    data = page_data(runs, diagnostics, float(verdict["delta"]))
     drawn = charts(runs, data, _law_points(runs, law)) if runs.done else {}
     columns, constant = _columns(data)
     headers, lines = summary_cells(summary)

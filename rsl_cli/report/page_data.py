@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rsl_cli.report.diagnostics import DiagnosticTables
 from rsl_cli.report.joint import clock_of, isochrone_grid, losses_at, params_of
-from rsl_cli.report.measures import Measures
 from rsl_cli.report.population_plots import drift_kinds, quartiles
 from rsl_cli.report.runs import Run, StudyRuns, Which
 from rsl_cli.report.tangent import flow_curves, inside_shares, kappa_at_start, telling_epsilon
@@ -31,12 +31,12 @@ _MOST_POINTS = 18_000
 _DIGITS = 4
 
 
-def page_data(runs: StudyRuns, measures: Measures, delta: float) -> Data:
+def page_data(runs: StudyRuns, diagnostics: DiagnosticTables, delta: float) -> Data:
     """Return the tables of a page.
 
     Args:
         runs: the study.
-        measures: what was measured on its networks.
+        diagnostics: what was measured on its networks.
         delta: accepted probability of missing a target.
 
     Returns:
@@ -51,9 +51,9 @@ def page_data(runs: StudyRuns, measures: Measures, delta: float) -> Data:
         "isochrones": _isochrones(runs),
         "success": _success(runs),
         "learning": _learning(runs, delta),
-        **_tangent(runs, drawn, measures),
-        "coverage": _coverage(measures),
-        "drift": _drift(measures),
+        **_tangent(runs, drawn, diagnostics),
+        "coverage": _coverage(diagnostics),
+        "drift": _drift(diagnostics),
     }
     return {name: table for name, table in found.items() if table["rows"] or name == "runs"}
 
@@ -202,20 +202,20 @@ def _learning(runs: StudyRuns, delta: float) -> dict[str, list[Any]]:
     return table_of(["eps", "some", "point", "low", "high"], rows)
 
 
-def _tangent(runs: StudyRuns, drawn: Sequence[Run], measures: Measures) -> Data:
+def _tangent(runs: StudyRuns, drawn: Sequence[Run], diagnostics: DiagnosticTables) -> Data:
     kappa = [
         [eps, figure_of(eps), lift, *quartiles_of(values), int(np.isinf(values).sum()), values.size]
-        for eps, row in kappa_at_start(measures.tangent).items()
+        for eps, row in kappa_at_start(diagnostics.tangent).items()
         for lift, values in row.items()
     ]
     names, flow = {run.name: run for run in drawn}, []
-    for curve in flow_curves(runs, runs.trajectories, measures.tangent):
+    for curve in flow_curves(runs, runs.trajectories, diagnostics.tangent):
         if curve.run in names:
             rows = zip(curve.time, curve.loss, curve.loss_bound, curve.distance, curve.length_bound, strict=True)
             kept = set(thinned(curve.time, 30).tolist())
             start = [curve.run, curve.lift, names[curve.run].key.seed]
             flow += [[*start, *map(_positive, row)] for i, row in enumerate(rows) if i in kept]
-    shares, inside = inside_shares(measures.tangent), []
+    shares, inside = inside_shares(diagnostics.tangent), []
     if shares:
         for level, row in shares[telling_epsilon(shares)].items():
             name = "any finite κ" if math.isinf(level) else f"κ ≤ {figure_of(level)}"
@@ -230,22 +230,22 @@ def _tangent(runs: StudyRuns, drawn: Sequence[Run], measures: Measures) -> Data:
     }
 
 
-def _coverage(measures: Measures) -> dict[str, list[Any]]:
-    if not len(measures.coverage):
+def _coverage(diagnostics: DiagnosticTables) -> dict[str, list[Any]]:
+    if not len(diagnostics.coverage):
         return table_of([], [])
     rows = [
         [vertex, f"{eta:g}", lift, quantile(group["covering"], 0.5) or None, quantile(group["share"], 0.5)]
-        for vertex, part in measures.coverage.by("vertex").items()
+        for vertex, part in diagnostics.coverage.by("vertex").items()
         for eta, series in part.by("eta").items()
         for lift, group in series.by("lift").items()
     ]
     return table_of(["vertex", "eta", "lift", "covering", "share"], rows)
 
 
-def _drift(measures: Measures) -> dict[str, list[Any]]:
+def _drift(diagnostics: DiagnosticTables) -> dict[str, list[Any]]:
     rows = []
-    for names, column, label in drift_kinds(measures.drift):
-        groups = measures.drift.by("group")
+    for names, column, label in drift_kinds(diagnostics.drift):
+        groups = diagnostics.drift.by("group")
         for name in names:
             for lift, low, middle, high in quartiles(groups[name], column):
                 rows.append([group_symbol(name), label, int(lift), *map(_positive, (low, middle, high))])

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from rsl_cli.report import canvas
 from rsl_cli.report.canvas import BLUE, DASHES, GREEN, GREY, ORANGE, SERIES, VERMILLION, WIDE, Drawing
+from rsl_cli.report.diagnostics import NOTHING, DiagnosticTables
 from rsl_cli.report.isochrones import draw_isochrones
-from rsl_cli.report.measures import NOTHING, Measures
 from rsl_cli.report.population_plots import population_drawings
 from rsl_cli.report.runs import LOSS_NAMES, Run, StudyRuns, Which
 from rsl_cli.report.tangent_plots import tangent_drawings
@@ -26,7 +26,7 @@ _DODGE: dict[Which, float] = {"test": -0.007, "train": 0.007}
 
 
 def drawings(
-    runs: StudyRuns, headline: str, fit: Law | None, delta: float, measures: Measures = NOTHING
+    runs: StudyRuns, headline: str, fit: Law | None, delta: float, diagnostics: DiagnosticTables = NOTHING
 ) -> dict[str, Drawing]:
     """What draws each figure of a report, by the figure's name.
 
@@ -35,7 +35,7 @@ def drawings(
         headline: the verdict in one line.
         fit: the law of the limits, if the data accept one.
         delta: accepted probability of missing a target.
-        measures: what was measured on the networks; a figure of something not measured is left out.
+        diagnostics: what was measured on the networks; a figure of something not measured is left out.
     """
     return {
         "isochrones": (lambda figure: draw_isochrones(figure, runs, headline), WIDE),
@@ -44,8 +44,8 @@ def drawings(
         "success": (lambda figure: _success(figure, runs, delta), WIDE),
         "learning_number": (lambda figure: _learning_number(figure, runs, delta), WIDE),
         **trajectory_drawings(runs, runs.trajectories),
-        **tangent_drawings(runs, runs.trajectories, measures.tangent),
-        **population_drawings(runs, measures),
+        **tangent_drawings(runs, runs.trajectories, diagnostics.tangent),
+        **population_drawings(runs, diagnostics),
     }
 
 

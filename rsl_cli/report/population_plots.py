@@ -9,27 +9,27 @@ from matplotlib.figure import Figure
 
 from rsl_cli.report import canvas
 from rsl_cli.report.canvas import DASHES, GREY, SERIES, WIDE, Drawing
-from rsl_cli.report.measures import Measures, Rows
+from rsl_cli.report.diagnostics import DiagnosticTables, Rows
 from rsl_cli.report.runs import StudyRuns
 from rsl_cli.report.words import CAPTIONS, group_symbol
 from rsl_cli.stats import quantile
 
 
-def population_drawings(runs: StudyRuns, measures: Measures) -> dict[str, Drawing]:
+def population_drawings(runs: StudyRuns, diagnostics: DiagnosticTables) -> dict[str, Drawing]:
     """Return the figures of covering and of drift, each if it was measured.
 
     Args:
         runs: the study.
-        measures: rows of all runs.
+        diagnostics: rows of all runs.
     """
     drawings: dict[str, Drawing] = {}
-    if len(measures.coverage):
-        drawings["coverage"] = (lambda figure: _coverage(figure, runs, measures.coverage), WIDE)
-    kinds = drift_kinds(measures.drift)
+    if len(diagnostics.coverage):
+        drawings["coverage"] = (lambda figure: _coverage(figure, runs, diagnostics.coverage), WIDE)
+    kinds = drift_kinds(diagnostics.drift)
     if kinds:
         lines = sum(len(names) for names, _, _ in kinds)
         drawings["drift"] = (
-            lambda figure: _drift(figure, runs, measures.drift, kinds),
+            lambda figure: _drift(figure, runs, diagnostics.drift, kinds),
             (WIDE[0], 1.9 + 0.3 * max(5, lines)),
         )
     return drawings

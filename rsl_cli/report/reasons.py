@@ -4,8 +4,8 @@ import math
 import shlex
 from collections.abc import Sequence
 
+from rsl_cli.report.diagnostics import NOTHING, DiagnosticTables
 from rsl_cli.report.judgement import ALPHA, Judgement, Views
-from rsl_cli.report.measures import NOTHING, Measures
 from rsl_cli.report.outlook import Outlook, Success
 from rsl_cli.report.runs import LOSS_NAMES, Run, StudyRuns
 from rsl_cli.report.tangent import Inequality, check_inequality
@@ -47,7 +47,7 @@ def give_reasons(
     success: Success | None = None,
     outlook: Outlook | None = None,
     joint: JointLaw | None = None,
-    measures: Measures = NOTHING,
+    diagnostics: DiagnosticTables = NOTHING,
 ) -> list[str]:
     """Return the sentences behind a verdict, the deciding one first.
 
@@ -57,7 +57,7 @@ def give_reasons(
         success: the reading of its success table.
         outlook: when it is predicted to decide.
         joint: the law of lift and clock.
-        measures: what was measured on its networks.
+        diagnostics: what was measured on its networks.
     """
     chosen, crowded = views.headline, runs.overparametrised_lifts
     used = _judged(runs)
@@ -81,7 +81,7 @@ def give_reasons(
     return [
         *reasons,
         *_trainer_reasons(runs),
-        *_measured_reasons(measures),
+        *_measured_reasons(diagnostics),
         *_identity_reasons(runs),
         *_run_reasons(runs),
     ]
@@ -303,16 +303,16 @@ def _trainer_reasons(runs: StudyRuns) -> list[str]:
     return ["Trained by Levenberg-Marquardt: end points only, not the flow's path."]
 
 
-def _measured_reasons(measures: Measures) -> list[str]:
+def _measured_reasons(diagnostics: DiagnosticTables) -> list[str]:
     reasons = []
-    if len(measures.tangent):
-        found = check_inequality(measures.tangent)
+    if len(diagnostics.tangent):
+        found = check_inequality(diagnostics.tangent)
         if found.checked:
             reasons.append(_inequality_sentence(found))
         else:
             reasons.append("The Kurdyka-Lojasiewicz inequality could not be checked: no kappa is finite and positive.")
-    if measures.unreadable:
-        names = _listed(measures.unreadable)
+    if diagnostics.unreadable:
+        names = _listed(diagnostics.unreadable)
         reasons.append(f"Left out, since they cannot be read: {names}. Delete those runs' folders and run again.")
     return reasons
 

@@ -108,7 +108,7 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Table:
+class LossTable:
     """Losses of seeds by lifts, shape (seeds, lifts), both ascending; ``present`` is False where there is no loss.
 
     ``low`` and ``high`` bound the limits; ``high`` is no smaller than ``resolution``, the loss from which on a run has
@@ -213,7 +213,7 @@ class StudyRuns:
         """The finished runs that have this loss, diverged ones included."""
         return tuple(run for run in self.done if not math.isnan(run.loss(which)))
 
-    def table(self, which: Which, keep: Callable[[Run], bool] = lambda run: True) -> Table:
+    def table(self, which: Which, keep: Callable[[Run], bool] = lambda run: True) -> LossTable:
         """Arrange one loss of the runs to keep as seeds by lifts."""
         runs = [run for run in self.with_loss(which) if keep(run)]
         lifts, seeds = _sorted(run.key.lift for run in runs), _sorted(run.key.seed for run in runs)
@@ -228,7 +228,7 @@ class StudyRuns:
             least[place] = run.least if compared else run.resolved(which)
             low[place] = limit.low if limit.low > least[place] else 0.0
             high[place] = max(limit.high, least[place])
-        return Table(lifts, seeds, params, losses, low, high, least, ~np.isnan(losses))
+        return LossTable(lifts, seeds, params, losses, low, high, least, ~np.isnan(losses))
 
 
 @unswept()

@@ -1,7 +1,7 @@
 """What the tangent approximation numbers of a study say: kappa at the start, the inequality, the ball, the bounds.
 
-It reads the rows of `Measures.tangent`, in which every point of a run has one row per epsilon. kappa is infinite
-where no step reaches epsilon, and 0 where the loss is below it already.
+It reads the rows of `DiagnosticTables.tangent`, in which every point of a run has one row per epsilon. kappa is
+infinite where no step reaches epsilon, and 0 where the loss is below it already.
 """
 
 import math
@@ -11,11 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from rsl_cli.report.measures import Rows
+from rsl_cli.diagnostics.bound import kl_slack, length_bound, loss_bound
+from rsl_cli.report.diagnostics import Rows
 from rsl_cli.report.runs import StudyRuns
 from rsl_cli.stats import Proportion, clopper_pearson
 from rsl_cli.study.survey import Sampled
-from rsl_cli.theory.bound import kl_slack, length_bound, loss_bound
 
 Array = NDArray[np.float64]
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from rsl_cli.report import canvas
 from rsl_cli.report.canvas import BLUE, DASHES, GREY, SERIES, VERMILLION, WIDE, Drawing
-from rsl_cli.report.measures import Rows
+from rsl_cli.report.diagnostics import Rows
 from rsl_cli.report.runs import StudyRuns
 from rsl_cli.report.tangent import (
     ROUNDING,

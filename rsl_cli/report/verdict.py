@@ -6,9 +6,9 @@ from typing import Any
 
 from numpy.typing import ArrayLike
 
+from rsl_cli.report.diagnostics import NOTHING, DiagnosticTables
 from rsl_cli.report.joint import joint_law
 from rsl_cli.report.judgement import ALPHA, Judgement, Views
-from rsl_cli.report.measures import NOTHING, Measures
 from rsl_cli.report.outlook import foresee, read_success
 from rsl_cli.report.reasons import give_headline, give_reasons, worst_dissipation
 from rsl_cli.report.runs import StudyRuns
@@ -26,7 +26,9 @@ from rsl_cli.stats import (
 )
 
 
-def give_verdict(runs: StudyRuns, views: Views, delta: float, measures: Measures = NOTHING) -> dict[str, Any]:
+def give_verdict(
+    runs: StudyRuns, views: Views, delta: float, diagnostics: DiagnosticTables = NOTHING
+) -> dict[str, Any]:
     """Compose the verdict of a study.
 
     Success, approximation and learning numbers are of the headline loss over all lifts, diverged runs counting as
@@ -37,7 +39,7 @@ def give_verdict(runs: StudyRuns, views: Views, delta: float, measures: Measures
         runs: the study.
         views: its judgements.
         delta: accepted probability that training misses the target, for the learning number.
-        measures: what was measured on the networks; each table adds its keys, and a study without it lacks them.
+        diagnostics: what was measured on the networks; each table adds its keys, and a study without it lacks them.
 
     Returns:
         The content of ``verdict.json``: JSON values only.
@@ -48,7 +50,7 @@ def give_verdict(runs: StudyRuns, views: Views, delta: float, measures: Measures
     content = {
         "verdict": chosen.verdict,
         "headline": give_headline(runs, chosen),
-        "reasons": give_reasons(runs, views, pac, outlook, joint, measures),
+        "reasons": give_reasons(runs, views, pac, outlook, joint, diagnostics),
         "losses": runs.headline,
         "would_be": chosen.would_be,
         "fall": chosen.fall,
@@ -71,8 +73,8 @@ def give_verdict(runs: StudyRuns, views: Views, delta: float, measures: Measures
         "witness_degree": runs.witness_degree,
         "delta": delta,
         "alpha": ALPHA,
-        **_tangent(measures),
-        **_coverage(measures),
+        **_tangent(diagnostics),
+        **_coverage(diagnostics),
     }
     return {name: _plain(value) for name, value in content.items()}
 
@@ -93,11 +95,11 @@ def learning_numbers(runs: StudyRuns, delta: float) -> dict[float, tuple[int | N
     }
 
 
-def _tangent(measures: Measures) -> dict[str, Any]:
+def _tangent(diagnostics: DiagnosticTables) -> dict[str, Any]:
     """The checked inequality, kappa at the start (null: out of reach) and the shares of seeds within A(kappa, eps)."""
-    if not len(measures.tangent):
+    if not len(diagnostics.tangent):
         return {}
-    found = check_inequality(measures.tangent)
+    found = check_inequality(diagnostics.tangent)
     parts: dict[str, Any] = {
         "kurdyka_lojasiewicz": {
             "checked": found.checked,
@@ -105,7 +107,7 @@ def _tangent(measures: Measures) -> dict[str, Any]:
             "least_slack": _number(found.least_slack),
         }
     }
-    start, inside = kappa_at_start(measures.tangent), inside_shares(measures.tangent)
+    start, inside = kappa_at_start(diagnostics.tangent), inside_shares(diagnostics.tangent)
     if start:
         parts["tangent"] = {
             epsilon_key(epsilon): {str(lift): _quartiles(kappas) for lift, kappas in row.items()}
@@ -122,8 +124,8 @@ def _tangent(measures: Measures) -> dict[str, Any]:
     return parts
 
 
-def _coverage(measures: Measures) -> dict[str, Any]:
-    if not len(measures.coverage):
+def _coverage(diagnostics: DiagnosticTables) -> dict[str, Any]:
+    if not len(diagnostics.coverage):
         return {}
     return {
         "coverage": {
@@ -133,7 +135,7 @@ def _coverage(measures: Measures) -> dict[str, Any]:
                 }
                 for eta, series in rows.by("eta").items()
             }
-            for vertex, rows in measures.coverage.by("vertex").items()
+            for vertex, rows in diagnostics.coverage.by("vertex").items()
         }
     }
 

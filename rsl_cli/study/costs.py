@@ -13,7 +13,7 @@ from rsl_cli.lift import expected_parameters, fibre_sizes, mean_in_degree
 from rsl_cli.study.estimate import flops
 from rsl_cli.study.machine import memory_limit
 from rsl_cli.study.record import RunKey
-from rsl_cli.study.runner import Item, pack
+from rsl_cli.study.runner import RunBatch, pack
 from rsl_cli.study.spec import StudySpec
 from rsl_cli.train.first_order import FirstOrder
 from rsl_cli.train.flow import Flow
@@ -144,7 +144,7 @@ def effort(spec: StudySpec, degree: int) -> float:
     return _PER_MATRIX * (_STEP + one * spec.data.samples) + matrix
 
 
-def unions(spec: StudySpec, missing: Sequence[RunKey]) -> list[Item]:
+def unions(spec: StudySpec, missing: Sequence[RunKey]) -> list[RunBatch]:
     """What a study lacks as items, each as many runs as are well trained together."""
     return pack(
         missing,

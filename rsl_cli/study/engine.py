@@ -14,7 +14,7 @@ from rsl_cli.study.machine import cores
 
 if TYPE_CHECKING:
     from rsl_cli.study.executors import Finished
-    from rsl_cli.study.runner import Item, Progress
+    from rsl_cli.study.runner import Progress, RunBatch
     from rsl_cli.study.spec import StudySpec
 
 
@@ -55,7 +55,7 @@ class Executor(ABC):
         return
 
     @abstractmethod
-    def run(self, spec: "StudySpec", items: Sequence["Item"], progress: "Progress", finished: "Finished") -> None:
+    def run(self, spec: "StudySpec", items: Sequence["RunBatch"], progress: "Progress", finished: "Finished") -> None:
         """Train items; returns when each of their runs is done, or has failed.
 
         Args:
@@ -107,7 +107,7 @@ def _mapping(what: str, example: str) -> Key:
 class Local(Executor):
     """One item after the other in this process."""
 
-    def run(self, spec: "StudySpec", items: Sequence["Item"], progress: "Progress", finished: "Finished") -> None:
+    def run(self, spec: "StudySpec", items: Sequence["RunBatch"], progress: "Progress", finished: "Finished") -> None:
         """See `Executor.run`."""
         from rsl_cli.study.executors import run_here
 
@@ -125,7 +125,7 @@ class Process(Executor):
         """See `Executor.workers`."""
         return int(self.settings["workers"] or cores())
 
-    def run(self, spec: "StudySpec", items: Sequence["Item"], progress: "Progress", finished: "Finished") -> None:
+    def run(self, spec: "StudySpec", items: Sequence["RunBatch"], progress: "Progress", finished: "Finished") -> None:
         """See `Executor.run`."""
         from rsl_cli.study.executors import run_here
 
@@ -170,7 +170,7 @@ class Pilots(Executor):
     def end(self, spec: "StudySpec") -> None:
         """Tell all pilots of the study to save what they have, and to leave."""
 
-    def run(self, spec: "StudySpec", items: Sequence["Item"], progress: "Progress", finished: "Finished") -> None:
+    def run(self, spec: "StudySpec", items: Sequence["RunBatch"], progress: "Progress", finished: "Finished") -> None:
         """See `Executor.run`."""
         from rsl_cli.study.pilots import follow
 
@@ -277,7 +277,7 @@ class Target(Executor):
         "arguments": _mapping("its own keys", "{workers: 4}").about("its own keys, e.g. {workers: 4}; null: none"),
     }
 
-    def run(self, spec: "StudySpec", items: Sequence["Item"], progress: "Progress", finished: "Finished") -> None:
+    def run(self, spec: "StudySpec", items: Sequence["RunBatch"], progress: "Progress", finished: "Finished") -> None:
         """Never: `make_executor` makes the one that is named."""
         raise NotImplementedError
 

@@ -15,11 +15,11 @@ from rsl_cli.data import Dataset
 from rsl_cli.errors import TrainingError
 from rsl_cli.study.costs import memory
 from rsl_cli.study.machine import cores, memory_limit, prepare
-from rsl_cli.study.runner import Item, Progress, record_failure, work
+from rsl_cli.study.runner import Progress, RunBatch, record_failure, work
 from rsl_cli.study.spec import StudySpec
 from rsl_cli.study.worker import serve
 
-Finished = Callable[[Item, Mapping[str, str]], None]
+Finished = Callable[[RunBatch, Mapping[str, str]], None]
 """Called with (item, outcome by run folder) when an item has ended."""
 
 _ROOM = 0.8
@@ -32,32 +32,32 @@ _FAREWELL = 5.0
 """Seconds that a worker has to leave when told to."""
 
 
-def run_here(spec: StudySpec, items: Sequence[Item], progress: Progress, finished: Finished) -> None:
+def run_here(spec: StudySpec, batches: Sequence[RunBatch], progress: Progress, finished: Finished) -> None:
     """Train items on this machine; first all that are free, then those other processes held.
 
     Args:
         spec: the study; its executor says in how many processes.
-        items: what to train.
+        batches: what to train.
         progress: see `Progress`.
         finished: see `Finished`.
     """
-    busy: list[Item] = []
+    busy: list[RunBatch] = []
 
-    def sort(item: Item, outcome: Mapping[str, str]) -> None:
-        held = tuple(key for key in item.keys if outcome[key.directory] == "busy")
+    def sort(batch: RunBatch, outcome: Mapping[str, str]) -> None:
+        held = tuple(key for key in batch.keys if outcome[key.directory] == "busy")
         if held:
-            busy.append(Item(held))
-        finished(item, {name: state for name, state in outcome.items() if state != "busy"})
+            busy.append(RunBatch(held))
+        finished(batch, {name: state for name, state in outcome.items() if state != "busy"})
 
-    workers = min(spec.executor.workers, len(items))
+    workers = min(spec.executor.workers, len(batches))
     prepare()
     if workers > 1:
-        _Pool(spec, workers, progress, sort).run(items)
+        _Pool(spec, workers, progress, sort).run(batches)
     else:
-        for item in items:
-            sort(item, work(spec, item, progress))
-    for item in busy:
-        finished(item, work(spec, item, progress, wait=True))
+        for batch in batches:
+            sort(batch, work(spec, batch, progress))
+    for batch in busy:
+        finished(batch, work(spec, batch, progress, wait=True))
 
 
 class _Worker:
@@ -70,12 +70,12 @@ class _Worker:
         with _without_main():
             self.process.start()
         theirs.close()  # Held by the worker alone, so that its death shows as the end of what it says.
-        self.item: Item | None = None
+        self.batch: RunBatch | None = None
         self.silent = 0.0
 
-    def start(self, item: Item) -> None:
-        self.item, self.silent = item, 0.0
-        self.connection.send([(key.lift, key.seed, key.run_id) for key in item.keys])
+    def start(self, batch: RunBatch) -> None:
+        self.batch, self.silent = batch, 0.0
+        self.connection.send([(key.lift, key.seed, key.run_id) for key in batch.keys])
 
     def messages(self) -> Iterator[tuple[Any, ...]]:
         """What it has said; raises EOFError if it is dead."""
@@ -103,11 +103,11 @@ class _Pool:
         self.room = math.inf if spec.device == "cuda" else _ROOM * memory_limit()
         self.free: list[_Worker] = []
         self.busy: list[_Worker] = []
-        self.again: list[Item] = []
+        self.again: list[RunBatch] = []
 
-    def run(self, items: Sequence[Item]) -> None:
+    def run(self, batches: Sequence[RunBatch]) -> None:
         # The largest first, so that no long item is left for the end.
-        waiting = sorted(items, key=lambda item: -item.lift)
+        waiting = sorted(batches, key=lambda batch: -batch.lift)
         try:
             while waiting or self.busy or self.again:
                 self._hand_out(waiting)
@@ -120,69 +120,71 @@ class _Pool:
         finally:
             _end([*self.busy, *self.free])
 
-    def _hand_out(self, waiting: list[Item]) -> None:
-        while waiting and len(self.busy) < self.most and (item := self._fitting(waiting)):
-            waiting.remove(item)
-            self._start(item)
+    def _hand_out(self, waiting: list[RunBatch]) -> None:
+        while waiting and len(self.busy) < self.most and (batch := self._fitting(waiting)):
+            waiting.remove(batch)
+            self._start(batch)
         # What a worker died of is tried once more, with the whole machine to itself.
         if self.again and not (waiting or self.busy):
             self._start(self.again[0])
 
-    def _start(self, item: Item) -> None:
+    def _start(self, batch: RunBatch) -> None:
         self.free = [worker for worker in self.free if worker.process.is_alive()]
         worker = self.free.pop() if self.free else _Worker(self.config, self.spec.data, self.threads)
         self.busy.append(worker)
-        worker.start(item)
+        worker.start(batch)
 
-    def _fitting(self, waiting: Sequence[Item]) -> Item | None:
+    def _fitting(self, waiting: Sequence[RunBatch]) -> RunBatch | None:
         """The largest that fits beside what is running; where nothing is, the smallest in any case."""
-        left = self.room - sum(self._bytes(worker.item) for worker in self.busy)
-        fits = (item for item in waiting if self._bytes(item) <= left)
+        left = self.room - sum(self._bytes(worker.batch) for worker in self.busy)
+        fits = (batch for batch in waiting if self._bytes(batch) <= left)
         return next(fits, None) or (None if self.busy else min(waiting, key=self._bytes))
 
-    def _bytes(self, item: Item | None) -> float:
-        return sum(memory(self.spec, key.lift) for key in item.keys) if item else 0.0
+    def _bytes(self, batch: RunBatch | None) -> float:
+        return sum(memory(self.spec, key.lift) for key in batch.keys) if batch else 0.0
 
     def _listen(self, worker: _Worker, passed: float) -> None:
-        item, before = worker.item, worker.silent
-        assert item is not None
+        batch, before = worker.batch, worker.silent
+        assert batch is not None
         worker.silent += passed
         try:
             for message in worker.messages():
                 match message:
                     case ("progress", *figures):
-                        self.progress(item, *figures)
+                        self.progress(batch, *figures)
                     case ("done", outcome):
                         self.busy.remove(worker)
                         self.free.append(worker)
-                        self.again = [one for one in self.again if one is not item]
-                        self.finished(item, outcome)
+                        self.again = [one for one in self.again if one is not batch]
+                        self.finished(batch, outcome)
                         return
                     case ("error", error):
                         raise error
         except EOFError:
             self.busy.remove(worker)
-            self._lost(item, worker.death())
+            self._lost(batch, worker.death())
             return
         if before < _SILENT <= worker.silent:
             print(
-                f"rsl: worker process {worker.process.pid}, at lift {item.lifts}, is silent for {_SILENT:.0f} s; if "
+                f"rsl: worker process {worker.process.pid}, at lift {batch.lifts}, is silent for {_SILENT:.0f} s; if "
                 f"it was stopped, `kill -CONT {worker.process.pid}` lets it go on; it is ended after {_GIVEN_UP:.0f} s",
                 file=sys.stderr,
             )
         if worker.silent > _GIVEN_UP:
             worker.process.kill()
 
-    def _lost(self, item: Item, death: str) -> None:
+    def _lost(self, batch: RunBatch, death: str) -> None:
         """A worker died: what it held is tried again alone, run by run, and fails if that is deadly too."""
-        if item not in self.again:
-            self.again += [Item((key,)) for key in item.keys]
-            print(f"rsl: a worker process died {death}, training lift {item.lifts}; tried again alone", file=sys.stderr)
+        if batch not in self.again:
+            self.again += [RunBatch((key,)) for key in batch.keys]
+            print(
+                f"rsl: a worker process died {death}, training lift {batch.lifts}; tried again alone", file=sys.stderr
+            )
             return
-        self.again.remove(item)
-        (key,) = item.keys
+        self.again.remove(batch)
+        (key,) = batch.keys
         error = TrainingError(f"its worker process died {death}, with no other beside it; finished runs are kept")
-        self.finished(item, {key.directory: record_failure(self.spec, key, error)})
+        self.finished(batch, {key.directory: record_failure(self.spec, key, error)})
 
 
 @contextmanager

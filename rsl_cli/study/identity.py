@@ -9,7 +9,7 @@ from typing import Any
 from rsl_cli.data import content_identity
 from rsl_cli.errors import StoreError
 from rsl_cli.graph import BaseGraph, EdgeLifting
-from rsl_cli.study.measurements import Theory
+from rsl_cli.study.diagnostics import Diagnostics
 from rsl_cli.study.resolve import Resolved
 from rsl_cli.study.store import SCHEMA, StudyStore
 from rsl_cli.train.trainers import horizon_keys
@@ -32,7 +32,7 @@ def study_identity(study: Resolved, lifting: EdgeLifting) -> dict[str, Any]:
         "parametrization": study.config["parametrization"],
         "trainer": study.trainer.identity(),
         # Nothing measured, nothing named: such runs are what they were before anything could be.
-        **({"theory": study.theory.identity()} if study.theory != Theory() else {}),
+        **({"theory": study.diagnostics.identity()} if study.diagnostics != Diagnostics() else {}),
     }
 
 

@@ -18,7 +18,7 @@ from rsl_cli.study.engine import EXECUTORS, Pilots
 from rsl_cli.study.executors import Finished
 from rsl_cli.study.leases import Holder, holders
 from rsl_cli.study.machine import prepare
-from rsl_cli.study.runner import Item, LeavingError, Progress, is_reached, make_plan, stand_of, work
+from rsl_cli.study.runner import LeavingError, Progress, RunBatch, is_reached, make_plan, stand_of, work
 from rsl_cli.study.spec import StudySpec
 from rsl_cli.study.store import RunKey, StudyStore
 
@@ -96,13 +96,13 @@ def pilot(
     return tally
 
 
-def tell(item: Item, outcome: Mapping[str, str], stream: TextIO | None = None) -> None:
+def tell(item: RunBatch, outcome: Mapping[str, str], stream: TextIO | None = None) -> None:
     """Note what a pilot has finished, a line for each run; see `Finished`."""
     for name, state in outcome.items():
         print(time.strftime("%Y-%m-%d %H:%M:%S"), state, name, file=stream, flush=True)
 
 
-def _todo(store: StudyStore, grids: dict[int, StudySpec], began: float) -> list[tuple[StudySpec, Item]]:
+def _todo(store: StudyStore, grids: dict[int, StudySpec], began: float) -> list[tuple[StudySpec, RunBatch]]:
     """What is missing and has not failed since a time, the latest grid first."""
     todo, seen = [], set()
     stored = store.grids()
@@ -129,7 +129,7 @@ def _spec_of(store: StudyStore, grid: Mapping[str, Any], data: Dataset | None) -
     return StudySpec.from_config({**grid["config"], **own, "executor": executor}, data)
 
 
-def follow(engine: Pilots, spec: StudySpec, items: Sequence[Item], progress: Progress, finished: Finished) -> None:
+def follow(engine: Pilots, spec: StudySpec, items: Sequence[RunBatch], progress: Progress, finished: Finished) -> None:
     """Have pilots train items: start them, replace those that died, and follow the study's folder until all is done.
 
     Args:
@@ -153,7 +153,7 @@ def follow(engine: Pilots, spec: StudySpec, items: Sequence[Item], progress: Pro
             ended = _ended(spec, missing, began)
             for key, state in ended.items():
                 missing.discard(key)
-                finished(Item((key,)), {key.directory: state})
+                finished(RunBatch((key,)), {key.directory: state})
             _report(missing, held, progress)
             if missing:
                 crew.keep(len(missing), at_work=bool(ended or held))
@@ -224,7 +224,7 @@ def _report(missing: set[RunKey], held: Mapping[str, Holder], progress: Progress
     for keys in items.values():
         note = held[keys[0].directory].note
         if note:
-            progress(Item(tuple(keys)), int(note["step"]), int(note["steps"]), float(note["loss"]))
+            progress(RunBatch(tuple(keys)), int(note["step"]), int(note["steps"]), float(note["loss"]))
 
 
 def _failed_since(store: StudyStore, key: RunKey, began: float) -> bool:

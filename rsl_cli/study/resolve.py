@@ -17,11 +17,11 @@ from rsl_cli.lift import check_fibres, sample_lift
 from rsl_cli.module import module_config
 from rsl_cli.network import LiftedNetwork
 from rsl_cli.registry import Origin
+from rsl_cli.study.diagnostics import Diagnostics
 from rsl_cli.study.estimate import flow_of_classes
-from rsl_cli.study.measurements import Theory
 from rsl_cli.study.parse import Asked
 from rsl_cli.train.losses import Loss, check_fit, read_loss
-from rsl_cli.train.trainers import Settings, chosen_trainer, trainer_settings
+from rsl_cli.train.trainers import TrainerSettings, chosen_trainer, trainer_settings
 
 _NAMING = ("base", "dataset", "trainer")
 """Groups whose names make a study's, where none is given."""
@@ -38,7 +38,7 @@ class Resolved:
         trainer: its settings.
         loss: of a sample.
         loss_origin: where it comes from, if it is a user's.
-        theory: what is measured on each run's networks.
+        diagnostics: what is measured on each run's networks.
         name: the study's folder below ``results_dir``.
         notes: lines for the plan.
     """
@@ -46,10 +46,10 @@ class Resolved:
     config: Mapping[str, Any]
     base: BaseGraph
     data: Dataset
-    trainer: Settings
+    trainer: TrainerSettings
     loss: Loss
     loss_origin: Origin | None
-    theory: Theory
+    diagnostics: Diagnostics
     name: str
     notes: tuple[str, ...]
 
@@ -80,11 +80,11 @@ def resolve(asked: Asked, data: Dataset | None = None) -> Resolved:
     default = "cross_entropy" if data.task == "classification" else "mse"
     loss, origin = read_loss(default if full["loss"] is None else full["loss"])
     check_fit(loss, data)
-    theory = Theory.from_config(full["theory"], trainer, loss, data)
+    diagnostics = Diagnostics.from_config(full["theory"], trainer, loss, data)
     for degree in (asked.lifts[0], asked.lifts[-1]):
         # Before anything is written: fibres that cannot be joined as asked show here.
         check_fibres(base, degree, asked.lifting)
-    return Resolved(full, base, data, trainer, loss, origin, theory, _name(full), notes)
+    return Resolved(full, base, data, trainer, loss, origin, diagnostics, _name(full), notes)
 
 
 def planted(base: Mapping[str, Any], dataset: Mapping[str, Any], lifting: EdgeLifting) -> LiftedNetwork:
@@ -132,7 +132,7 @@ def _shapes(dataset: Mapping[str, Any]) -> tuple[list[tuple[int, ...]], int]:
 
 
 def _horizons(
-    config: Any, lifts: Sequence[int], trainer: Mapping[str, Any], settings: Settings
+    config: Any, lifts: Sequence[int], trainer: Mapping[str, Any], settings: TrainerSettings
 ) -> dict[str, dict[str, Any]]:
     """Horizons of single lifts, checked: by lift, keys of the trainer that say how far its runs are carried."""
     checked: dict[str, dict[str, Any]] = {}

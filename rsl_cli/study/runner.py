@@ -13,9 +13,9 @@ from typing import Any
 from rsl_cli.errors import CheckpointError, RslError, StoreError, TrainingError, first_line
 from rsl_cli.lift import disjoint_union, expected_parameters, sample_lift
 from rsl_cli.network import LiftedNetwork
+from rsl_cli.study.diagnostics import with_path_before
 from rsl_cli.study.identity import refuse_other
 from rsl_cli.study.leases import Claim, LeaseLostError, holders
-from rsl_cli.study.measurements import with_path_before
 from rsl_cli.study.record import Record
 from rsl_cli.study.spec import StudySpec
 from rsl_cli.study.store import RunKey, StudyStore
@@ -25,7 +25,7 @@ from rsl_cli.train.objective import Objective
 from rsl_cli.train.trainers import from_results, train
 from rsl_cli.train.trajectory import FINAL, Stand, TrainingResult
 
-Progress = Callable[["Item", int, int, float], None]
+Progress = Callable[["RunBatch", int, int, float], None]
 """Called with (item, step, steps, median loss) while an item is training."""
 
 _LOOK, _WORD = 1.0, 60.0
@@ -39,7 +39,7 @@ class LeavingError(RslError):
 
 
 @dataclass(frozen=True)
-class Item:
+class RunBatch:
     """Runs that train together as one union."""
 
     keys: tuple[RunKey, ...]
@@ -57,7 +57,7 @@ class Item:
 
 
 @dataclass(frozen=True)
-class Plan:
+class StudyPlan:
     """What a study has and lacks.
 
     Args:
@@ -80,12 +80,12 @@ class Plan:
         return self.missing[:1] if self.first else self.missing
 
 
-def make_plan(spec: StudySpec, *, first: bool = False) -> Plan:
+def make_plan(spec: StudySpec, *, first: bool = False) -> StudyPlan:
     """Compare what is asked for with what is stored; writes nothing.
 
     Args:
         spec: the study.
-        first: see `Plan`.
+        first: see `StudyPlan`.
 
     Raises:
         StoreError: the study's folder computes something else.
@@ -95,7 +95,7 @@ def make_plan(spec: StudySpec, *, first: bool = False) -> Plan:
     stands = {key: stand for key, record in found.items() if (stand := _stand(record)) is not None}
     missing = tuple(key for key in keys if not is_reached(spec, key, stands.get(key)))
     parameters = {lift: expected_parameters(spec.base, lift, spec.lifting) for lift in spec.lifts}
-    return Plan(keys, missing, stands, parameters, first)
+    return StudyPlan(keys, missing, stands, parameters, first)
 
 
 def stand_of(store: StudyStore, key: RunKey) -> Stand | None:
@@ -131,7 +131,7 @@ def keys_of(spec: StudySpec) -> list[RunKey]:
 
 def pack(
     missing: Sequence[RunKey], size: Callable[[int, int], int], may_share: Callable[[Sequence[int]], bool]
-) -> list[Item]:
+) -> list[RunBatch]:
     """Group missing runs into unions, those of each degree shared out.
 
     Args:
@@ -149,12 +149,12 @@ def pack(
                 fresh[-1] += part
             else:
                 fresh.append(part)
-    return [Item(keys) for keys in fresh]
+    return [RunBatch(keys) for keys in fresh]
 
 
 def work(
     spec: StudySpec,
-    item: Item,
+    batch: RunBatch,
     progress: Progress | None = None,
     *,
     wait: bool = False,
@@ -164,7 +164,7 @@ def work(
 
     Args:
         spec: the study.
-        item: what to train; runs that are as far as asked for, or held by another process, are left alone.
+        batch: what to train; runs that are as far as asked for, or held by another process, are left alone.
         progress: see `Progress`.
         wait: go on until no run is held by another process, saying once a minute by which, instead of leaving it out.
         leave: once set, what has been trained is saved, and `LeavingError` raised.
@@ -172,25 +172,27 @@ def work(
     Returns:
         ``done``, ``failed`` or ``busy`` by run folder.
     """
-    outcome, said = _attempt(spec, item, progress, leave), time.monotonic()
-    while wait and (held := [key for key in item.keys if outcome[key.directory] == "busy"]):
+    outcome, said = _attempt(spec, batch, progress, leave), time.monotonic()
+    while wait and (held := [key for key in batch.keys if outcome[key.directory] == "busy"]):
         time.sleep(_LOOK)
-        outcome |= _attempt(spec, Item(tuple(held)), progress, leave)
+        outcome |= _attempt(spec, RunBatch(tuple(held)), progress, leave)
         if time.monotonic() - said > _WORD:
             said = time.monotonic()
             by = next(iter(holders(spec.store.lease_dir).values()), None)
             whose = f", held by {by.text()}; it is taken over if that falls silent" if by else ""
-            print(f"rsl: waiting for {len(held)} runs of lift {item.lifts}{whose}", file=sys.stderr)
+            print(f"rsl: waiting for {len(held)} runs of lift {batch.lifts}{whose}", file=sys.stderr)
     return outcome
 
 
-def _attempt(spec: StudySpec, item: Item, progress: Progress | None, leave: threading.Event | None) -> dict[str, str]:
+def _attempt(
+    spec: StudySpec, batch: RunBatch, progress: Progress | None, leave: threading.Event | None
+) -> dict[str, str]:
     _check_there(spec)
-    with spec.store.claim(item.keys, float(spec.config["executor"]["lease_seconds"])) as claim:
-        held = [key for key in item.keys if key.directory in claim]
+    with spec.store.claim(batch.keys, float(spec.config["executor"]["lease_seconds"])) as claim:
+        held = [key for key in batch.keys if key.directory in claim]
         for key in held:
             spec.store.mend(key)
-        outcome = {key.directory: "busy" for key in item.keys if key not in held}
+        outcome = {key.directory: "busy" for key in batch.keys if key not in held}
         lacking = [key for key in held if not is_reached(spec, key, stand_of(spec.store, key))]
         outcome |= {key.directory: "done" for key in held if key not in lacking}
         for key in [key for key in lacking if claim.deaths(key.directory) >= _DEADLY]:
@@ -246,10 +248,10 @@ def _start(spec: StudySpec, key: RunKey) -> Saved:
 
 
 def _train(spec: StudySpec, starts: Mapping[RunKey, Saved], hooks: _Hooks) -> dict[str, str]:
-    item = Item(tuple(starts))
-    keeper = _Keeper(spec.store, starts, float(spec.config["executor"]["checkpoint_seconds"]), hooks)
+    batch = RunBatch(tuple(starts))
+    checkpointer = _Checkpointer(spec.store, starts, float(spec.config["executor"]["checkpoint_seconds"]), hooks)
     try:
-        lifts = [sample_lift(spec.base, key.lift, key.seed, spec.lifting) for key in item.keys]
+        lifts = [sample_lift(spec.base, key.lift, key.seed, spec.lifting) for key in batch.keys]
         network = LiftedNetwork(disjoint_union(lifts), None, spec.dtype, str(spec.config["parametrization"]))
         network = network.to(spec.device)
         objective = Objective(spec.data, spec.loss, dtype=spec.dtype, device=spec.device)
@@ -257,12 +259,12 @@ def _train(spec: StudySpec, starts: Mapping[RunKey, Saved], hooks: _Hooks) -> di
         def report(step: int, steps: int, loss: float) -> None:
             hooks.claim.tell(step=step, steps=steps, loss=loss)
             if hooks.progress is not None:
-                hooks.progress(item, step, steps, loss)
+                hooks.progress(batch, step, steps, loss)
 
-        settings = spec.trainer_of(item.lift)
-        results = train(network, objective, settings, keeper=keeper, progress=report)
+        settings = spec.trainer_of(batch.lift)
+        results = train(network, objective, settings, checkpointer=checkpointer, progress=report)
         tables = [
-            spec.theory.tables(lift, network.parametrization, spec.witness, objective, result)
+            spec.diagnostics.tables(lift, network.parametrization, spec.witness, objective, result)
             for lift, result in zip(lifts, results, strict=True)
         ]
     except CheckpointError as error:
@@ -274,17 +276,17 @@ def _train(spec: StudySpec, starts: Mapping[RunKey, Saved], hooks: _Hooks) -> di
     _check_there(spec)
     finals = [result.stop_reason in FINAL or not settings.horizon for result in results]
     hooks.claim.check(key.directory for key in starts)
-    keeper.keep([({}, {}) if final else result.saved for final, result in zip(finals, results, strict=True)])
-    for key, lift, result, measured, final in zip(item.keys, lifts, results, tables, finals, strict=True):
+    checkpointer.keep([({}, {}) if final else result.saved for final, result in zip(finals, results, strict=True)])
+    for key, lift, result, measured, final in zip(batch.keys, lifts, results, tables, finals, strict=True):
         if result.restarted_at is not None and "tangent" in measured:
             measured["tangent"] = with_path_before(
                 spec.store.table(key, "tangent"), measured["tangent"], result.restarted_at
             )
-        record = _record(spec, key, lift.parameter_count, result, keeper.seconds(key), objective.resolution())
+        record = _record(spec, key, lift.parameter_count, result, checkpointer.seconds(key), objective.resolution())
         state = {name: tensor.cpu().numpy() for name, tensor in result.state.items()}
         spec.store.write_run(key, record, {"trajectory": result.trajectory.to_frame(), **measured}, state, final=final)
-    spec.store.note(item.keys)
-    return {key.directory: "done" for key in item.keys}
+    spec.store.note(batch.keys)
+    return {key.directory: "done" for key in batch.keys}
 
 
 def _started_anew(spec: StudySpec, starts: Mapping[RunKey, Saved], error: Exception, hooks: _Hooks) -> dict[str, str]:
@@ -319,7 +321,7 @@ def record_failure(spec: StudySpec, key: RunKey, error: Exception) -> str:
     return "failed"
 
 
-class _Keeper:
+class _Checkpointer:
     """Keeps what each run of a union goes on from in the run's own folder, so that any union can take it up."""
 
     def __init__(self, store: StudyStore, starts: Mapping[RunKey, Saved], interval: float, hooks: _Hooks) -> None:

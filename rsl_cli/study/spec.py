@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from rsl_cli.data import Dataset
+from rsl_cli.diagnostics.probes import FinishedRun
 from rsl_cli.graph import EdgeLifting
 from rsl_cli.lift import sample_lift
 from rsl_cli.network import LiftedNetwork
@@ -18,9 +19,8 @@ from rsl_cli.study.identity import run_id, study_identity
 from rsl_cli.study.parse import parse
 from rsl_cli.study.resolve import Resolved, planted, resolve
 from rsl_cli.study.store import RunKey, StudyStore
-from rsl_cli.theory.probes import FinishedRun
 from rsl_cli.train.objective import Objective
-from rsl_cli.train.trainers import Settings
+from rsl_cli.train.trainers import TrainerSettings
 from rsl_cli.train.trajectory import Row, TrainingResult, Trajectory
 
 
@@ -45,7 +45,7 @@ class StudySpec(Resolved):
         """Validate a configuration; reads the data, writes nothing.
 
         Args:
-            config: see `rsl_cli.study.session.run_study`.
+            config: see `rsl_cli.study.api.run_study`.
             data: what reading gave already.
 
         Raises:
@@ -54,8 +54,8 @@ class StudySpec(Resolved):
         asked = parse(config)
         sizes = {"lifts": asked.lifts, "seeds": asked.seeds, "lifting": asked.lifting, "device": asked.device}
         spec = cls(**vars(resolve(asked, data)), **sizes)
-        if spec.theory.probes:
-            spec.theory.check(_untrained(spec))
+        if spec.diagnostics.probes:
+            spec.diagnostics.check(_untrained(spec))
         return spec
 
     @property
@@ -68,7 +68,7 @@ class StudySpec(Resolved):
         """What trains."""
         return make_executor(self.config["executor"])
 
-    def trainer_of(self, lift: int) -> Settings:
+    def trainer_of(self, lift: int) -> TrainerSettings:
         """The trainer's settings for a lift, to its own horizon where it has one."""
         return replace(self.trainer, **self.config["horizons"].get(str(lift), {}))
 

@@ -40,7 +40,7 @@ def serve(connection: Connection, config: str, data: Any, threads: int) -> None:
     from rsl_cli.errors import RslError, TrainingError
     from rsl_cli.study.identity import refuse_other
     from rsl_cli.study.machine import prepare
-    from rsl_cli.study.runner import Item, work
+    from rsl_cli.study.runner import RunBatch, work
     from rsl_cli.study.spec import StudySpec
     from rsl_cli.study.store import RunKey
 
@@ -56,8 +56,8 @@ def serve(connection: Connection, config: str, data: Any, threads: int) -> None:
                 spec = StudySpec.from_config(json.loads(config), data)
                 # A user's part may have been edited since the study was registered.
                 refuse_other(spec.store, spec.identity)
-            item = Item(tuple(RunKey(*key) for key in keys))
-            outcome = work(spec, item, lambda _, step, steps, loss: send("progress", step, steps, loss))
+            batch = RunBatch(tuple(RunKey(*key) for key in keys))
+            outcome = work(spec, batch, lambda _, step, steps, loss: send("progress", step, steps, loss))
             send("done", outcome)
         except RslError as error:
             send("error", error)

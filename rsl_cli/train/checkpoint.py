@@ -12,7 +12,7 @@ OF_ANOTHER = "the checkpoint is of another network"
 """What to say of one."""
 
 
-class Keeper(Protocol):
+class Checkpointer(Protocol):
     """Where a long training leaves what it can go on from."""
 
     def load(self) -> Sequence[Saved]:

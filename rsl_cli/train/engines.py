@@ -9,7 +9,7 @@ from torch import Tensor
 
 from rsl_cli.network import LiftedNetwork
 from rsl_cli.rng import generator
-from rsl_cli.train.compiled import Compiled, Descent
+from rsl_cli.train.circuits import CircuitObjective, OptimizerState
 from rsl_cli.train.objective import Evaluation, Objective, lone_reach, relative_gradient
 from rsl_cli.train.optimizers import Optimizer, Steps
 
@@ -262,42 +262,44 @@ class CapturedStep:
 class CircuitEngine:
     """Each replica by its circuit: many steps in one call, all its parameters in one buffer."""
 
-    def __init__(self, network: LiftedNetwork, compiled: Compiled, batches: "Batches", optimizer: Optimizer) -> None:
-        self.network, self.compiled, self.batches, self.optimizer = network, compiled, batches, optimizer
+    def __init__(
+        self, network: LiftedNetwork, circuits: CircuitObjective, batches: "Batches", optimizer: Optimizer
+    ) -> None:
+        self.network, self.circuits, self.batches, self.optimizer = network, circuits, batches, optimizer
         self.keys = optimizer.states
         self.steps = 0
         tensors = {name: p.detach() for name, p in network.named_parameters()}
-        self.descents: list[Descent] = []
-        for replica in range(compiled.count):
+        self.optimizer_states: list[OptimizerState] = []
+        for replica in range(circuits.count):
             scales = network.learning_rate_scales(adaptive=optimizer.adaptive, replica=replica)
             theta = self._flat(tensors, replica)
             parts = network.replica_tensors(tensors, replica).items()
             scale = np.concatenate([np.full(part.numel(), scales[name], theta.dtype) for name, part in parts])
             # Loops of circuits' own know gradient descent by its one state, with momentum or without.
             states = np.zeros((max(1, len(self.keys)), len(theta)), theta.dtype)
-            self.descents.append(Descent(theta, scale, states, getattr(optimizer, "momentum", 0.0)))
-        self.starts = [descent.theta.copy() for descent in self.descents]
+            self.optimizer_states.append(OptimizerState(theta, scale, states, getattr(optimizer, "momentum", 0.0)))
+        self.starts = [optimizer_state.theta.copy() for optimizer_state in self.optimizer_states]
 
     def advance(self, active: Sequence[int], steps: range, rates: np.ndarray) -> Mapping[int, int]:
         """See `Engine`."""
         chosen = [self.batches.at(step) for step in steps]
         # All samples are the same ones every time.
         stacked = np.stack([one for one in chosen if one is not None] or [self.batches.all])
-        parts = [(r, self.descents[r], np.ascontiguousarray(stacked[:, r % stacked.shape[1]])) for r in active]
-        if self.optimizer.compiled:
-            diverged = self.compiled.advance(parts, rates, steps.start)
+        parts = [(r, self.optimizer_states[r], np.ascontiguousarray(stacked[:, r % stacked.shape[1]])) for r in active]
+        if self.optimizer.in_circuits:
+            diverged = self.circuits.advance(parts, rates, steps.start)
         else:
             taken = {r: self._steps(r, own, chosen, rates, steps.start) for r, own, chosen in parts}
             diverged = {r: steps.start + count for r, count in taken.items() if count < len(steps)}
         self.steps = steps.stop
         return diverged
 
-    def _steps(self, replica: int, own: Descent, batches: np.ndarray, rates: np.ndarray, taken: int) -> int:
+    def _steps(self, replica: int, own: OptimizerState, batches: np.ndarray, rates: np.ndarray, taken: int) -> int:
         """Steps of an optimiser that circuits have no loops for; how many were taken before a loss was not finite."""
         theta, scale = torch.from_numpy(own.theta), torch.from_numpy(own.scale)
         states = [torch.from_numpy(state) for state in own.states[: len(self.keys)]]
         for k, rate in enumerate(rates.tolist()):
-            loss, gradient = self.compiled.gradient(replica, own.theta, batches[min(k, len(batches) - 1)])
+            loss, gradient = self.circuits.gradient(replica, own.theta, batches[min(k, len(batches) - 1)])
             if not np.isfinite(loss):
                 return k
             numbers = [torch.tensor(number, dtype=theta.dtype) for number in self.optimizer.numbers(taken + k + 1)]
@@ -308,25 +310,25 @@ class CircuitEngine:
     def evaluate(self) -> Evaluation:
         """See `Engine`."""
         rows = []
-        for replica, (own, start) in enumerate(zip(self.descents, self.starts, strict=True)):
-            loss, gradient = self.compiled.gradient(replica, own.theta)
+        for replica, (own, start) in enumerate(zip(self.optimizer_states, self.starts, strict=True)):
+            loss, gradient = self.circuits.gradient(replica, own.theta)
             flats = [flat.astype(np.float64) for flat in (gradient, own.theta, start)]
-            lone = lone_reach(self.compiled.span(loss), flats[0], self.compiled.responses(replica, own.theta))
+            lone = lone_reach(self.circuits.span(loss), flats[0], self.circuits.responses(replica, own.theta))
             relative = relative_gradient(loss, flats[0], flats[1], flats[2], lone)
             grad_norm, distance = (float(np.linalg.norm(v)) for v in (flats[0], flats[1] - flats[2]))
-            rows.append((loss, grad_norm, relative, distance, *self.compiled.held_out(replica, own.theta)))
+            rows.append((loss, grad_norm, relative, distance, *self.circuits.held_out(replica, own.theta)))
         return Evaluation(*torch.tensor(rows, dtype=torch.float64).T)
 
     def parameters(self, replica: int) -> dict[str, Tensor]:
         """See `Engine`."""
-        return self._named(replica, self.descents[replica].theta)
+        return self._named(replica, self.optimizer_states[replica].theta)
 
     def state(self) -> dict[str, Tensor]:
         """See `Engine`."""
-        every = range(self.compiled.count)
-        arrays = {f"parameter/{k}": v for k, v in self._joined([self.descents[r].theta for r in every]).items()}
+        every = range(self.circuits.count)
+        arrays = {f"parameter/{k}": v for k, v in self._joined([self.optimizer_states[r].theta for r in every]).items()}
         for i, key in enumerate(self.keys):
-            joined = self._joined([self.descents[r].states[i] for r in every])
+            joined = self._joined([self.optimizer_states[r].states[i] for r in every])
             arrays |= {f"optimizer/{index}/{key}": value for index, value in enumerate(joined.values())}
         return arrays | step_counts(self.optimizer, self.steps, len(self._names))
 
@@ -339,7 +341,7 @@ class CircuitEngine:
                 raise KeyError(name)
         states = [{n: arrays.get(f"optimizer/{i}/{key}") for i, n in enumerate(names)} for key in self.keys]
         self.steps = int(arrays.get("optimizer/0/step", torch.zeros(())))
-        for replica, own in enumerate(self.descents):
+        for replica, own in enumerate(self.optimizer_states):
             own.theta[:] = self._flat(saved, replica)
             for state, values in zip(own.states, states, strict=False):
                 # Before the first step there are none.
@@ -350,7 +352,7 @@ class CircuitEngine:
         """See `Engine`."""
         with torch.no_grad():
             for name, parameter in self.network.named_parameters():
-                parameter.copy_(torch.cat([parameters[r][name] for r in range(self.compiled.count)]))
+                parameter.copy_(torch.cat([parameters[r][name] for r in range(self.circuits.count)]))
 
     @property
     def _names(self) -> list[str]:

@@ -19,8 +19,8 @@ from torch import Tensor
 from rsl_cli.errors import CheckpointError
 from rsl_cli.keys import Keys, horizon_of, identity_of, read_keys
 from rsl_cli.network import LiftedNetwork
-from rsl_cli.train.checkpoint import OF_ANOTHER, Keeper, Saved
-from rsl_cli.train.compiled import Compiled
+from rsl_cli.train.checkpoint import OF_ANOTHER, Checkpointer, Saved
+from rsl_cli.train.circuits import CircuitObjective
 from rsl_cli.train.engines import AutogradEngine, Batches, CircuitEngine, Engine, joined_state, replica_state
 from rsl_cli.train.objective import Objective
 from rsl_cli.train.optimizers import OPTIMIZERS, Optimizer, make_optimizer
@@ -140,11 +140,11 @@ class FirstOrder:
         network: LiftedNetwork,
         objective: Objective,
         *,
-        keeper: Keeper | None = None,
+        checkpointer: Checkpointer | None = None,
         progress: Callable[[int, int, float], None] | None = None,
     ) -> list[TrainingResult]:
         """See `rsl_cli.train.trainers.train`."""
-        return train_first_order(network, objective, self, keeper=keeper, progress=progress)
+        return train_first_order(network, objective, self, checkpointer=checkpointer, progress=progress)
 
     def goes_on(self, rows: list[Row], state: Mapping[str, np.ndarray]) -> Saved:
         """What a run goes on from of which the results alone are left: its start, which changes nothing."""
@@ -179,7 +179,7 @@ def train_first_order(
     objective: Objective,
     settings: FirstOrder,
     *,
-    keeper: Keeper | None = None,
+    checkpointer: Checkpointer | None = None,
     progress: Callable[[int, int, float], None] | None = None,
 ) -> list[TrainingResult]:
     """Train every replica of a network.
@@ -188,8 +188,8 @@ def train_first_order(
         network: a lift's or a union's; left with the final parameters.
         objective: data and loss.
         settings: which trainer, for how long.
-        keeper: where to leave and find what to go on from, which is bit for bit (on the CPU) what would have come; all
-            replicas have to stand at one step.
+        checkpointer: where to leave and find what to go on from, which is bit for bit (on the CPU) what would have
+            come; all replicas have to stand at one step.
         progress: called with (step, steps, median training loss) after each sample of the trajectory and about twice
             a second.
 
@@ -199,7 +199,7 @@ def train_first_order(
     Raises:
         CheckpointError: saved states of another network, or of several steps.
     """
-    return _Run(network, objective, settings, keeper, progress).results()
+    return _Run(network, objective, settings, checkpointer, progress).results()
 
 
 @dataclass(frozen=True)
@@ -216,17 +216,17 @@ class _Run:
         network: LiftedNetwork,
         objective: Objective,
         settings: FirstOrder,
-        keeper: Keeper | None,
+        checkpointer: Checkpointer | None,
         progress: Callable[[int, int, float], None] | None,
     ) -> None:
-        self.network, self.settings, self.keeper, self.progress = network, settings, keeper, progress
+        self.network, self.settings, self.checkpointer, self.progress = network, settings, checkpointer, progress
         self.count = network.replica_count
-        compiled = Compiled.of(network, objective) if settings.optimizer.over is None else None
+        circuits = CircuitObjective.of(network, objective) if settings.optimizer.over is None else None
         batches = Batches(objective, [replica.seed for replica in network.lift.replicas], settings.batch_size)
         self.engine: Engine = (
             AutogradEngine(network, objective, batches, settings.optimizer)
-            if compiled is None
-            else CircuitEngine(network, compiled, batches, settings.optimizer)
+            if circuits is None
+            else CircuitEngine(network, circuits, batches, settings.optimizer)
         )
         self.euler_steps = [_euler_step(network, replica, settings) for replica in range(self.count)]
         self.rows: list[list[Row]] = [[] for _ in range(self.count)]
@@ -244,7 +244,7 @@ class _Run:
                 break
             upto = min(self.step + pace, *(at for at in samples if at > self.step), self.settings.steps)
             pace = self._advance(upto)
-            if self.keeper is not None and self.keeper.due():
+            if self.checkpointer is not None and self.checkpointer.due():
                 self._save()
             if self.progress and time.monotonic() - reported > 0.5:
                 reported = time.monotonic()
@@ -308,8 +308,8 @@ class _Run:
         self.progress(self.step, self.settings.steps, losses[len(losses) // 2] if losses else math.nan)
 
     def _save(self) -> None:
-        assert self.keeper is not None
-        self.keeper.save(self._saved())
+        assert self.checkpointer is not None
+        self.checkpointer.save(self._saved())
 
     def _saved(self) -> list[Saved]:
         state, every = self.engine.state(), []
@@ -325,7 +325,7 @@ class _Run:
         return every
 
     def _restore(self) -> None:
-        saved = [] if self.keeper is None else self.keeper.load()
+        saved = [] if self.checkpointer is None else self.checkpointer.load()
         try:
             self._resume(saved)
         except (LookupError, ValueError, RuntimeError, TypeError) as error:

@@ -20,14 +20,14 @@ from rsl_cli.errors import ConfigError, DataError
 from rsl_cli.keys import horizon_of, identity_of, read_keys
 from rsl_cli.lift import LiftUnion
 from rsl_cli.network import LiftedNetwork
-from rsl_cli.train.checkpoint import Keeper, Saved
-from rsl_cli.train.implicit import Course, is_stationary, parameters_alone, train_implicit
+from rsl_cli.train.checkpoint import Checkpointer, Saved
+from rsl_cli.train.implicit import ReplicaState, is_stationary, parameters_alone, train_implicit
 from rsl_cli.train.krylov import NewtonKrylov
 from rsl_cli.train.losses import read_loss
 from rsl_cli.train.ndf import Differences
 from rsl_cli.train.newton import FEW_STEPS, Newton
 from rsl_cli.train.objective import Objective
-from rsl_cli.train.replicas import Answer, Ask, Method
+from rsl_cli.train.replicas import Answer, Request, Solver
 from rsl_cli.train.settings import TRAINERS
 from rsl_cli.train.trajectory import Row, Stand, TrainingResult, Trajectory
 
@@ -108,11 +108,11 @@ class Flow:
         network: LiftedNetwork,
         objective: Objective,
         *,
-        keeper: Keeper | None = None,
+        checkpointer: Checkpointer | None = None,
         progress: Callable[[int, int, float], None] | None = None,
     ) -> list[TrainingResult]:
         """See `rsl_cli.train.trainers.train`."""
-        return train_flow(network, objective, self, keeper=keeper, progress=progress)
+        return train_flow(network, objective, self, checkpointer=checkpointer, progress=progress)
 
     def goes_on(self, rows: list[Row], state: Mapping[str, np.ndarray]) -> Saved:
         """What a run goes on from of which the results alone are left: anew, from where it stands."""
@@ -122,17 +122,17 @@ class Flow:
         """Whether a run that stands there is as far as asked for."""
         return stand.time * _SAME >= self.t_end or stand.reaches(self.max_steps, self.epsilon)
 
-    def reopen(self, course: Course) -> None:
+    def reopen(self, replica_state: ReplicaState) -> None:
         """See `rsl_cli.train.implicit.Stepper`."""
-        if not self.reaches(course.stand):
+        if not self.reaches(replica_state.stand):
             grid = {0.0, *_grid(self.t_end, self.log_per_decade)}
             # Samples from before a restart are all that is known of that time.
-            before = -1.0 if course.restarted_at is None else course.restarted_at
-            course.go_on(lambda row: row.time <= before or row.time in grid, _is_decade)
+            before = -1.0 if replica_state.restarted_at is None else replica_state.restarted_at
+            replica_state.go_on(lambda row: row.time <= before or row.time in grid, _is_decade)
 
-    def method(self, course: Course, resolution: float) -> Method:
+    def solver(self, replica_state: ReplicaState, resolution: float) -> Solver:
         """Integrate one replica; see `rsl_cli.train.implicit.Stepper`."""
-        return _Integration(self, _grid(self.t_end, self.log_per_decade), course, resolution).run()
+        return _Integration(self, _grid(self.t_end, self.log_per_decade), replica_state, resolution).run()
 
 
 def gradient_flow(
@@ -207,13 +207,13 @@ class _Timed:
     settings: Flow
     times: Sequence[float] | None
 
-    def reopen(self, course: Course) -> None:
+    def reopen(self, replica_state: ReplicaState) -> None:
         """No such course ever went on: there is no keeper."""
 
-    def method(self, course: Course, resolution: float) -> Method:
+    def solver(self, replica_state: ReplicaState, resolution: float) -> Solver:
         if self.times is None:
-            return self.settings.method(course, resolution)
-        return _Integration(self.settings, self.times, course, resolution).run()
+            return self.settings.solver(replica_state, resolution)
+        return _Integration(self.settings, self.times, replica_state, resolution).run()
 
 
 def train_flow(
@@ -221,11 +221,11 @@ def train_flow(
     objective: Objective,
     settings: Flow,
     *,
-    keeper: Keeper | None = None,
+    checkpointer: Checkpointer | None = None,
     progress: Callable[[int, int, float], None] | None = None,
 ) -> list[TrainingResult]:
     """Train every replica by gradient flow; see `rsl_cli.train.implicit.train_implicit`."""
-    return train_implicit(network, objective, settings, keeper=keeper, progress=progress)
+    return train_implicit(network, objective, settings, checkpointer=checkpointer, progress=progress)
 
 
 def _grid(t_end: float, per_decade: int) -> list[float]:
@@ -251,32 +251,32 @@ def _chosen_times(times: Sequence[float], t_end: float) -> list[float]:
 class _Integration:
     """One replica under way: error control, Newton's method, samples."""
 
-    def __init__(self, settings: Flow, grid: Sequence[float], course: Course, resolution: float) -> None:
-        self.settings, self.course, self.resolution = settings, course, resolution
+    def __init__(self, settings: Flow, grid: Sequence[float], replica_state: ReplicaState, resolution: float) -> None:
+        self.settings, self.replica_state, self.resolution = settings, replica_state, resolution
         last = [] if grid and grid[-1] * _SAME >= settings.t_end else [settings.t_end]
         self.grid, self.times = set(grid), [at for at in (*grid, *last) if at > 0]
         self.step, self.t, self.loss = 0, 0.0, math.inf
         self.under_way = False
         self.since_change = 0
         tolerance = max(10 * np.finfo(float).eps / settings.rtol, min(0.03, settings.rtol**0.5))
-        by_products = NewtonKrylov(tolerance) if course.by_products else None
-        self.newton = by_products or Newton(course.samples, tolerance, course.start)
+        by_products = NewtonKrylov(tolerance) if replica_state.by_products else None
+        self.newton = by_products or Newton(replica_state.samples, tolerance, replica_state.start)
 
-    def run(self) -> Method:
+    def run(self) -> Solver:
         """Integrate from the course's state to its end."""
-        course = self.course
-        first = yield Ask(course.start, lone_reach=True, held_out=True)
+        replica_state = self.replica_state
+        first = yield Request(replica_state.start, lone_reach=True, held_out=True)
         assert first.lone_reach is not None
         self.atol = self.settings.atol * np.clip(first.lone_reach, _LEAST_UNIT, 1.0)
-        if course.state:
+        if replica_state.state:
             yield from self._resume()
         elif not self._begin(first):
             return
-        while course.end is None:
-            while self.times and self.times[0] <= self.t and course.end is None:
+        while replica_state.end is None:
+            while self.times and self.times[0] <= self.t and replica_state.end is None:
                 at = self.times.pop(0)
                 yield from self._sample(at)
-            if course.end is not None:
+            if replica_state.end is not None:
                 break
             if self.settings.epsilon is not None and self.loss <= self.settings.epsilon:
                 yield from self._finish("target")
@@ -290,19 +290,19 @@ class _Integration:
                 yield from self._one_step()
 
     def _begin(self, answer: Answer) -> bool:
-        y, course = self.course.start, self.course
-        course.sample(0, 0.0, y, answer)
-        course.path.append((0, 0.0, y.copy()))
+        y, replica_state = self.replica_state.start, self.replica_state
+        replica_state.sample(0, 0.0, y, answer)
+        replica_state.path.append((0, 0.0, y.copy()))
         if not (math.isfinite(answer.loss) and np.isfinite(answer.gradient).all()):
-            course.end = "diverged"
+            replica_state.end = "diverged"
         elif self._is_stationary():
-            course.end = "stationary"
+            replica_state.end = "stationary"
         elif self.settings.epsilon is not None and answer.loss <= self.settings.epsilon:
-            course.end = "target"
+            replica_state.end = "target"
         elif not self.times:
-            course.end = "time"
-        if course.end is not None:
-            course.commit()
+            replica_state.end = "time"
+        if replica_state.end is not None:
+            replica_state.commit()
             return False
         self._set_out(y, answer)
         return True
@@ -314,7 +314,7 @@ class _Integration:
         self.differences = Differences.start(y, slope, min(max(h, least * np.spacing(self.t)), longest))
         self.loss = answer.loss
 
-    def _one_step(self) -> Generator[Ask, Answer, None]:
+    def _one_step(self) -> Generator[Request, Answer, None]:
         """Take one accepted step, or end where none is possible."""
         diff, halved = self.differences, False
         while True:
@@ -371,83 +371,85 @@ class _Integration:
         scaled = vector / (self.atol + self.settings.rtol * np.abs(y))
         return float(np.sqrt(scaled @ scaled / len(scaled)))
 
-    def _sample(self, at: float) -> Generator[Ask, Answer, None]:
-        course = self.course
+    def _sample(self, at: float) -> Generator[Request, Answer, None]:
+        replica_state = self.replica_state
         y, slope = yield from self._polished(at)
-        answer = yield Ask(y, lone_reach=True, held_out=True)
-        course.sample(self.step, at, y, answer, slope, (yield from self._least_curvature(at, y, answer)))
+        answer = yield Request(y, lone_reach=True, held_out=True)
+        replica_state.sample(self.step, at, y, answer, slope, (yield from self._least_curvature(at, y, answer)))
         last = not self.times
         if last or _is_decade(at):
-            course.path.append((self.step, at, y.copy()))
-        course.share = min(1.0, self._progress(at))
+            replica_state.path.append((self.step, at, y.copy()))
+        replica_state.share = min(1.0, self._progress(at))
         if last:
-            course.end = "time"
+            replica_state.end = "time"
         # One that is to go on has no sample between the grid's, where it could be told that it is at rest.
         if at in self.grid and self._is_stationary():
-            course.end = "stationary"
-        if course.end is not None:
+            replica_state.end = "stationary"
+        if replica_state.end is not None:
             self._commit()
 
-    def _polished(self, at: float) -> Generator[Ask, Answer, tuple[np.ndarray, np.ndarray]]:
+    def _polished(self, at: float) -> Generator[Request, Answer, tuple[np.ndarray, np.ndarray]]:
         """The flow at a time of the last step, and the solution's own derivative by time there, (P,) each."""
         value, slope = self.differences.at(self.t - at)
         z = yield from self.newton.polish(value, slope, self.differences.c)
         return value + z, slope
 
-    def _least_curvature(self, at: float, y: np.ndarray, answer: Answer) -> Generator[Ask, Answer, float]:
+    def _least_curvature(self, at: float, y: np.ndarray, answer: Answer) -> Generator[Request, Answer, float]:
         """The Hessian's least eigenvalue times the time, where a loss seems to come to rest."""
-        rows, course = [row for row in self.course.rows if row.time <= at / 10], self.course
+        rows, replica_state = [row for row in self.replica_state.rows if row.time <= at / 10], self.replica_state
         level = [before / now for before, now in ((rows[-1].loss, answer.loss), (rows[-1].test_loss, answer.test_loss))]
-        rests = course.relative(y, answer) <= self.settings.stationary
+        rests = replica_state.relative(y, answer) <= self.settings.stationary
         if len(y) > _MOST_PARAMETERS or not (rests or any(0 < fall < _LEVEL_FALL for fall in level)):
             return math.nan
-        there = yield Ask(y, curvature=course.samples, bending=True)
+        there = yield Request(y, curvature=replica_state.samples, bending=True)
         if there.curvature is None or there.bending is None:
             return math.nan
         return there.curvature.plus(there.bending).least() * at
 
     def _is_stationary(self) -> bool:
         """At the last sample; at a saddle a flow seems at rest, and is not."""
-        course = self.course
-        loss = course.rows[-1].loss
-        if course.rows[-1].least_curvature < 0 and loss > self.resolution:
+        replica_state = self.replica_state
+        loss = replica_state.rows[-1].loss
+        if replica_state.rows[-1].least_curvature < 0 and loss > self.resolution:
             return False
-        return is_stationary(loss, course.relative_gradient, self.settings.stationary, self.resolution)
+        return is_stationary(loss, replica_state.relative_gradient, self.settings.stationary, self.resolution)
 
     def _progress(self, at: float) -> float:
         span = math.log10(max(self.settings.t_end, 10 * FIRST_TIME) / FIRST_TIME)
         return math.log10(max(at, FIRST_TIME) / FIRST_TIME) / span
 
-    def _finish(self, reason: str) -> Generator[Ask, Answer, None]:
+    def _finish(self, reason: str) -> Generator[Request, Answer, None]:
         """End where training stands, with a last sample there if there is none."""
-        course, y = self.course, self.differences.d[0].copy()
-        if course.rows[-1].time < self.t:
+        replica_state, y = self.replica_state, self.differences.d[0].copy()
+        if replica_state.rows[-1].time < self.t:
             y, slope = yield from self._polished(self.t)
-            answer = yield Ask(y, lone_reach=True, held_out=True)
-            course.sample(self.step, self.t, y, answer, slope, (yield from self._least_curvature(self.t, y, answer)))
-        if not course.path or course.path[-1][1] < self.t:
-            course.path.append((self.step, self.t, y))
-        course.end = reason
+            answer = yield Request(y, lone_reach=True, held_out=True)
+            replica_state.sample(
+                self.step, self.t, y, answer, slope, (yield from self._least_curvature(self.t, y, answer))
+            )
+        if not replica_state.path or replica_state.path[-1][1] < self.t:
+            replica_state.path.append((self.step, self.t, y))
+        replica_state.end = reason
         self._commit()
 
     def _commit(self) -> None:
         if not self.under_way:
-            self.course.commit(**self.course.state)
+            self.replica_state.commit(**self.replica_state.state)
             return
         diff = self.differences
         scalars = np.array([self.step, self.t, self.loss, diff.h, diff.order, self.since_change])
-        self.course.commit(differences=diff.d.copy(), scalars=scalars, **self.newton.state())
+        self.replica_state.commit(differences=diff.d.copy(), scalars=scalars, **self.newton.state())
 
-    def _resume(self) -> Generator[Ask, Answer, None]:
-        course = self.course
-        if "parameters" in course.state:
-            self.step, self.t = course.rows[-1].step, course.rows[-1].time
-            answer = yield Ask(course.state["parameters"], lone_reach=True, held_out=True)
-            course.parameters, course.accuracy = course.state["parameters"], answer.accuracy
-            self._set_out(course.parameters, answer)
+    def _resume(self) -> Generator[Request, Answer, None]:
+        replica_state = self.replica_state
+        if "parameters" in replica_state.state:
+            self.step, self.t = replica_state.rows[-1].step, replica_state.rows[-1].time
+            answer = yield Request(replica_state.state["parameters"], lone_reach=True, held_out=True)
+            replica_state.parameters, replica_state.accuracy = replica_state.state["parameters"], answer.accuracy
+            self._set_out(replica_state.parameters, answer)
         else:
-            step, self.t, self.loss, h, order, since = course.state["scalars"].tolist()
+            step, self.t, self.loss, h, order, since = replica_state.state["scalars"].tolist()
             self.step, self.since_change, self.under_way = int(step), int(since), True
-            self.differences = Differences(course.state["differences"].copy(), h, int(order))
-            yield from self.newton.resume(course.state)
-        self.times = [at for at in self.times if at > course.rows[-1].time]
+            self.differences = Differences(replica_state.state["differences"].copy(), h, int(order))
+            yield from self.newton.resume(replica_state.state)
+        self.times = [at for at in self.times if at > replica_state.rows[-1].time]

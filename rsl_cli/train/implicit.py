@@ -13,10 +13,10 @@ from threadpoolctl import threadpool_limits
 
 from rsl_cli.errors import CheckpointError, TrainingError
 from rsl_cli.network import LiftedNetwork
-from rsl_cli.train.checkpoint import OF_ANOTHER, Keeper, Saved
+from rsl_cli.train.checkpoint import OF_ANOTHER, Checkpointer, Saved
 from rsl_cli.train.gauss_newton import is_dear
 from rsl_cli.train.objective import Objective, relative_gradient
-from rsl_cli.train.replicas import Answer, Method, Replicas
+from rsl_cli.train.replicas import Answer, Replicas, Solver
 from rsl_cli.train.trajectory import PathPoint, Row, Stand, TrainingResult, Trajectory
 
 Progress = Callable[[int, int, float], None]
@@ -28,7 +28,7 @@ _TELLING = 1e-8
 
 
 @dataclass
-class Course:
+class ReplicaState:
     """One replica's way so far, and what it needs to go on after an interruption.
 
     Args:
@@ -137,12 +137,12 @@ class Course:
 class Stepper(Protocol):
     """A method's settings, and the method for one replica."""
 
-    def method(self, course: Course, resolution: float) -> Method:
+    def solver(self, replica_state: ReplicaState, resolution: float) -> Solver:
         """Questions until ``course.end`` is set; starts from ``course.state`` if there is any."""
         ...
 
-    def reopen(self, course: Course) -> None:
-        """Take the end from a course that is asked to go further than it did (`Course.go_on`)."""
+    def reopen(self, replica_state: ReplicaState) -> None:
+        """Take the end from a course that is asked to go further than it did (`ReplicaState.go_on`)."""
         ...
 
 
@@ -156,7 +156,7 @@ def train_implicit(
     objective: Objective,
     stepper: Stepper,
     *,
-    keeper: Keeper | None = None,
+    checkpointer: Checkpointer | None = None,
     progress: Progress | None = None,
 ) -> list[TrainingResult]:
     """Train every replica by a method that asks for gradients and Gauss-Newton matrices.
@@ -165,7 +165,7 @@ def train_implicit(
         network: a lift's or a union's, float64; left with the final parameters.
         objective: data and loss, float64.
         stepper: the method.
-        keeper: where to leave and find what to go on from, taken between whole steps of each replica.
+        checkpointer: where to leave and find what to go on from, taken between whole steps of each replica.
         progress: called with (share, 1000, median loss), the share of the way in thousandths, about twice a second.
 
     Returns:
@@ -179,17 +179,23 @@ def train_implicit(
     replicas = Replicas(network, objective)
     sizes = (objective.samples, objective.outputs)
     dear = [is_dear(len(start), *sizes, classify=objective.classify) for start in replicas.start]
-    courses = [Course(start, replicas.samples, one) for start, one in zip(replicas.start, dear, strict=True)]
-    _restore(replicas, courses, keeper)
-    for course in courses:
-        if course.end:
-            stepper.reopen(course)
-    methods = {r: stepper.method(course, objective.resolution()) for r, course in enumerate(courses) if not course.end}
+    replica_states = [
+        ReplicaState(start, replicas.samples, one) for start, one in zip(replicas.start, dear, strict=True)
+    ]
+    _restore(replicas, replica_states, checkpointer)
+    for replica_state in replica_states:
+        if replica_state.end:
+            stepper.reopen(replica_state)
+    methods = {
+        r: stepper.solver(replica_state, objective.resolution())
+        for r, replica_state in enumerate(replica_states)
+        if not replica_state.end
+    }
     # How a factorisation is shared out decides how it is rounded; and a thread of the linear algebra's own costs as
     # much by waiting beside torch's as it computes.
     with threadpool_limits(1, "blas"):
-        _rounds(replicas, courses, methods, keeper, progress)
-    results = [_result(replicas, r, course) for r, course in enumerate(courses)]
+        _rounds(replicas, replica_states, methods, checkpointer, progress)
+    results = [_result(replicas, r, replica_state) for r, replica_state in enumerate(replica_states)]
     with torch.no_grad():
         for name, parameter in network.named_parameters():
             parameter.copy_(torch.cat([result.state[name] for result in results]))
@@ -198,12 +204,12 @@ def train_implicit(
 
 def _rounds(
     replicas: Replicas,
-    courses: list[Course],
-    methods: Mapping[int, Method],
-    keeper: Keeper | None,
+    replica_states: list[ReplicaState],
+    methods: Mapping[int, Solver],
+    checkpointer: Checkpointer | None,
     progress: Progress | None,
 ) -> None:
-    asks = {replica: next(method) for replica, method in methods.items()}
+    asks = {replica: next(solver) for replica, solver in methods.items()}
     reported = time.monotonic()
     while asks:
         answers = replicas.answer(asks)
@@ -212,45 +218,53 @@ def _rounds(
                 asks[replica] = methods[replica].send(answer)
             except StopIteration:
                 del asks[replica]
-        if keeper is not None and asks and keeper.due():
-            _save(courses, keeper)
+        if checkpointer is not None and asks and checkpointer.due():
+            _save(replica_states, checkpointer)
         if progress and (time.monotonic() - reported > 0.5 or not asks):
             reported = time.monotonic()
-            _report(courses, progress)
+            _report(replica_states, progress)
 
 
-def _result(replicas: Replicas, replica: int, course: Course) -> TrainingResult:
-    assert course.end is not None
-    path = tuple(PathPoint(step, at, torch.as_tensor(flat)) for step, at, flat in course.path)
-    state = replicas.tensors(replica, course.parameters)
-    trajectory = Trajectory(tuple(course.rows))
-    figures = (course.accuracy, course.relative_gradient)
-    return TrainingResult(trajectory, course.end, *figures, state, path, _saved(course), course.restarted_at)
+def _result(replicas: Replicas, replica: int, replica_state: ReplicaState) -> TrainingResult:
+    assert replica_state.end is not None
+    path = tuple(PathPoint(step, at, torch.as_tensor(flat)) for step, at, flat in replica_state.path)
+    state = replicas.tensors(replica, replica_state.parameters)
+    trajectory = Trajectory(tuple(replica_state.rows))
+    figures = (replica_state.accuracy, replica_state.relative_gradient)
+    return TrainingResult(
+        trajectory, replica_state.end, *figures, state, path, _saved(replica_state), replica_state.restarted_at
+    )
 
 
-def _report(courses: list[Course], progress: Progress) -> None:
-    losses = sorted(course.rows[-1].loss for course in courses if course.rows and math.isfinite(course.rows[-1].loss))
-    share = sum(1.0 if course.end else course.share for course in courses) / len(courses)
+def _report(replica_states: list[ReplicaState], progress: Progress) -> None:
+    losses = sorted(
+        replica_state.rows[-1].loss
+        for replica_state in replica_states
+        if replica_state.rows and math.isfinite(replica_state.rows[-1].loss)
+    )
+    share = sum(1.0 if replica_state.end else replica_state.share for replica_state in replica_states) / len(
+        replica_states
+    )
     progress(int(1000 * share), 1000, losses[len(losses) // 2] if losses else math.nan)
 
 
-def _save(courses: list[Course], keeper: Keeper) -> None:
-    keeper.save([_saved(course) for course in courses])
+def _save(replica_states: list[ReplicaState], checkpointer: Checkpointer) -> None:
+    checkpointer.save([_saved(replica_state) for replica_state in replica_states])
 
 
-def _saved(course: Course) -> Saved:
-    arrays, text = course.saved
+def _saved(replica_state: ReplicaState) -> Saved:
+    arrays, text = replica_state.saved
     return arrays, {"training": json.dumps(text)} if text else {}
 
 
-def _restore(replicas: Replicas, courses: list[Course], keeper: Keeper | None) -> None:
+def _restore(replicas: Replicas, replica_states: list[ReplicaState], checkpointer: Checkpointer | None) -> None:
     try:
-        for r, (arrays, text) in enumerate([] if keeper is None else keeper.load()):
+        for r, (arrays, text) in enumerate([] if checkpointer is None else checkpointer.load()):
             content = json.loads(text.get("training", "{}"))
             if "parameter_rows" in content:
-                _begin_anew(courses[r], content["parameter_rows"], replicas.flat(r, arrays))
+                _begin_anew(replica_states[r], content["parameter_rows"], replicas.flat(r, arrays))
             else:
-                courses[r].restore(arrays, content)
+                replica_states[r].restore(arrays, content)
     except (LookupError, TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(OF_ANOTHER) from error
 
@@ -260,6 +274,6 @@ def parameters_alone(rows: list[Row], state: Mapping[str, np.ndarray]) -> Saved:
     return state, {"training": json.dumps({"parameter_rows": rows})}
 
 
-def _begin_anew(course: Course, rows: list[Row], parameters: np.ndarray) -> None:
-    course.rows = [Row(*row) for row in rows]
-    course.state, course.restarted_at = {"parameters": parameters}, course.rows[-1].time
+def _begin_anew(replica_state: ReplicaState, rows: list[Row], parameters: np.ndarray) -> None:
+    replica_state.rows = [Row(*row) for row in rows]
+    replica_state.state, replica_state.restarted_at = {"parameters": parameters}, replica_state.rows[-1].time

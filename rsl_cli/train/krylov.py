@@ -20,7 +20,7 @@ from collections.abc import Callable, Generator
 import numpy as np
 
 from rsl_cli.train.newton import FEW_STEPS, LEAST_CONVEXITY, POLISHED, Norm, Solution, is_finite
-from rsl_cli.train.replicas import Answer, Ask
+from rsl_cli.train.replicas import Answer, Request
 
 _ROUNDS = 6
 """Newton's steps towards one solution."""
@@ -48,10 +48,10 @@ class NewtonKrylov:
 
     def solve(
         self, last: np.ndarray, predicted: np.ndarray, psi: np.ndarray, c: float, norm: Norm
-    ) -> Generator[Ask, Answer, Solution | None]:
+    ) -> Generator[Request, Answer, Solution | None]:
         """See `rsl_cli.train.newton.Newton.solve`."""
         least, previous = _SHARE * self._tolerance, math.inf
-        z, answer = np.zeros_like(predicted), (yield Ask(predicted))
+        z, answer = np.zeros_like(predicted), (yield Request(predicted))
         for taken in range(_ROUNDS + 1):
             residual = c * answer.gradient + psi + z
             size = norm(residual)
@@ -64,7 +64,7 @@ class NewtonKrylov:
             if update is None:
                 return None
             z, previous = z + update, size
-            answer = yield Ask(predicted + z)
+            answer = yield Request(predicted + z)
         return None
 
     def accepted(self) -> None:
@@ -78,15 +78,15 @@ class NewtonKrylov:
         """Arrays to go on from, for `resume`: none."""
         return {}
 
-    def resume(self, state: dict[str, np.ndarray]) -> Generator[Ask, Answer, None]:
+    def resume(self, state: dict[str, np.ndarray]) -> Generator[Request, Answer, None]:
         """Go on from a checkpoint."""
         yield from ()
 
-    def polish(self, near: np.ndarray, slope: np.ndarray, c: float) -> Generator[Ask, Answer, np.ndarray]:
+    def polish(self, near: np.ndarray, slope: np.ndarray, c: float) -> Generator[Request, Answer, np.ndarray]:
         """See `rsl_cli.train.newton.Newton.polish`."""
         psi, best = c * slope, math.inf
         z = correction = np.zeros_like(near)
-        answer = yield Ask(near)
+        answer = yield Request(near)
         for _ in range(_ROUNDS + 1):
             residual = c * answer.gradient + psi + z
             size = float(np.linalg.norm(residual))
@@ -101,13 +101,13 @@ class NewtonKrylov:
             if update is None:
                 break
             z = z + update
-            answer = yield Ask(near + z)
+            answer = yield Request(near + z)
         return correction
 
 
 def _update(
     at: np.ndarray, answer: Answer, c: float, residual: np.ndarray, norm: Callable[[np.ndarray], float], goal: float
-) -> Generator[Ask, Answer, np.ndarray | None]:
+) -> Generator[Request, Answer, np.ndarray | None]:
     """Newton's step: solve (I + c grad^2 L) u = -residual by conjugate gradients, until what is left is below a goal.
 
     Returns:
@@ -120,7 +120,7 @@ def _update(
         if norm(left) <= goal:
             break
         length = float(np.linalg.norm(direction))
-        beside = yield Ask(at + apart / length * direction)
+        beside = yield Request(at + apart / length * direction)
         product = direction + c * length / apart * (beside.gradient - answer.gradient)
         along = float(direction @ product)
         if not (is_finite(beside) and along >= LEAST_CONVEXITY * length**2):

@@ -13,11 +13,11 @@ import numpy as np
 
 from rsl_cli.keys import horizon_of, identity_of, read_keys
 from rsl_cli.network import LiftedNetwork
-from rsl_cli.train.checkpoint import Keeper, Saved
+from rsl_cli.train.checkpoint import Checkpointer, Saved
 from rsl_cli.train.gauss_newton import SingularError
-from rsl_cli.train.implicit import Course, is_stationary, train_implicit
+from rsl_cli.train.implicit import ReplicaState, is_stationary, train_implicit
 from rsl_cli.train.objective import Objective
-from rsl_cli.train.replicas import Answer, Ask, Method
+from rsl_cli.train.replicas import Answer, Request, Solver
 from rsl_cli.train.settings import TRAINERS
 from rsl_cli.train.trajectory import Row, Stand, TrainingResult, log_grid_steps
 
@@ -81,11 +81,11 @@ class LevenbergMarquardt:
         network: LiftedNetwork,
         objective: Objective,
         *,
-        keeper: Keeper | None = None,
+        checkpointer: Checkpointer | None = None,
         progress: Callable[[int, int, float], None] | None = None,
     ) -> list[TrainingResult]:
         """See `rsl_cli.train.trainers.train`."""
-        return train_lm(network, objective, self, keeper=keeper, progress=progress)
+        return train_lm(network, objective, self, checkpointer=checkpointer, progress=progress)
 
     def goes_on(self, rows: list[Row], state: Mapping[str, np.ndarray]) -> Saved:
         """What a run goes on from of which the results alone are left: its start, which changes nothing."""
@@ -95,41 +95,41 @@ class LevenbergMarquardt:
         """Whether a run that stands there is as far as asked for."""
         return stand.reaches(self.max_steps, self.epsilon)
 
-    def reopen(self, course: Course) -> None:
+    def reopen(self, replica_state: ReplicaState) -> None:
         """See `rsl_cli.train.implicit.Stepper`."""
-        if not self.reaches(course.stand):
+        if not self.reaches(replica_state.stand):
             grid = set(log_grid_steps(self.max_steps, self.log_per_decade))
-            course.go_on(lambda row: row.step in grid, lambda _: False)
+            replica_state.go_on(lambda row: row.step in grid, lambda _: False)
 
-    def method(self, course: Course, resolution: float) -> Method:
+    def solver(self, replica_state: ReplicaState, resolution: float) -> Solver:
         """Descend from the course's state to its end; see `rsl_cli.train.implicit.Stepper`."""
         grid = set(log_grid_steps(self.max_steps, self.log_per_decade))
-        if course.state:
-            y, (step_number, mu) = course.state["y"], course.state["scalars"].tolist()
+        if replica_state.state:
+            y, (step_number, mu) = replica_state.state["y"], replica_state.state["scalars"].tolist()
             step, mu = int(step_number), float(mu)
         else:
-            y, step, mu = course.start, 0, math.nan
+            y, step, mu = replica_state.start, 0, math.nan
         while True:
-            sampled = step in grid and not (course.rows and course.rows[-1].step == step)
-            samples = course.samples if step < self.max_steps else 0
-            answer = yield Ask(y, curvature=samples, lone_reach=True, held_out=sampled)
+            sampled = step in grid and not (replica_state.rows and replica_state.rows[-1].step == step)
+            samples = replica_state.samples if step < self.max_steps else 0
+            answer = yield Request(y, curvature=samples, lone_reach=True, held_out=sampled)
             loss, gradient, curvature = answer.loss, answer.gradient, answer.curvature
-            reason = self._reason(step, answer, course.relative(y, answer), resolution)
+            reason = self._reason(step, answer, replica_state.relative(y, answer), resolution)
             if reason is None and curvature is not None:
                 if math.isnan(mu):
                     rayleigh = float(gradient @ curvature.times(gradient) / (gradient @ gradient))
                     mu = _FIRST_DAMPING * max(rayleigh, _LEAST_DAMPING)
-                course.share = max(course.share, step / max(self.max_steps, 1))
-            elif not sampled and course.rows[-1].step < step:
-                answer, sampled = (yield Ask(y, lone_reach=True, held_out=True)), True
+                replica_state.share = max(replica_state.share, step / max(self.max_steps, 1))
+            elif not sampled and replica_state.rows[-1].step < step:
+                answer, sampled = (yield Request(y, lone_reach=True, held_out=True)), True
             if sampled:
-                course.sample(step, math.nan, y, answer)
+                replica_state.sample(step, math.nan, y, answer)
             if reason is not None:
-                course.end = reason
-                course.path.append((step, math.nan, y.copy()))
-                course.commit(y=y, scalars=np.array([step, mu]))
+                replica_state.end = reason
+                replica_state.path.append((step, math.nan, y.copy()))
+                replica_state.commit(y=y, scalars=np.array([step, mu]))
                 return
-            course.commit(y=y, scalars=np.array([step, mu]))
+            replica_state.commit(y=y, scalars=np.array([step, mu]))
             assert curvature is not None
             growth = 2.0
             for _ in range(_MOST_GROWTH):
@@ -141,18 +141,18 @@ class LevenbergMarquardt:
                     mu, growth = mu * growth, 2 * growth
                     continue
                 foretold = 0.5 * float(update @ (mu * update - gradient))
-                trial = yield Ask(y + update)
+                trial = yield Request(y + update)
                 gain = (loss - trial.loss) / foretold if foretold > 0 else math.nan
                 if gain > 0 and math.isfinite(trial.loss):
                     mu = max(mu * max(1 / 3, 1 - (2 * gain - 1) ** 3), _LEAST_DAMPING)
                     break
                 mu, growth = mu * growth, 2 * growth
             else:
-                course.end = "stalled"
-                if course.rows[-1].step < step:
-                    course.sample(step, math.nan, y, (yield Ask(y, lone_reach=True, held_out=True)))
-                course.path.append((step, math.nan, y.copy()))
-                course.commit()
+                replica_state.end = "stalled"
+                if replica_state.rows[-1].step < step:
+                    replica_state.sample(step, math.nan, y, (yield Request(y, lone_reach=True, held_out=True)))
+                replica_state.path.append((step, math.nan, y.copy()))
+                replica_state.commit()
                 return
             y, step = y + update, step + 1
 
@@ -171,11 +171,11 @@ def train_lm(
     objective: Objective,
     settings: LevenbergMarquardt,
     *,
-    keeper: Keeper | None = None,
+    checkpointer: Checkpointer | None = None,
     progress: Callable[[int, int, float], None] | None = None,
 ) -> list[TrainingResult]:
     """Train every replica by Levenberg-Marquardt; see `rsl_cli.train.implicit.train_implicit`.
 
     The trajectory has steps but no flow time: where it ends says what the lift can reach, not what the flow does.
     """
-    return train_implicit(network, objective, settings, keeper=keeper, progress=progress)
+    return train_implicit(network, objective, settings, checkpointer=checkpointer, progress=progress)

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rsl_cli.train.gauss_newton import Curvature, SingularError
-from rsl_cli.train.replicas import Answer, Ask
+from rsl_cli.train.replicas import Answer, Request
 
 FEW_STEPS = 4
 """Iterations with a matrix of an earlier step before a new one is formed."""
@@ -87,7 +87,7 @@ class Newton:
 
     def solve(
         self, last: np.ndarray, predicted: np.ndarray, psi: np.ndarray, c: float, norm: Norm
-    ) -> Generator[Ask, Answer, Solution | None]:
+    ) -> Generator[Request, Answer, Solution | None]:
         """Solve for one step.
 
         Args:
@@ -131,16 +131,16 @@ class Newton:
         newton = np.array([self._subset, self._age, self._life, self._fresh, self._bent_for])
         return {"newton": newton, "secants": secants, "formed_at": self._formed_at.copy()}
 
-    def resume(self, state: dict[str, np.ndarray]) -> Generator[Ask, Answer, None]:
+    def resume(self, state: dict[str, np.ndarray]) -> Generator[Request, Answer, None]:
         """Go on from a checkpoint: the matrix is formed again where it was formed before."""
         subset, age, self._life, fresh, bent_for = state["newton"].tolist()
         self._subset, self._age, self._fresh, self._bent_for = int(subset), int(age), bool(fresh), int(bent_for)
         self._formed_at = state["formed_at"]
         self._secants = [(update, change) for update, change in state["secants"]]
-        answer = yield Ask(self._formed_at, curvature=0 if self._fresh else self._subset, bending=self._fresh)
+        answer = yield Request(self._formed_at, curvature=0 if self._fresh else self._subset, bending=self._fresh)
         self._curvature, self._bending = answer.curvature, answer.bending
 
-    def polish(self, near: np.ndarray, slope: np.ndarray, c: float) -> Generator[Ask, Answer, np.ndarray]:
+    def polish(self, near: np.ndarray, slope: np.ndarray, c: float) -> Generator[Request, Answer, np.ndarray]:
         """Solve z + c (slope + grad L(near + z)) = 0 until the gradient is right; leaves no trace in what is kept.
 
         Args:
@@ -152,7 +152,7 @@ class Newton:
             z, (P,).
         """
         psi, secants, best = c * slope, self._secants.copy(), math.inf
-        answer = yield Ask(near)
+        answer = yield Request(near)
         z = correction = np.zeros_like(near)
         for _ in range(0 if self._fresh else _POLISHES):
             residual = c * answer.gradient + psi + z
@@ -167,7 +167,7 @@ class Newton:
                 update = -self._inverse_times(residual, c, secants)
             except SingularError:
                 break
-            trial = yield Ask(near + z + update)
+            trial = yield Request(near + z + update)
             if not is_finite(trial):
                 break
             secants.append((update, trial.gradient - answer.gradient))
@@ -176,10 +176,10 @@ class Newton:
 
     def _polish_afresh(
         self, near: np.ndarray, psi: np.ndarray, c: float, z: np.ndarray
-    ) -> Generator[Ask, Answer, np.ndarray]:
+    ) -> Generator[Request, Answer, np.ndarray]:
         """With a matrix of each iterate; off the valley's floor, where residuals bend otherwise, Gauss-Newton alone."""
         best, worse, correction = math.inf, 0, z
-        answer = yield Ask(near + z)
+        answer = yield Request(near + z)
         while is_finite(answer):
             residual = c * answer.gradient + psi + z
             size = float(np.linalg.norm(residual))
@@ -188,29 +188,29 @@ class Newton:
                 correction, best = z, size
             if size <= POLISHED * c * np.linalg.norm(answer.gradient) or worse == _PATIENCE:
                 break
-            there = yield Ask(near + z, curvature=self._samples, bending=bool(z.any()))
+            there = yield Request(near + z, curvature=self._samples, bending=bool(z.any()))
             assert there.curvature is not None
             try:
                 z = z - _solve(there.curvature, there.bending, c, residual)
             except SingularError:
                 break
-            answer = yield Ask(near + z)
+            answer = yield Request(near + z)
         return correction
 
     def _iterate_afresh(
         self, last: np.ndarray, predicted: np.ndarray, psi: np.ndarray, c: float, norm: Norm
-    ) -> Generator[Ask, Answer, Solution | None]:
+    ) -> Generator[Request, Answer, Solution | None]:
         """Iterate with a matrix of each iterate."""
         if self._bending is None or self._age >= self._bent_for:
-            self._bending, self._formed_at, self._age = (yield Ask(last, bending=True)).bending, last, 0
-        descent = _Descent(self._samples, self._bending, predicted, psi, c, np.zeros_like(predicted))
-        yield from descent.begin()
+            self._bending, self._formed_at, self._age = (yield Request(last, bending=True)).bending, last, 0
+        optimizer_state = _NewtonIteration(self._samples, self._bending, predicted, psi, c, np.zeros_like(predicted))
+        yield from optimizer_state.begin()
         for iteration in range(1, _FRESH_STEPS + 1):
-            if not (yield from descent.step(norm)):
+            if not (yield from optimizer_state.step(norm)):
                 return None
-            if descent.left < self._tolerance and descent.steepness <= _LEVEL:
-                self._bent_for = 1 if descent.matrices > 2 else _BENT_FOR
-                return Solution(descent.z, descent.loss, min(iteration, FEW_STEPS))
+            if optimizer_state.left < self._tolerance and optimizer_state.steepness <= _LEVEL:
+                self._bent_for = 1 if optimizer_state.matrices > 2 else _BENT_FOR
+                return Solution(optimizer_state.z, optimizer_state.loss, min(iteration, FEW_STEPS))
         return None
 
     def _forget(self) -> None:
@@ -218,10 +218,10 @@ class Newton:
 
     def _iterate(
         self, predicted: np.ndarray, psi: np.ndarray, c: float, norm: Norm
-    ) -> Generator[Ask, Answer, Solution | None]:
+    ) -> Generator[Request, Answer, Solution | None]:
         """Iterate until converged, or until it is seen that this matrix does not get there."""
         correction, previous = np.zeros_like(predicted), math.inf
-        answer = yield Ask(predicted, curvature=self._subset if self._curvature is None else 0)
+        answer = yield Request(predicted, curvature=self._subset if self._curvature is None else 0)
         if answer.curvature is not None:
             self._curvature, self._formed_at = answer.curvature, predicted
         most = FEW_STEPS if self._age else _MANY_STEPS
@@ -243,7 +243,7 @@ class Newton:
                 return None
             trial = answer
             for _ in range(1 + _MOST_CUTS):
-                trial = yield Ask(predicted + correction + update)
+                trial = yield Request(predicted + correction + update)
                 change = trial.gradient - answer.gradient
                 squared, convexity = update @ update, update @ change
                 if not is_finite(trial) or squared + c * convexity < LEAST_CONVEXITY * squared:
@@ -272,7 +272,7 @@ class Newton:
         return solved
 
 
-class _Descent:
+class _NewtonIteration:
     """Newton's method from one point, a matrix being kept while it leads far enough.
 
     Args:
@@ -292,9 +292,9 @@ class _Descent:
         self._curvature: Curvature | None = None
         self.matrices = 0
 
-    def begin(self) -> Generator[Ask, Answer, None]:
+    def begin(self) -> Generator[Request, Answer, None]:
         """Look where it starts."""
-        self._answer = yield Ask(self._near + self.z)
+        self._answer = yield Request(self._near + self.z)
 
     @property
     def loss(self) -> float:
@@ -316,7 +316,7 @@ class _Descent:
         """The residual's norm against that of c grad L: what share of the gradient is not the solution's."""
         return float(np.linalg.norm(self.residual) / (self._c * np.linalg.norm(self._answer.gradient)))
 
-    def step(self, norm: Norm) -> Generator[Ask, Answer, bool]:
+    def step(self, norm: Norm) -> Generator[Request, Answer, bool]:
         """Take a step, of which size, and the rate at which sizes fall, are kept; whether it led towards a solution."""
         if not is_finite(self._answer):
             return False
@@ -331,13 +331,13 @@ class _Descent:
         if not (math.isfinite(size) and min(before, self.rate) < 1):
             return False
         self.z, self.size = self.z + update, size
-        self._answer = yield Ask(self._near + self.z)
+        self._answer = yield Request(self._near + self.z)
         return is_finite(self._answer)
 
-    def _update_afresh(self) -> Generator[Ask, Answer, np.ndarray]:
+    def _update_afresh(self) -> Generator[Request, Answer, np.ndarray]:
         # Where that of the last solution leads slowly, residuals are large, and bend here otherwise than there.
         slow = self.rate > _FRESH_RATE
-        answer = yield Ask(self._near + self.z, curvature=self._samples, bending=slow)
+        answer = yield Request(self._near + self.z, curvature=self._samples, bending=slow)
         self._bending = answer.bending if slow else self._bending
         curvature = answer.curvature
         self.matrices += 1

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from rsl_cli.contracts import failing
 from rsl_cli.errors import ConfigError, RslError, first_line, one_of
-from rsl_cli.kernels.circuit import BETA1, BETA2, EPSILON
+from rsl_cli.kernels.circuits import BETA1, BETA2, EPSILON
 from rsl_cli.network import LiftedNetwork
 from rsl_cli.registry import Registry
 
@@ -61,7 +61,7 @@ class Optimizer(ABC):
         return ()
 
     @property
-    def compiled(self) -> bool:
+    def in_circuits(self) -> bool:
         """Whether circuits have loops of their own for it."""
         return False
 
@@ -107,7 +107,7 @@ class Adam(Optimizer):
         return "exp_avg", "exp_avg_sq"
 
     @property
-    def compiled(self) -> bool:
+    def in_circuits(self) -> bool:
         """They have."""
         return True
 
@@ -150,7 +150,7 @@ class Sgd(Optimizer):
         return ("momentum_buffer",) if self.momentum else ()
 
     @property
-    def compiled(self) -> bool:
+    def in_circuits(self) -> bool:
         """They have, without looking ahead."""
         return not self.nesterov
 

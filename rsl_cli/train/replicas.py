@@ -13,13 +13,13 @@ import torch
 
 from rsl_cli.lift import disjoint_union
 from rsl_cli.network import LiftedNetwork
-from rsl_cli.train.compiled import Compiled
+from rsl_cli.train.circuits import CircuitObjective
 from rsl_cli.train.gauss_newton import Curvature, gauss_newton
 from rsl_cli.train.objective import Objective, lone_reach
 
 
 @dataclass(frozen=True)
-class Ask:
+class Request:
     """A question about one replica: loss and gradient at parameters (P,), float64; and more, if wanted.
 
     Args:
@@ -50,7 +50,7 @@ class Answer:
     accuracy: float = float("nan")
 
 
-Method = Generator[Ask, Answer, None]
+Solver = Generator[Request, Answer, None]
 
 
 class Replicas:
@@ -67,7 +67,7 @@ class Replicas:
         parts = [network.replica_tensors(tensors, r) for r in range(network.replica_count)]
         self.start = [_flat(part) for part in parts]
         self._shapes = [{name: tensor.shape for name, tensor in part.items()} for part in parts]
-        self._compiled = Compiled.of(network, objective)
+        self._compiled = CircuitObjective.of(network, objective)
         self._unions: dict[tuple[int, ...], LiftedNetwork] = {}
 
     @property
@@ -85,37 +85,37 @@ class Replicas:
         """Arrays by name as flat parameters (P,) of a replica."""
         return np.concatenate([arrays[name].astype(np.float64).ravel() for name in self._shapes[replica]])
 
-    def answer(self, asks: Mapping[int, Ask]) -> dict[int, Answer]:
+    def answer(self, asks: Mapping[int, Request]) -> dict[int, Answer]:
         """Answer one question of each of some replicas."""
         answers = {}
         for replica, (loss, gradient) in self._gradients(asks).items():
-            ask = asks[replica]
+            request = asks[replica]
             curvature, test_loss, accuracy = None, float("nan"), float("nan")
-            if ask.curvature:
-                alone = self._loaded((replica,), [ask.parameters])
-                curvature = gauss_newton(alone, self._objective, ask.curvature)
+            if request.curvature:
+                alone = self._loaded((replica,), [request.parameters])
+                curvature = gauss_newton(alone, self._objective, request.curvature)
             bending = None
-            if ask.bending and self._compiled is not None:
-                bending = self._compiled.curvature(replica, ask.parameters)
-            if ask.held_out and self._compiled is not None:
-                test_loss, accuracy = self._compiled.held_out(replica, ask.parameters)
-            elif ask.held_out:
-                alone = self._loaded((replica,), [ask.parameters])
+            if request.bending and self._compiled is not None:
+                bending = self._compiled.curvature(replica, request.parameters)
+            if request.held_out and self._compiled is not None:
+                test_loss, accuracy = self._compiled.held_out(replica, request.parameters)
+            elif request.held_out:
+                alone = self._loaded((replica,), [request.parameters])
                 test_loss, accuracy = (float(figure) for figure in self._objective.held_out(alone))
-            lone = self._lone_reach(replica, ask, loss, gradient) if ask.lone_reach else None
+            lone = self._lone_reach(replica, request, loss, gradient) if request.lone_reach else None
             answers[replica] = Answer(loss, gradient, curvature, bending, lone, test_loss, accuracy)
         return answers
 
-    def _lone_reach(self, replica: int, ask: Ask, loss: float, gradient: np.ndarray) -> np.ndarray:
+    def _lone_reach(self, replica: int, request: Request, loss: float, gradient: np.ndarray) -> np.ndarray:
         if self._compiled is not None:
-            responses = self._compiled.responses(replica, ask.parameters)
+            responses = self._compiled.responses(replica, request.parameters)
         else:
-            responses = self._objective.responses(self._loaded((replica,), [ask.parameters]))[0]
+            responses = self._objective.responses(self._loaded((replica,), [request.parameters]))[0]
         return lone_reach(self._objective.span(loss), gradient, responses)
 
-    def _gradients(self, asks: Mapping[int, Ask]) -> dict[int, tuple[float, np.ndarray]]:
+    def _gradients(self, asks: Mapping[int, Request]) -> dict[int, tuple[float, np.ndarray]]:
         if self._compiled is not None:
-            return {replica: self._compiled.gradient(replica, ask.parameters) for replica, ask in asks.items()}
+            return {replica: self._compiled.gradient(replica, request.parameters) for replica, request in asks.items()}
         members = tuple(sorted(asks))
         union = self._loaded(members, [asks[r].parameters for r in members])
         union.zero_grad(set_to_none=True)

@@ -8,7 +8,7 @@ import numpy as np
 from rsl_cli.errors import ConfigError, one_of
 from rsl_cli.keys import horizon_of
 from rsl_cli.network import LiftedNetwork
-from rsl_cli.train.checkpoint import Keeper, Saved
+from rsl_cli.train.checkpoint import Checkpointer, Saved
 from rsl_cli.train.first_order import FirstOrder
 from rsl_cli.train.flow import Flow
 from rsl_cli.train.lm import LevenbergMarquardt
@@ -20,7 +20,7 @@ from rsl_cli.train.trajectory import COLUMNS, Row, TrainingResult
 if TYPE_CHECKING:
     import pandas as pd
 
-Settings = FirstOrder | Flow | LevenbergMarquardt
+TrainerSettings = FirstOrder | Flow | LevenbergMarquardt
 """A trainer: what it is set to, and all that the rest of rsl asks of one, so that nothing else tells them apart.
 
 ``parametrization`` it asks for by default; whether its path ``follows_flow``, and can be held against the theorem;
@@ -64,7 +64,7 @@ def chosen_trainer(
     return config["classes" if affordable else "dear"], (note,)
 
 
-def trainer_settings(config: Mapping[str, Any]) -> Settings:
+def trainer_settings(config: Mapping[str, Any]) -> TrainerSettings:
     """Read a trainer's configuration.
 
     Raises:
@@ -88,7 +88,7 @@ def horizon_keys(identity: Mapping[str, Any]) -> tuple[str, ...]:
     return () if ends else horizon_of(TRAINERS.get(identity.get("name", ""), {}))
 
 
-def from_results(settings: Settings, trajectory: "pd.DataFrame", state: Mapping[str, np.ndarray]) -> Saved:
+def from_results(settings: TrainerSettings, trajectory: "pd.DataFrame", state: Mapping[str, np.ndarray]) -> Saved:
     """What a finished run goes on from of which the results alone are left.
 
     The flow begins anew where the run stands. Other trainers begin at the start, which costs steps and changes nothing.
@@ -105,9 +105,9 @@ def from_results(settings: Settings, trajectory: "pd.DataFrame", state: Mapping[
 def train(
     network: LiftedNetwork,
     objective: Objective,
-    settings: Settings,
+    settings: TrainerSettings,
     *,
-    keeper: Keeper | None = None,
+    checkpointer: Checkpointer | None = None,
     progress: Callable[[int, int, float], None] | None = None,
 ) -> list[TrainingResult]:
     """Train every replica of a network by any trainer.
@@ -116,10 +116,10 @@ def train(
         network: a lift's or a union's, of the settings' dtype; left with the final parameters.
         objective: data and loss, of the same dtype.
         settings: which trainer, for how long.
-        keeper: where to leave and find what to go on from.
+        checkpointer: where to leave and find what to go on from.
         progress: called with (done, of how many, median training loss).
 
     Returns:
         One result per replica.
     """
-    return settings.train(network, objective, keeper=keeper, progress=progress)
+    return settings.train(network, objective, checkpointer=checkpointer, progress=progress)

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import fake_measures
+import fake_diagnostics
 import numpy as np
 import pandas as pd
 
@@ -72,7 +72,7 @@ def make_study(
             store.write_failure(key, Record(**named, status="failed", error="out of memory"), "out of memory\n")
             continue
         frame = _trajectory(record) if trajectories else pd.DataFrame({"step": [0]})
-        tables = {"trajectory": frame} if not measured else fake_measures.tables_of(record)
+        tables = {"trajectory": frame} if not measured else fake_diagnostics.tables_of(record)
         store.write_run(key, record, tables, {"w": np.zeros(1)})
     return store
 

@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 
 from rsl_cli.report import canvas, write_comparison, write_report
 from rsl_cli.report.charts import charts
-from rsl_cli.report.measures import Measures, Rows, read_measures
+from rsl_cli.report.diagnostics import DiagnosticTables, Rows, read_diagnostics
 from rsl_cli.report.page_data import page_data
 from rsl_cli.report.plots import law_span
 from rsl_cli.report.population_plots import population_drawings
@@ -230,7 +230,7 @@ def test_the_page_of_a_large_study_opens(tmp_path: Path) -> None:
 
 def test_charts_obey_the_schema(study: StudyStore) -> None:
     runs = read_runs(study)
-    data = page_data(runs, read_measures(study, runs), 0.1)
+    data = page_data(runs, read_diagnostics(study, runs), 0.1)
     found = charts(runs, data, [{"params": 209.0, "lift": 16.0, "loss": 0.1}])
     assert len(found) == 12
     for spec in found.values():
@@ -241,11 +241,11 @@ def test_charts_obey_the_schema(study: StudyStore) -> None:
 
 def test_many_groups_of_weights_have_a_line_each(study: StudyStore) -> None:
     runs = read_runs(study)
-    drift = read_measures(study, runs).drift
+    drift = read_diagnostics(study, runs).drift
     names = [f"weight_v{i}__to__v{i + 1}" for i in range(26)]
     parts = [{**drift.columns, "group": np.full(len(drift), name)} for name in names]
     many = Rows({key: np.concatenate([part[key] for part in parts]) for key in drift.columns})
-    draw, size = population_drawings(runs, Measures(drift=many))["drift"]
+    draw, size = population_drawings(runs, DiagnosticTables(drift=many))["drift"]
     image = matplotlib.image.imread(io.BytesIO(canvas.render((draw, size), ["png"])["png"]))
     assert np.all(image[[0, -1]] == 1) and np.all(image[:, [0, -1]] == 1)
     figure = Figure(figsize=size, layout="constrained")

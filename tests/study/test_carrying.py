@@ -12,11 +12,11 @@ from rsl_cli import load_study
 from rsl_cli.errors import ConfigError, StoreError
 from rsl_cli.progress import Display
 from rsl_cli.study import costs, runner, store
+from rsl_cli.study.api import run_study
 from rsl_cli.study.files import read_json, write_json
 from rsl_cli.study.identity import run_id
 from rsl_cli.study.record import Record
 from rsl_cli.study.runner import make_plan
-from rsl_cli.study.session import run_study
 from rsl_cli.study.spec import StudySpec
 from rsl_cli.study.store import RunKey, StudyStore
 
@@ -33,10 +33,15 @@ TRAINERS = {
 
 def config(tmp_path, name="flow", last=-1, **changes):
     trainer, rounds = TRAINERS[name]
-    theory = problems.group("theory", "path") if name == "flow" else {}
+    diagnostics = problems.group("theory", "path") if name == "flow" else {}
     return (
         problems.study(
-            results_dir=str(tmp_path), study="s", trainer=trainer | rounds[last], lift=[2, 4], seeds=2, theory=theory
+            results_dir=str(tmp_path),
+            study="s",
+            trainer=trainer | rounds[last],
+            lift=[2, 4],
+            seeds=2,
+            theory=diagnostics,
         )
         | changes
     )

@@ -12,7 +12,7 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
-import fake_measures
+import fake_diagnostics
 import numpy as np
 import pytest
 from fake_study import make_study
@@ -44,7 +44,7 @@ def make_intact(root: Path) -> StudyStore:
         (store.report_dir / name).write_text(text)
     write_json(store.report_dir / "verdict.json", {"verdict": "falls"})
     write_digests(store.report_dir, [*texts, "verdict.json"])
-    assert verify(store).clean and fake_measures.PROBES
+    assert verify(store).clean and fake_diagnostics.PROBES
     return store
 
 

@@ -18,8 +18,8 @@ import problems
 import pytest
 from test_runner import snapshot
 
+from rsl_cli.study.api import run_study
 from rsl_cli.study.leases import holders
-from rsl_cli.study.session import run_study
 from rsl_cli.study.spec import StudySpec
 from rsl_cli.study.verify import verify
 
@@ -171,7 +171,7 @@ def test_ray_with_a_worker_killed_and_the_main_process_too(ray_cluster, local, t
     store = StudySpec.from_config(config).store
     script = f"""
 import json
-from rsl_cli.study.session import run_study
+from rsl_cli.study.api import run_study
 outcome = run_study(json.loads({json.dumps(config)!r}))
 print(outcome.done, outcome.failed)
 """

@@ -14,9 +14,9 @@ import pytest
 from rsl_cli.cli import compose
 from rsl_cli.errors import StoreError
 from rsl_cli.study import executors
+from rsl_cli.study.api import run_study
 from rsl_cli.study.machine import memory_limit
-from rsl_cli.study.runner import Item, make_plan
-from rsl_cli.study.session import run_study
+from rsl_cli.study.runner import RunBatch, make_plan
 from rsl_cli.study.spec import StudySpec
 from rsl_cli.study.verify import verify
 
@@ -144,7 +144,7 @@ def test_items_that_do_not_fit_beside_others_go_alone_and_last(tmp_path, monkeyp
     pool = executors._Pool(spec, 2, lambda *_: None, lambda *_: None)
     pool.room = 6.0
     keys = make_plan(spec).keys
-    waiting = [Item((key,)) for key in reversed(keys) if key.seed == 0]
+    waiting = [RunBatch((key,)) for key in reversed(keys) if key.seed == 0]
     assert [item.lift for item in waiting] == [8, 4, 2]
     assert pool._fitting(waiting) is waiting[1]
 

@@ -14,9 +14,9 @@ import pytest
 
 from rsl_cli.errors import StoreError
 from rsl_cli.study import leases
+from rsl_cli.study.api import run_study
 from rsl_cli.study.growth import register
 from rsl_cli.study.leases import Claim, LeaseLostError, holders, read
-from rsl_cli.study.session import run_study
 from rsl_cli.study.spec import StudySpec
 from rsl_cli.study.store import StudyStore
 from rsl_cli.study.verify import verify
@@ -189,7 +189,7 @@ def test_a_worker_that_was_stopped_and_comes_back_writes_nothing(tmp_path):
     config["trainer"]["steps"] = 4000
     script = textwrap.dedent(f"""
         import json
-        from rsl_cli.study.session import run_study
+        from rsl_cli.study.api import run_study
         done = run_study(json.loads({json.dumps(config)!r}), progress=lambda *_: print("at work", flush=True))
         print(done.done, done.failed)
     """)

@@ -16,11 +16,11 @@ import rsl_cli as rsl
 from rsl_cli.cli import main
 from rsl_cli.errors import ConfigError, TrainingError
 from rsl_cli.study import pilots, runner
+from rsl_cli.study.api import run_study
 from rsl_cli.study.engine import EXECUTORS, make_executor, read_executor
 from rsl_cli.study.growth import register
 from rsl_cli.study.leases import holders
 from rsl_cli.study.pilots import pilot
-from rsl_cli.study.session import run_study
 from rsl_cli.study.spec import StudySpec
 from rsl_cli.study.verify import verify
 

@@ -11,8 +11,8 @@ import pytest
 from rsl_cli import load_study
 from rsl_cli.errors import ConfigError, StoreError
 from rsl_cli.study import costs, runner
+from rsl_cli.study.api import run_study
 from rsl_cli.study.files import read_tensors, write_tensors
-from rsl_cli.study.session import run_study
 from rsl_cli.study.spec import StudySpec
 from rsl_cli.study.store import StudyStore
 
@@ -117,7 +117,7 @@ def test_killed_at_any_moment_and_resumed_is_the_uninterrupted_study(whole, tmp_
     config = config | {"results_dir": str(tmp_path), "executor": {"name": "local", "checkpoint_seconds": 1e-9}}
     script = textwrap.dedent(f"""
         import json
-        from rsl_cli.study.session import run_study
+        from rsl_cli.study.api import run_study
         print("start", flush=True)
         run_study(json.loads({json.dumps(config)!r}), finished=lambda *_: print("item", flush=True))
     """)
@@ -146,7 +146,7 @@ def test_two_processes_on_one_study_do_each_run_once(whole, tmp_path):
     config = config | {"results_dir": str(tmp_path)}
     script = textwrap.dedent(f"""
         import json
-        from rsl_cli.study.session import run_study
+        from rsl_cli.study.api import run_study
         print(run_study(json.loads({json.dumps(config)!r})).done)
     """)
     pair = [subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) for _ in range(2)]

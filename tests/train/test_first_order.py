@@ -58,7 +58,7 @@ def carried(train, make, objective, settings):
     results = []
     for one in settings:
         saved = [result.saved for result in results]
-        results = train(make(), objective, one, keeper=Memory(saved=saved))
+        results = train(make(), objective, one, checkpointer=Memory(saved=saved))
     return results
 
 
@@ -66,10 +66,10 @@ def carried(train, make, objective, settings):
 def test_resumed_training_is_the_uninterrupted_one_bit_for_bit(settings):
     objective = Objective(DATA, "mse", dtype=torch.float32)
     whole = train_first_order(union([0, 1]), objective, settings)
-    keeper = Memory(8, interrupt=True)
+    checkpointer = Memory(8, interrupt=True)
     with pytest.raises(KeyboardInterrupt):
-        train_first_order(union([0, 1]), objective, settings, keeper=keeper)
-    resumed = train_first_order(union([0, 1]), objective, settings, keeper=keeper)
+        train_first_order(union([0, 1]), objective, settings, checkpointer=checkpointer)
+    resumed = train_first_order(union([0, 1]), objective, settings, checkpointer=checkpointer)
     for one, other in zip(whole, resumed, strict=True):
         problems.assert_same_training(one, other)
 
@@ -92,20 +92,20 @@ def test_a_constant_rate_is_carried_on_as_if_in_one_go_whatever_the_union(name, 
     parts = carried(train_first_order, lambda: make(0, 1, 2), objective, rounds)
     assert [row[0] for row in parts[0].trajectory.rows[-2:]] == [10, 11]
     for seeds in ([2], [0, 1]):
-        keeper = Memory(saved=[parts[seed].saved for seed in seeds])
-        ends = train_first_order(make(*seeds), objective, replace(settings, steps=20), keeper=keeper)
+        checkpointer = Memory(saved=[parts[seed].saved for seed in seeds])
+        ends = train_first_order(make(*seeds), objective, replace(settings, steps=20), checkpointer=checkpointer)
         for seed, end in zip(seeds, ends, strict=True):
             problems.assert_same_training(end, whole[seed])
 
 
 def test_less_than_what_is_saved_ends_where_it_stands():
     objective = Objective(DATA, "mse", dtype=torch.float32)
-    keeper = Memory(6, interrupt=True)
+    checkpointer = Memory(6, interrupt=True)
     with pytest.raises(KeyboardInterrupt):
-        train_first_order(union([0]), objective, SETTINGS["gd"], keeper=keeper)
-    (less,) = train_first_order(union([0]), objective, replace(SETTINGS["gd"], steps=2), keeper=keeper)
+        train_first_order(union([0]), objective, SETTINGS["gd"], checkpointer=checkpointer)
+    (less,) = train_first_order(union([0]), objective, replace(SETTINGS["gd"], steps=2), checkpointer=checkpointer)
     assert less.stop_reason == "budget" and 2 < less.trajectory.last["step"] < 60
-    more = train_first_order(union([0]), objective, SETTINGS["gd"], keeper=Memory(saved=[less.saved]))
+    more = train_first_order(union([0]), objective, SETTINGS["gd"], checkpointer=Memory(saved=[less.saved]))
     problems.assert_same_training(more[0], train_first_order(union([0]), objective, SETTINGS["gd"])[0])
 
 
@@ -128,7 +128,7 @@ def test_states_of_several_steps_are_refused():
         train_first_order(union([seed]), objective, replace(SETTINGS["gd"], steps=seed + 1))[0].saved for seed in (0, 1)
     ]
     with pytest.raises(TrainingError, match=r"another network"):
-        train_first_order(union([0, 1]), objective, SETTINGS["gd"], keeper=Memory(saved=saved))
+        train_first_order(union([0, 1]), objective, SETTINGS["gd"], checkpointer=Memory(saved=saved))
 
 
 @pytest.mark.parametrize(
@@ -235,11 +235,11 @@ def test_no_steps_still_gives_the_start():
 
 def test_a_checkpoint_of_another_network_is_refused():
     objective = Objective(DATA, "mse", dtype=torch.float32)
-    keeper = Memory(3, interrupt=True)
+    checkpointer = Memory(3, interrupt=True)
     with pytest.raises(KeyboardInterrupt):
-        train_first_order(union([0]), objective, SETTINGS["adam"], keeper=keeper)
+        train_first_order(union([0]), objective, SETTINGS["adam"], checkpointer=checkpointer)
     with pytest.raises(TrainingError, match="another network"):
-        train_first_order(union([0], degree=16), objective, SETTINGS["adam"], keeper=keeper)
+        train_first_order(union([0], degree=16), objective, SETTINGS["adam"], checkpointer=checkpointer)
 
 
 @pytest.mark.parametrize("loss", ["mse", "cross_entropy"])

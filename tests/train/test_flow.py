@@ -73,17 +73,17 @@ def flat(net):
 
 @pytest.mark.parametrize("method", ["BDF", "Radau"])
 @pytest.mark.parametrize("kind", ["mse", "cross_entropy"])
-def test_it_agrees_with_scipy_at_tight_tolerances(method, kind):
+def test_it_agrees_with_scipy_at_tight_tolerances(solver, kind):
     data, base = (DATA, BASE) if kind == "mse" else classes()
     net = network([0], base=base)
     both = slow_gradient(net, data, kind)
     # Radau at these tolerances takes minutes where BDF takes seconds.
-    times = [1.0, 10.0, 100.0, 1e3, 1e4] if (method, kind) == ("BDF", "mse") else [1.0, 10.0, 100.0]
+    times = [1.0, 10.0, 100.0, 1e3, 1e4] if (solver, kind) == ("BDF", "mse") else [1.0, 10.0, 100.0]
     exact = solve_ivp(
         lambda t, y: -both(y)[1],
         (0, times[-1]),
         flat(net),
-        method=method,
+        solver=solver,
         jac=lambda t, y: -both.hessian(y),
         rtol=1e-7,
         atol=1e-9,
@@ -109,7 +109,7 @@ def test_error_falls_with_the_tolerance():
         lambda t, y: -both(y)[1],
         (0, 20),
         flat(net),
-        method="Radau",
+        solver="Radau",
         jac=lambda t, y: -both.hessian(y),
         rtol=1e-9,
         atol=1e-11,
@@ -132,7 +132,7 @@ def test_fixed_steps_show_the_order(order, kind):
     both = slow_gradient(net, data, kind)
     end = 1.0
     reference = solve_ivp(
-        lambda t, y: -both(y)[1], (0, end), flat(net), method="DOP853", rtol=1e-13, atol=1e-14, dense_output=True
+        lambda t, y: -both(y)[1], (0, end), flat(net), solver="DOP853", rtol=1e-13, atol=1e-14, dense_output=True
     )
     errors = []
     for steps in (16, 32):
@@ -213,10 +213,10 @@ def test_each_replica_of_a_union_goes_its_own_way_as_if_alone():
 def test_resumed_integration_is_the_uninterrupted_one_bit_for_bit():
     objective, settings = Objective(DATA, "mse", dtype=torch.float64), Flow(t_end=1000.0)
     whole = train_flow(network([0, 1]), objective, settings)
-    keeper = Memory(60, interrupt=True)
+    checkpointer = Memory(60, interrupt=True)
     with pytest.raises(KeyboardInterrupt):
-        train_flow(network([0, 1]), objective, settings, keeper=keeper)
-    resumed = train_flow(network([0, 1]), objective, settings, keeper=keeper)
+        train_flow(network([0, 1]), objective, settings, checkpointer=checkpointer)
+    resumed = train_flow(network([0, 1]), objective, settings, checkpointer=checkpointer)
     for one, other in zip(whole, resumed, strict=True):
         problems.assert_same_training(one, other)
         assert [point.time for point in one.path] == [point.time for point in other.path]
@@ -247,14 +247,16 @@ def test_carried_on_in_rounds_it_is_the_flow_in_one_go(rounds):
 def test_a_continuation_killed_on_its_way_is_one_that_was_not():
     objective = Objective(DATA, "mse", dtype=torch.float64)
     whole = train_flow(network([0]), objective, Flow(t_end=1e4))[0]
-    keeper = Memory(40, True, [train_flow(network([0]), objective, Flow(t_end=30))[0].saved])
+    checkpointer = Memory(40, True, [train_flow(network([0]), objective, Flow(t_end=30))[0].saved])
     with pytest.raises(KeyboardInterrupt):
-        train_flow(network([0]), objective, Flow(t_end=1e4), keeper=keeper)
-    problems.assert_same_training(whole, train_flow(network([0]), objective, Flow(t_end=1e4), keeper=keeper)[0])
+        train_flow(network([0]), objective, Flow(t_end=1e4), checkpointer=checkpointer)
+    problems.assert_same_training(
+        whole, train_flow(network([0]), objective, Flow(t_end=1e4), checkpointer=checkpointer)[0]
+    )
     # Asked for less than it came to, it ends where it stands; and goes on from there.
-    less = train_flow(network([0]), objective, Flow(t_end=40), keeper=keeper)[0]
+    less = train_flow(network([0]), objective, Flow(t_end=40), checkpointer=checkpointer)[0]
     assert less.stop_reason == "time" and 40 < less.trajectory.last["time"] < 1e4
-    more = train_flow(network([0]), objective, Flow(t_end=1e4), keeper=Memory(saved=[less.saved]))[0]
+    more = train_flow(network([0]), objective, Flow(t_end=1e4), checkpointer=Memory(saved=[less.saved]))[0]
     problems.assert_same_training(whole, more)
 
 
@@ -263,7 +265,7 @@ def test_without_a_saved_state_the_integrator_begins_anew_where_it_stood():
     first = train_flow(network([0]), objective, Flow(t_end=300))[0]
     state = {name: part.numpy() for name, part in first.state.items()}
     saved = from_results(Flow(), first.trajectory.to_frame().drop(columns="test_loss"), state)
-    again = train_flow(network([0]), objective, Flow(t_end=1e4), keeper=Memory(saved=[saved]))[0]
+    again = train_flow(network([0]), objective, Flow(t_end=1e4), checkpointer=Memory(saved=[saved]))[0]
     whole = train_flow(network([0]), objective, Flow(t_end=1e4))[0]
     assert again.restarted_at == 300 and whole.restarted_at is None
     kept = len(first.trajectory.rows)
@@ -272,7 +274,7 @@ def test_without_a_saved_state_the_integrator_begins_anew_where_it_stood():
     assert again.trajectory.last["loss"] == pytest.approx(whole.trajectory.last["loss"], rel=1e-2)
     # From here on it has a state again.
     end = {"t_end": 1e5}
-    longer = train_flow(network([0]), objective, Flow(**end), keeper=Memory(saved=[again.saved]))[0]
+    longer = train_flow(network([0]), objective, Flow(**end), checkpointer=Memory(saved=[again.saved]))[0]
     assert longer.restarted_at == 300 and longer.trajectory.rows[: len(again.trajectory.rows)] == again.trajectory.rows
 
 
@@ -292,19 +294,21 @@ def test_late_integration_resumes_bit_for_bit_too():
     objective, settings = Objective(DATA, "mse", dtype=torch.float64), Flow(t_end=1e6, stationary=0.0)
     whole = train_flow(network([0]), objective, settings)
     for calls in (1, 40, 333):
-        keeper = Late(calls, interrupt=True)
+        checkpointer = Late(calls, interrupt=True)
         with pytest.raises(KeyboardInterrupt):
-            train_flow(network([0]), objective, settings, keeper=keeper)
-        keeper.step = -1
-        problems.assert_same_training(whole[0], train_flow(network([0]), objective, settings, keeper=keeper)[0])
+            train_flow(network([0]), objective, settings, checkpointer=checkpointer)
+        checkpointer.step = -1
+        problems.assert_same_training(
+            whole[0], train_flow(network([0]), objective, settings, checkpointer=checkpointer)[0]
+        )
 
 
 def test_a_checkpoint_of_another_network_is_refused():
-    objective, keeper = Objective(DATA, "mse", dtype=torch.float64), Memory(20, interrupt=True)
+    objective, checkpointer = Objective(DATA, "mse", dtype=torch.float64), Memory(20, interrupt=True)
     with pytest.raises(KeyboardInterrupt):
-        train_flow(network([0]), objective, Flow(), keeper=keeper)
+        train_flow(network([0]), objective, Flow(), checkpointer=checkpointer)
     with pytest.raises(TrainingError, match="checkpoint is of another network"):
-        train_flow(network([1]), objective, Flow(), keeper=keeper)
+        train_flow(network([1]), objective, Flow(), checkpointer=checkpointer)
 
 
 @pytest.mark.parametrize(("rtol", "share"), [(1e-3, 0.1), (1e-4, 0.01)])
@@ -374,7 +378,7 @@ def test_a_saddle_is_left_when_it_is_left(beside):
         lambda t, y: -both(y)[1],
         (0, end),
         flat(net),
-        method="BDF",
+        solver="BDF",
         jac=lambda t, y: -both.hessian(y),
         rtol=1e-6,
         atol=1e-11,

@@ -27,11 +27,11 @@ def solved(curvatures, c, psi, tolerance):
     """The solution z of z + psi + c H z = 0, H of given eigenvalues, and how many gradients it took."""
     hessian = (SIDES * curvatures) @ SIDES.T
     solver = NewtonKrylov(tolerance).solve(psi, 0 * psi, psi, c, lambda v: float(np.linalg.norm(v)))
-    ask, asked = next(solver), 0
+    request, asked = next(solver), 0
     try:
         while True:
-            at, asked = ask.parameters, asked + 1
-            ask = solver.send(Answer(0.5 * float(at @ hessian @ at), hessian @ at))
+            at, asked = request.parameters, asked + 1
+            request = solver.send(Answer(0.5 * float(at @ hessian @ at), hessian @ at))
     except StopIteration as end:
         return end.value, np.linalg.solve(np.eye(40) + c * hessian, -psi), asked
 
@@ -75,11 +75,11 @@ def test_interrupted_classes_go_on_bit_for_bit(loss):
     data, base = classes()
     objective, settings = Objective(data, loss, dtype=torch.float64), Flow(t_end=300.0)
     whole = train_flow(network([0, 1], base=base), objective, settings)
-    keeper = Memory(150, interrupt=True)
+    checkpointer = Memory(150, interrupt=True)
     with pytest.raises(KeyboardInterrupt):
-        train_flow(network([0, 1], base=base), objective, settings, keeper=keeper)
+        train_flow(network([0, 1], base=base), objective, settings, checkpointer=checkpointer)
     for one, other in zip(
-        whole, train_flow(network([0, 1], base=base), objective, settings, keeper=keeper), strict=True
+        whole, train_flow(network([0, 1], base=base), objective, settings, checkpointer=checkpointer), strict=True
     ):
         problems.assert_same_training(one, other)
 

@@ -86,10 +86,10 @@ def test_target_diverged_and_stalled_have_their_names(monkeypatch):
 def test_resumed_and_united_training_is_the_same_bit_for_bit():
     objective, settings = Objective(DATA, "mse", dtype=torch.float64), LevenbergMarquardt(max_steps=60)
     whole = train_lm(network([0, 1]), objective, settings)
-    keeper = Memory(30, interrupt=True)
+    checkpointer = Memory(30, interrupt=True)
     with pytest.raises(KeyboardInterrupt):
-        train_lm(network([0, 1]), objective, settings, keeper=keeper)
-    resumed = train_lm(network([0, 1]), objective, settings, keeper=keeper)
+        train_lm(network([0, 1]), objective, settings, checkpointer=checkpointer)
+    resumed = train_lm(network([0, 1]), objective, settings, checkpointer=checkpointer)
     alone = [train_lm(network([seed]), objective, settings)[0] for seed in (0, 1)]
     for one, two, three in zip(whole, resumed, alone, strict=True):
         for other in (two, three):

@@ -13,7 +13,7 @@ from rsl_cli.graph import BaseGraph
 from rsl_cli.lift import disjoint_union, sample_lift
 from rsl_cli.network import LiftedNetwork
 from rsl_cli.progress import Display
-from rsl_cli.study.session import run_study
+from rsl_cli.study.api import run_study
 from rsl_cli.study.spec import StudySpec
 from rsl_cli.testing import check_optimizer
 from rsl_cli.train.first_order import FirstOrder, train_first_order

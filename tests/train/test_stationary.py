@@ -11,11 +11,11 @@ from train.test_flow import DATA, classes, flat, network
 from rsl_cli.lift import sample_lift
 from rsl_cli.linearization import sample_jacobians
 from rsl_cli.network import LiftedNetwork
-from rsl_cli.train.compiled import Compiled
+from rsl_cli.train.circuits import CircuitObjective
 from rsl_cli.train.flow import Flow
 from rsl_cli.train.lm import LevenbergMarquardt
 from rsl_cli.train.objective import Objective, lone_reach, relative_gradient
-from rsl_cli.train.replicas import Ask, Replicas
+from rsl_cli.train.replicas import Replicas, Request
 from rsl_cli.train.trainers import train
 
 SCALES = (1e-6, 1.0, 1e6)
@@ -42,7 +42,7 @@ def test_responses_are_those_of_explicit_jacobians(kind):
     # Eight random signs: the square is right to a half of itself, give or take.
     assert np.all((found > 0.2 * exact) & (found < 2.5 * exact))
     assert np.median(found / exact) == pytest.approx(1, abs=0.15)
-    np.testing.assert_allclose(Compiled.of(net, objective).responses(0, theta), found, rtol=1e-9)
+    np.testing.assert_allclose(CircuitObjective.of(net, objective).responses(0, theta), found, rtol=1e-9)
 
 
 def test_the_relative_gradient_is_the_same_in_other_units():
@@ -53,7 +53,7 @@ def test_the_relative_gradient_is_the_same_in_other_units():
     for scale in SCALES:
         objective = Objective(replace(DATA, y_train=scale * DATA.y_train), "mse", dtype=torch.float64)
         there = np.where(readout, scale * theta, theta)
-        answer = Replicas(net, objective).answer({0: Ask(there, lone_reach=True)})[0]
+        answer = Replicas(net, objective).answer({0: Request(there, lone_reach=True)})[0]
         start = 0 * theta
         found.append(relative_gradient(answer.loss, answer.gradient, there, start, answer.lone_reach))
     np.testing.assert_allclose(found, found[1], rtol=1e-9)

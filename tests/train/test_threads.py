@@ -5,15 +5,15 @@ import pytest
 import torch
 
 from rsl_cli.cli import compose
+from rsl_cli.diagnostics.krylov import Bidiagonalisation
 from rsl_cli.kernels.serial import norm
 from rsl_cli.lift import disjoint_union, sample_lift
 from rsl_cli.network import LiftedNetwork
 from rsl_cli.study.machine import prepare
 from rsl_cli.study.spec import StudySpec
-from rsl_cli.theory.krylov import Bidiagonalisation
 from rsl_cli.train.gauss_newton import gauss_newton
 from rsl_cli.train.objective import Objective
-from rsl_cli.train.replicas import Ask, Replicas
+from rsl_cli.train.replicas import Replicas, Request
 from rsl_cli.vertex_maps import ACTIVATIONS, Attention
 
 THREADS = (1, 3)
@@ -127,7 +127,7 @@ def test_replicas_of_a_convolutional_base_answer_alike(by_threads, tmp_path):
     theta = np.random.default_rng(0).standard_normal(sum(p.numel() for p in network.parameters()))
 
     def computation():
-        answer = Replicas(network, objective).answer({0: Ask(theta, 64, True)})[0]
+        answer = Replicas(network, objective).answer({0: Request(theta, 64, True)})[0]
         assert answer.curvature is not None
         return answer.loss, answer.test_loss, answer.gradient, answer.curvature.solve(1.0, theta)
 

@@ -1,7 +1,7 @@
 """The tangent approximation number of a network: how short a step can be whose linear prediction reaches a loss.
 
 kappa(theta, eps) = min |u|^2 subject to 1/2 E |F + dF.u - y|^2 <= eps bounds the loss of the gradient flow and the
-length of its path (Robin, Scaman and Lelarge, 2024, *Random Sparse Lifts*, ICLR; `rsl_cli.theory.bound`). How a
+length of its path (Robin, Scaman and Lelarge, 2024, *Random Sparse Lifts*, ICLR; `rsl_cli.diagnostics.bound`). How a
 network was trained is not known here.
 """
 
@@ -18,14 +18,14 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 from torch.nn.utils import vector_to_parameters
 
+from rsl_cli.diagnostics.factor import LinearProblem
+from rsl_cli.diagnostics.krylov import Bidiagonalisation
+from rsl_cli.diagnostics.secular import Spectrum
 from rsl_cli.errors import ConfigError
 from rsl_cli.kernels.serial import norm
 from rsl_cli.keys import Key, Keys, identity_of, nullable, read_keys, real, whole
 from rsl_cli.network import LiftedNetwork
 from rsl_cli.rng import generator
-from rsl_cli.theory.factor import LinearProblem
-from rsl_cli.theory.krylov import Bidiagonalisation
-from rsl_cli.theory.secular import Spectrum
 from rsl_cli.train.objective import Objective
 from rsl_cli.train.trajectory import PathPoint
 

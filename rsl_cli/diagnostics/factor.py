@@ -18,11 +18,11 @@ from scipy.linalg import get_lapack_funcs
 from torch import Tensor
 from torch.func import functional_call, jvp
 
+from rsl_cli.diagnostics.secular import ROUNDING, Spectrum
 from rsl_cli.errors import ConfigError, DataError
 from rsl_cli.kernels.serial import norm
 from rsl_cli.linearization import sample_jacobians
 from rsl_cli.network import LiftedNetwork
-from rsl_cli.theory.secular import ROUNDING, Spectrum
 
 Array = NDArray[np.float64]
 

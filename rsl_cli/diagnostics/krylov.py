@@ -14,8 +14,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from torch import Tensor
 
+from rsl_cli.diagnostics.secular import ROUNDING, Spectrum
 from rsl_cli.kernels.serial import norm, one_thread
-from rsl_cli.theory.secular import ROUNDING, Spectrum
 
 Product = Callable[[Tensor], Tensor]
 

@@ -12,16 +12,16 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 import rsl_cli
 from rsl_cli.data import Dataset
+from rsl_cli.diagnostics import factor
+from rsl_cli.diagnostics.bound import kl_slack
+from rsl_cli.diagnostics.factor import LinearProblem
+from rsl_cli.diagnostics.krylov import Bidiagonalisation
+from rsl_cli.diagnostics.secular import Spectrum
+from rsl_cli.diagnostics.tangent import Tangent, TangentProbe, tangent_kappa, tangent_table
 from rsl_cli.errors import ConfigError, DataError
 from rsl_cli.graph import BaseGraph
 from rsl_cli.lift import disjoint_union, sample_lift
 from rsl_cli.network import LiftedNetwork
-from rsl_cli.theory import factor
-from rsl_cli.theory.bound import kl_slack
-from rsl_cli.theory.factor import LinearProblem
-from rsl_cli.theory.krylov import Bidiagonalisation
-from rsl_cli.theory.secular import Spectrum
-from rsl_cli.theory.tangent import Tangent, TangentProbe, tangent_kappa, tangent_table
 from rsl_cli.train.objective import Objective
 from rsl_cli.train.trajectory import PathPoint
 

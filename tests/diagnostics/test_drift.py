@@ -4,11 +4,11 @@ import torch
 from problems import group
 from scipy.stats import ks_2samp, wasserstein_distance
 
+from rsl_cli.diagnostics.drift import weight_drift
 from rsl_cli.errors import ConfigError
 from rsl_cli.graph import BaseGraph
 from rsl_cli.lift import disjoint_union, sample_lift
 from rsl_cli.network import LiftedNetwork
-from rsl_cli.theory.drift import weight_drift
 
 COLUMNS = ["group", "count", "std_start", "std_end", "ks", "wasserstein", "moved", "occupied", "expected_occupied"]
 

@@ -10,7 +10,7 @@ import pytest
 from rsl_cli import load_study
 from rsl_cli.errors import ConfigError
 from rsl_cli.report import write_report
-from rsl_cli.study.session import run_study
+from rsl_cli.study.api import run_study
 from rsl_cli.study.spec import StudySpec
 
 FLOW = problems.group("trainer", "flow", t_end=100.0)
@@ -44,7 +44,7 @@ def test_a_flow_study_checks_the_inequality_along_every_flow(tmp_path):
 
 
 def test_the_measured_loss_stays_below_the_bound_of_the_largest_kappa_on_the_way(tmp_path):
-    from rsl_cli.theory.bound import loss_bound
+    from rsl_cli.diagnostics.bound import loss_bound
 
     outcome = run_study(study(tmp_path, lift=[4]))
     for key in outcome.store.planned():
@@ -59,9 +59,9 @@ def test_the_measured_loss_stays_below_the_bound_of_the_largest_kappa_on_the_way
 
 
 def test_coverage_and_the_ball_are_measured_where_asked_for(tmp_path):
-    theory = problems.group("theory", "tangent")
-    theory["tangent"] |= {"probes": 2}
-    config = study(tmp_path, dataset=TEACHER, theory=theory | {"coverage": [0.5, 2.0]}, lift=[2, 4, 8])
+    diagnostics = problems.group("theory", "tangent")
+    diagnostics["tangent"] |= {"probes": 2}
+    config = study(tmp_path, dataset=TEACHER, theory=diagnostics | {"coverage": [0.5, 2.0]}, lift=[2, 4, 8])
     outcome = run_study(config)
     assert all(set(table["eta"]) == {0.5, 2.0} for table in tables(outcome, "coverage"))
     assert all((table["place"] == "ball").sum() == 2 * 6 for table in tables(outcome, "tangent"))

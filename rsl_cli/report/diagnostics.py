@@ -46,7 +46,7 @@ class Rows:
 
 
 @dataclass(frozen=True)
-class Measures:
+class DiagnosticTables:
     """Rows of all finished runs; none where no run has the table.
 
     Columns are those of the table and ``run`` (its name), ``lift`` and ``seed``. ``unreadable`` names the tables
@@ -59,11 +59,11 @@ class Measures:
     unreadable: tuple[str, ...] = ()
 
 
-NOTHING = Measures()
+NOTHING = DiagnosticTables()
 """Of a study whose networks were not measured."""
 
 
-def read_measures(store: StudyStore, runs: StudyRuns) -> Measures:
+def read_diagnostics(store: StudyStore, runs: StudyRuns) -> DiagnosticTables:
     """Read the tables of the runs that are shown; those that cannot be read are named, not raised.
 
     Args:
@@ -92,4 +92,4 @@ def read_measures(store: StudyStore, runs: StudyRuns) -> Measures:
             for column, values in columns.items():
                 parts.setdefault(column, []).append(values)
         found[name] = Rows({column: np.concatenate(values) for column, values in parts.items()})
-    return Measures(found["tangent"], found["coverage"], found["drift"], tuple(unreadable))
+    return DiagnosticTables(found["tangent"], found["coverage"], found["drift"], tuple(unreadable))

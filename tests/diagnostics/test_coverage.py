@@ -9,11 +9,11 @@ from problems import group
 from scipy.stats import norm
 from strategies import base_graphs, default_liftings
 
+from rsl_cli.diagnostics.coverage import coverage, coverage_table
 from rsl_cli.errors import ConfigError
 from rsl_cli.graph import BaseGraph
 from rsl_cli.lift import Lift, disjoint_union, sample_lift
 from rsl_cli.network import LiftedNetwork
-from rsl_cli.theory.coverage import coverage, coverage_table
 
 SPARSE = {"kind": "random", "in_degree": 2}
 ETAS = (0.0, 0.5, 1.0, 2.0, 50.0)
@@ -279,7 +279,7 @@ def test_covering_copies_grow_in_proportion_to_the_lift():
 def test_work_in_blocks_changes_nothing(monkeypatch):
     network, witness = rounded(drawn(base_graph("skip", 1), 60, 0), 0), rounded(drawn(base_graph("skip", 1), 4, 1), 1)
     whole = [one.by_witness.tolist() for one in coverage(network, witness, 1.0)]
-    monkeypatch.setattr("rsl_cli.theory.coverage._BLOCK", 7)
+    monkeypatch.setattr("rsl_cli.diagnostics.coverage._BLOCK", 7)
     assert [one.by_witness.tolist() for one in coverage(network, witness, 1.0)] == whole
     assert sum(map(sum, whole)) > 0
 

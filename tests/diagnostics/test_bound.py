@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.integrate import solve_ivp
 
+from rsl_cli.diagnostics.bound import kl_slack, length_bound, loss_bound
 from rsl_cli.errors import ConfigError
-from rsl_cli.theory.bound import kl_slack, length_bound, loss_bound
 
 LOSSES = st.floats(1e-12, 1e3)
 KAPPAS = st.floats(1e-9, 1e9)
@@ -152,5 +152,5 @@ def test_what_is_no_number_is_refused(call, message):
 
 
 def test_the_bounds_load_no_torch():
-    code = "import sys, rsl_cli.theory.bound; sys.exit('torch' in sys.modules)"
+    code = "import sys, rsl_cli.diagnostics.bound; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -6,16 +6,16 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from rsl_cli.data import Dataset
+from rsl_cli.diagnostics.probes import PROBES, FinishedRun, check_probe, measure
+from rsl_cli.diagnostics.tangent import TANGENT, TangentProbe
 from rsl_cli.errors import ConfigError
 from rsl_cli.keys import Key, Keys, identity_of, read_keys
 from rsl_cli.lift import Lift
 from rsl_cli.network import LiftedNetwork
 from rsl_cli.registry import Origin, plain_arguments
-from rsl_cli.theory.probes import PROBES, FinishedRun, check_probe, measure
-from rsl_cli.theory.tangent import TANGENT, TangentProbe
 from rsl_cli.train.losses import Loss
 from rsl_cli.train.objective import Objective
-from rsl_cli.train.trainers import Settings
+from rsl_cli.train.trainers import TrainerSettings
 from rsl_cli.train.trajectory import TrainingResult
 
 if TYPE_CHECKING:
@@ -34,8 +34,8 @@ class UserProbe:
 
 
 @dataclass(frozen=True)
-class Theory:
-    """What is measured; make one with `Theory.from_config`.
+class Diagnostics:
+    """What is measured; make one with `Diagnostics.from_config`.
 
     Args:
         tangent: kappa at the start, along the path and on a sphere around the start; None: not.
@@ -48,13 +48,15 @@ class Theory:
     probes: tuple[UserProbe, ...] = ()
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any], trainer: Settings, loss: Loss, data: Dataset) -> "Theory":
+    def from_config(
+        cls, config: Mapping[str, Any], trainer: TrainerSettings, loss: Loss, data: Dataset
+    ) -> "Diagnostics":
         """Read and validate; what has no meaning for this trainer, loss or dataset is refused if asked for by name.
 
         Raises:
             ConfigError: an unknown key, a value out of range, kappa of another loss, coverage without a witness.
         """
-        read = read_keys("theory.", THEORY, config)
+        read = read_keys("theory.", DIAGNOSTICS, config)
         tangent, etas = read["tangent"], read["coverage"]
         if tangent is not None and tangent.probes == 0 and not (loss.quadratic and trainer.follows_flow):
             tangent = None  # Only along a flow, and there is none here.
@@ -70,7 +72,7 @@ class Theory:
         """Everything that determines the tables."""
         tangent = None if self.tangent is None else self.tangent.identity()
         probes = tuple(probe.origin.identity() for probe in self.probes)
-        return identity_of(THEORY, {"tangent": tangent, "coverage": list(self.coverage), "probes": probes})
+        return identity_of(DIAGNOSTICS, {"tangent": tangent, "coverage": list(self.coverage), "probes": probes})
 
     def tables(
         self,
@@ -152,7 +154,7 @@ def _etas(value: Any) -> tuple[float, ...]:
     return tuple(float(eta) for eta in etas)
 
 
-THEORY: Keys = {
+DIAGNOSTICS: Keys = {
     "tangent": Key(
         None,
         f"null or the keys {', '.join(TANGENT)}",

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from rsl_cli.circuits import circuit_of
-from rsl_cli.kernels.circuit import (
+from rsl_cli.kernels.circuits import (
     Circuit,
     Samples,
     add_gradient,
@@ -31,7 +31,7 @@ _FEW = 1 << 14
 
 
 @dataclass(frozen=True)
-class Descent:
+class OptimizerState:
     """What a first-order method keeps from step to step, for one replica; arrays change in place.
 
     Args:
@@ -47,8 +47,8 @@ class Descent:
     momentum: float
 
 
-class Compiled:
-    """Passes over an objective's samples by circuits; make one with `Compiled.of`.
+class CircuitObjective:
+    """Passes over an objective's samples by circuits; make one with `CircuitObjective.of`.
 
     Args:
         circuits: each replica's.
@@ -70,7 +70,7 @@ class Compiled:
         self._probes = [Samples(x, shift, labels) for shift in shifts]
 
     @classmethod
-    def of(cls, network: LiftedNetwork, objective: Objective) -> "Compiled | None":
+    def of(cls, network: LiftedNetwork, objective: Objective) -> "CircuitObjective | None":
         """The circuits of a network on the CPU, if all its replicas have one."""
         if (
             objective.x.device.type != "cpu"
@@ -172,12 +172,12 @@ class Compiled:
         return sum(losses) / len(chosen), sum(right) / len(chosen) if self._classify else math.nan
 
     def advance(
-        self, descents: Sequence[tuple[int, Descent, np.ndarray]], rates: np.ndarray, step: int
+        self, optimizer_states: Sequence[tuple[int, OptimizerState, np.ndarray]], rates: np.ndarray, step: int
     ) -> dict[int, int]:
         """Take steps of a first-order method, in place.
 
         Args:
-            descents: (replica, its state, its batches), batches int64 (K, B), or (1, B) for all steps the same.
+            optimizer_states: (replica, its state, its batches), batches int64 (K, B), or (1, B) for all steps the same.
             rates: float64 (K,), learning rates before their factors.
             step: steps taken before.
 
@@ -185,13 +185,13 @@ class Compiled:
             For each replica whose loss was not finite: at which step, before which it stopped.
         """
 
-        def alone(part: tuple[int, Descent, np.ndarray]) -> int:
+        def alone(part: tuple[int, OptimizerState, np.ndarray]) -> int:
             replica, own, batches = part
             circuit, factor = self._circuits[replica], self._factors[replica]
             arguments = (batches, rates, own.scale, own.states, step, own.momentum)
             return advance(circuit, own.theta, factor, self._train, *arguments)
 
-        def together(part: tuple[int, Descent, np.ndarray]) -> int:
+        def together(part: tuple[int, OptimizerState, np.ndarray]) -> int:
             replica, own, batches = part
             for k, rate in enumerate(rates):
                 loss, gradient = self.gradient(replica, own.theta, batches[min(k, len(batches) - 1)])
@@ -201,11 +201,13 @@ class Compiled:
                 update(own.theta, gradient, rate, own.states, step + k + 1, own.momentum)
             return len(rates)
 
-        wide = len(descents) < torch.get_num_threads() and all(
-            self._worth_threads(replica, batches.shape[1]) for replica, _, batches in descents
+        wide = len(optimizer_states) < torch.get_num_threads() and all(
+            self._worth_threads(replica, batches.shape[1]) for replica, _, batches in optimizer_states
         )
-        taken = map(together, descents) if wide else in_threads(alone, descents)
-        return {part[0]: step + count for part, count in zip(descents, taken, strict=True) if count < len(rates)}
+        taken = map(together, optimizer_states) if wide else in_threads(alone, optimizer_states)
+        return {
+            part[0]: step + count for part, count in zip(optimizer_states, taken, strict=True) if count < len(rates)
+        }
 
     def _worth_threads(self, replica: int, samples: int) -> bool:
         return worth_threads(3 * len(self._circuits[replica].columns) * samples)

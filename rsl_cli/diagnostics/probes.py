@@ -11,13 +11,13 @@ import torch
 from torch.nn.utils import parameters_to_vector
 
 from rsl_cli.contracts import failing
+from rsl_cli.diagnostics.coverage import coverage_table
+from rsl_cli.diagnostics.drift import weight_drift
+from rsl_cli.diagnostics.tangent import TangentProbe, tangent_table
 from rsl_cli.errors import ConfigError, RslError
 from rsl_cli.lift import Lift
 from rsl_cli.network import LiftedNetwork
 from rsl_cli.registry import Registry
-from rsl_cli.theory.coverage import coverage_table
-from rsl_cli.theory.drift import weight_drift
-from rsl_cli.theory.tangent import TangentProbe, tangent_table
 from rsl_cli.train.objective import Objective
 from rsl_cli.train.trajectory import PathPoint, TrainingResult
 

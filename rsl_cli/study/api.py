@@ -7,7 +7,7 @@ from typing import Any
 from rsl_cli.study.costs import check_affordable, unions
 from rsl_cli.study.growth import register
 from rsl_cli.study.naming import named
-from rsl_cli.study.runner import Item, Plan, Progress, make_plan
+from rsl_cli.study.runner import Progress, RunBatch, StudyPlan, make_plan
 from rsl_cli.study.spec import StudySpec
 from rsl_cli.study.store import StudyStore
 
@@ -30,9 +30,9 @@ class Outcome:
 def run_study(
     config: Mapping[str, Any] | StudySpec,
     *,
-    planned: Callable[[StudySpec, Plan], None] | None = None,
+    planned: Callable[[StudySpec, StudyPlan], None] | None = None,
     progress: Progress | None = None,
-    finished: Callable[[Item, Mapping[str, str]], None] | None = None,
+    finished: Callable[[RunBatch, Mapping[str, str]], None] | None = None,
     line: Sequence[str] | None = None,
     first: bool = False,
 ) -> Outcome:
@@ -69,11 +69,11 @@ def run_study(
     if not plan.to_do:
         return outcome
 
-    def end(item: Item, states: Mapping[str, str]) -> None:
+    def end(batch: RunBatch, states: Mapping[str, str]) -> None:
         outcome.done += sum(state == "done" for state in states.values())
         outcome.failed += [name for name, state in states.items() if state == "failed"]
         if finished:
-            finished(item, states)
+            finished(batch, states)
 
     spec.executor.run(spec, unions(spec, plan.to_do), progress or (lambda *_: None), end)
     return outcome

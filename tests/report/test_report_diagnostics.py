@@ -6,19 +6,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import fake_measures
+import fake_diagnostics
 import matplotlib.image
 import numpy as np
 import pandas as pd
 import pytest
-from fake_measures import EPSILONS, PROBES, SLACK
+from fake_diagnostics import EPSILONS, PROBES, SLACK
 from fake_study import key_of, make_study
 
 from rsl_cli.cli import main
 from rsl_cli.report import canvas, summary_text, write_report
 from rsl_cli.report.canvas import Drawing
+from rsl_cli.report.diagnostics import Rows, read_diagnostics
 from rsl_cli.report.judgement import judge_views
-from rsl_cli.report.measures import Rows, read_measures
 from rsl_cli.report.population_plots import population_drawings
 from rsl_cli.report.runs import read_runs
 from rsl_cli.report.tangent import check_inequality, flow_curves, inside_shares, kappa_at_start, telling_epsilon
@@ -30,7 +30,7 @@ from rsl_cli.study.files import read_json
 from rsl_cli.study.store import StudyStore
 
 LIFTS = (8, 16, 32, 64, 128)
-THEORY = ("bound", "length", "kappa", "inside", "coverage", "drift")
+DIAGNOSTICS = ("bound", "length", "kappa", "inside", "coverage", "drift")
 Edit = Callable[[dict[str, pd.DataFrame]], dict[str, pd.DataFrame]]
 
 
@@ -44,7 +44,7 @@ def measured(root: Path, edit: Edit | None = None, at: tuple[int, int] | None = 
     for key in store.planned() if edit else []:
         record = store.record(key)
         if record is not None and at in (None, (key.lift, key.seed)) and edit is not None:
-            store.write_run(key, record, edit(fake_measures.tables_of(record)), {"w": np.zeros(1)})
+            store.write_run(key, record, edit(fake_diagnostics.tables_of(record)), {"w": np.zeros(1)})
     return store
 
 
@@ -54,17 +54,17 @@ def without(*names: str) -> Edit:
 
 def verdict_of(store: StudyStore) -> dict[str, Any]:
     runs = read_runs(store)
-    return give_verdict(runs, judge_views(runs), 0.1, read_measures(store, runs))
+    return give_verdict(runs, judge_views(runs), 0.1, read_diagnostics(store, runs))
 
 
 def drawings_of(store: StudyStore) -> dict[str, Drawing]:
     """The figures of training and of theory, not yet drawn."""
     runs = read_runs(store)
-    frames, measures = runs.trajectories, read_measures(store, runs)
+    frames, diagnostics = runs.trajectories, read_diagnostics(store, runs)
     return {
         **trajectory_drawings(runs, frames),
-        **tangent_drawings(runs, frames, measures.tangent),
-        **population_drawings(runs, measures),
+        **tangent_drawings(runs, frames, diagnostics.tangent),
+        **population_drawings(runs, diagnostics),
     }
 
 
@@ -87,10 +87,10 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> StudyStore:
 def test_the_report_of_a_measured_study(store: StudyStore) -> None:
     verdict = write_report(store, formats=("png",))
     folder = store.report_dir
-    assert {path.stem for path in folder.glob("*.png")} >= {*THEORY, "decay"}
+    assert {path.stem for path in folder.glob("*.png")} >= {*DIAGNOSTICS, "decay"}
     assert read_json(folder / "verdict.json") == verdict
     page = (folder / "index.html").read_text()
-    for figure in (*THEORY, "decay"):
+    for figure in (*DIAGNOSTICS, "decay"):
         assert f'data-chart="{figure}"' in page
     assert "an upper estimate" in page
     assert "Kurdyka-Lojasiewicz inequality was checked" in summary_text(store, verdict)
@@ -98,22 +98,22 @@ def test_the_report_of_a_measured_study(store: StudyStore) -> None:
 
 def test_every_figure_needs_its_data(tmp_path: Path) -> None:
     plain = make_study(tmp_path / "plain", falling, lifts=LIFTS, seeds=2)
-    assert not {*THEORY, "decay"} & set(drawings_of(plain))
+    assert not {*DIAGNOSTICS, "decay"} & set(drawings_of(plain))
     assert not {"tangent", "inside", "kurdyka_lojasiewicz", "coverage"} & set(verdict_of(plain))
     flow = measured(tmp_path / "flow", without("tangent", "coverage"), seeds=2)
-    assert {*THEORY, "decay"} & set(drawings_of(flow)) == {"decay", "drift"}
+    assert {*DIAGNOSTICS, "decay"} & set(drawings_of(flow)) == {"decay", "drift"}
 
     def no_time(tables: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
         return {name: table.assign(time=math.nan) if "time" in table else table for name, table in tables.items()}
 
     steps = measured(tmp_path / "lm", no_time, seeds=2, change=lambda lift, seed: {"flow_time": None, "trainer": "lm"})
-    assert {*THEORY, "decay"} & set(drawings_of(steps)) == {"kappa", "inside", "coverage", "drift"}
+    assert {*DIAGNOSTICS, "decay"} & set(drawings_of(steps)) == {"kappa", "inside", "coverage", "drift"}
     assert verdict_of(steps)["kurdyka_lojasiewicz"]["violations"] == 0
 
 
 def test_tables_that_only_some_runs_have(tmp_path: Path) -> None:
     store = measured(tmp_path / "s", without("tangent", "coverage", "drift"), at=(64, 1), failed=[(8, 0)])
-    assert draw(store) >= set(THEORY)
+    assert draw(store) >= set(DIAGNOSTICS)
     assert verdict_of(store)["inside"]["1e-01"]["inf"]["64"][1] == 3
     assert not any("cannot be read" in reason for reason in verdict_of(store)["reasons"])
 
@@ -123,16 +123,16 @@ def test_a_damaged_table_is_named(tmp_path: Path) -> None:
     (store.run_dir(key_of(8, 2)) / "tangent.parquet").write_bytes(b"half a file")
     reason = next(reason for reason in verdict_of(store)["reasons"] if "cannot be read" in reason)
     assert reason.startswith("Left out, since they cannot be read: n00016-s001 drift.")
-    assert set(drawings_of(store)) >= set(THEORY)
+    assert set(drawings_of(store)) >= set(DIAGNOSTICS)
 
 
 def test_kappa_at_the_start(store: StudyStore) -> None:
-    tangent = read_measures(store, read_runs(store)).tangent
+    tangent = read_diagnostics(store, read_runs(store)).tangent
     found = kappa_at_start(tangent)
     assert list(found) == list(EPSILONS)
     content = verdict_of(store)["tangent"]
     assert list(content) == ["1e-01", "1e-02", "1e-03", "1e-04", "1e-05", "1e-06"]
-    expected = [fake_measures.kappa(32, seed, fake_measures.LOSS0, 1e-2) for seed in range(4)]
+    expected = [fake_diagnostics.kappa(32, seed, fake_diagnostics.LOSS0, 1e-2) for seed in range(4)]
     assert content["1e-02"]["32"]["median"] == pytest.approx(np.median(expected))
     assert content["1e-02"]["32"]["low"] == pytest.approx(np.quantile(expected, 0.25))
     assert content["1e-02"]["32"]["high"] == pytest.approx(np.quantile(expected, 0.75))
@@ -149,7 +149,7 @@ def test_half_of_the_seeds_out_of_reach(tmp_path: Path) -> None:
 
 
 def test_the_inequality_holds_with_the_planted_slack(store: StudyStore) -> None:
-    verdict, tangent = verdict_of(store), read_measures(store, read_runs(store)).tangent
+    verdict, tangent = verdict_of(store), read_diagnostics(store, read_runs(store)).tangent
     rows = tangent.where((tangent["place"] != "ball") & np.isfinite(tangent["kappa"]) & (tangent["kappa"] > 0))
     content = verdict["kurdyka_lojasiewicz"]
     assert content["checked"] == len(rows)
@@ -223,7 +223,7 @@ def test_the_telling_epsilon() -> None:
 
 
 def test_inside_in_the_verdict(store: StudyStore) -> None:
-    content, tangent = verdict_of(store)["inside"], read_measures(store, read_runs(store)).tangent
+    content, tangent = verdict_of(store)["inside"], read_diagnostics(store, read_runs(store)).tangent
     for kappa, row in content["1e-02"].items():
         for lift, (successes, seeds, low, high) in row.items():
             chosen = (tangent["place"] == "ball") & (tangent["lift"] == int(lift)) & (tangent["epsilon"] == 1e-2)
@@ -238,7 +238,10 @@ def test_coverage_in_the_verdict(store: StudyStore) -> None:
     assert list(content) == ["h1", "h2"]
     assert list(content["h1"]) == ["0.25", "0.5", "1"]
     expected = np.median(
-        [fake_measures.coverage(64, seed).set_index(["vertex", "eta"]).loc[("h2", 0.5), "share"] for seed in range(4)]
+        [
+            fake_diagnostics.coverage(64, seed).set_index(["vertex", "eta"]).loc[("h2", 0.5), "share"]
+            for seed in range(4)
+        ]
     )
     assert content["h2"]["0.5"]["64"] == pytest.approx(expected)
 
@@ -246,15 +249,15 @@ def test_coverage_in_the_verdict(store: StudyStore) -> None:
 def test_the_bounds_hold_on_the_known_flow_and_end_with_the_measurements(store: StudyStore) -> None:
     runs = read_runs(store)
     frames = runs.trajectories
-    tangent = read_measures(store, runs).tangent
+    tangent = read_diagnostics(store, runs).tangent
     curves = flow_curves(runs, frames, tangent)
     assert len(curves) == len(runs.done)
     for curve in curves:
         assert (curve.loss <= curve.loss_bound * (1 + 1e-9)).all()
         assert (curve.distance <= curve.length_bound).all()
-        assert curve.time[-1] == pytest.approx(fake_measures.END)
+        assert curve.time[-1] == pytest.approx(fake_diagnostics.END)
     large = next(curve for curve in curves if curve.lift == 128)
-    assert large.loss_bound[-1] < 1e-3 < fake_measures.LOSS0
+    assert large.loss_bound[-1] < 1e-3 < fake_diagnostics.LOSS0
     early = flow_curves(runs, frames, tangent.where(~(tangent["time"] > 1e3)))
     assert all(curve.time[-1] <= 1e3 * (1 + 1e-9) for curve in early)
     assert flow_curves(runs, frames, tangent.where(tangent["place"] == "start")) == []
@@ -266,7 +269,7 @@ def test_epsilons_that_differ_in_their_last_bit_are_one_series(tmp_path: Path) -
         return {**tables, "tangent": rows.assign(epsilon=np.nextafter(rows["epsilon"], 1))}
 
     store = measured(tmp_path / "s", other, at=(8, 1))
-    tangent = read_measures(store, read_runs(store)).tangent
+    tangent = read_diagnostics(store, read_runs(store)).tangent
     assert list(kappa_at_start(tangent)) == pytest.approx(EPSILONS)
     assert check_inequality(tangent).violations == 0
 
@@ -280,7 +283,7 @@ SIZES: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("size", SIZES)
 def test_figures_at_several_sizes(size: str, tmp_path: Path) -> None:
-    assert draw(measured(tmp_path / "a_study_with_a_rather_long_name_$x_0$", **SIZES[size])) >= set(THEORY)
+    assert draw(measured(tmp_path / "a_study_with_a_rather_long_name_$x_0$", **SIZES[size])) >= set(DIAGNOSTICS)
 
 
 def test_values_that_have_no_place_on_a_log_axis(tmp_path: Path) -> None:
