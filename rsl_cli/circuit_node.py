@@ -14,8 +14,8 @@ from torch.autograd import forward_ad
 
 from rsl_cli.circuits import circuit_of, has_circuits
 from rsl_cli.graph import BaseGraph
+from rsl_cli.kernels.circuit import group_bounds
 from rsl_cli.kernels.circuit_pass import backward, forward, needs_slopes
-from rsl_cli.kernels.circuits import group_bounds
 from rsl_cli.kernels.strip import BYTES
 from rsl_cli.kernels.threads import in_threads, worth_threads
 from rsl_cli.lift import Lift

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from rsl_cli.graph import BaseGraph, Vertex, slot_key
-from rsl_cli.kernels.circuits import FUNCTIONS, Circuit
+from rsl_cli.kernels.circuit import FUNCTIONS, Circuit
 from rsl_cli.kernels.stencil import Stencil
 from rsl_cli.lift import Lift
 from rsl_cli.parametrization import is_multiplied, weight_multiplier

@@ -17,7 +17,7 @@ from train.test_first_order import Memory
 from rsl_cli.circuits import circuit_of, has_circuits
 from rsl_cli.data import Dataset
 from rsl_cli.graph import BaseGraph
-from rsl_cli.kernels.circuits import FUNCTIONS
+from rsl_cli.kernels.circuit import FUNCTIONS
 from rsl_cli.lift import disjoint_union, sample_lift
 from rsl_cli.network import LiftedNetwork
 from rsl_cli.train.circuits import CircuitObjective

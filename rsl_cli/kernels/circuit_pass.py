@@ -6,9 +6,9 @@ the forward pass left it, and stays there, so that it can be taken again.
 
 import numpy as np
 
-from rsl_cli.kernels.circuits import FUNCTIONS, Circuit, load, slope
-from rsl_cli.kernels.circuits import backward as backward_strip
-from rsl_cli.kernels.circuits import forward as forward_strip
+from rsl_cli.kernels.circuit import FUNCTIONS, Circuit, load, slope
+from rsl_cli.kernels.circuit import backward as backward_strip
+from rsl_cli.kernels.circuit import forward as forward_strip
 from rsl_cli.kernels.jit import jit
 from rsl_cli.kernels.strip import lanes, weighted_sum
 

@@ -9,7 +9,7 @@ import math
 
 import numpy as np
 
-from rsl_cli.kernels.circuits import FUNCTIONS, activate, load, multiply
+from rsl_cli.kernels.circuit import FUNCTIONS, activate, load, multiply
 from rsl_cli.kernels.elementary import apply_tanh, tanh
 from rsl_cli.kernels.jit import jit
 from rsl_cli.kernels.strip import add_dots, lanes, weighted_sum

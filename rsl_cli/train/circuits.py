@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from rsl_cli.circuits import circuit_of
-from rsl_cli.kernels.circuits import (
+from rsl_cli.kernels.circuit import (
     Circuit,
     Samples,
     add_gradient,

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from rsl_cli.contracts import failing
 from rsl_cli.errors import ConfigError, RslError, first_line, one_of
-from rsl_cli.kernels.circuits import BETA1, BETA2, EPSILON
+from rsl_cli.kernels.circuit import BETA1, BETA2, EPSILON
 from rsl_cli.network import LiftedNetwork
 from rsl_cli.registry import Registry
 

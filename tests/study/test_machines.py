@@ -84,7 +84,7 @@ def test_kernels_compile_where_no_cache_can_be_written(tmp_path):
     )
     script = (
         "import os\nfrom pathlib import Path\nimport numpy as np\n"
-        "from rsl_cli.kernels.circuits import group_bounds\n"
+        "from rsl_cli.kernels.circuit import group_bounds\n"
         "group_bounds(100, np.zeros(8), 0)\n"
         "print(len(list(Path(os.environ['NUMBA_CACHE_DIR']).rglob('*.nbi'))))\n"
     )
