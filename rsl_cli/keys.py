@@ -131,7 +131,7 @@ def whole(default: int | None, least: int, most: int = sys.maxsize) -> Key:
             raise ValueError
         return number
 
-    accepted = f"a whole number from {least}" + (f" to {most}" if most < sys.maxsize else "")
+    accepted = f"a whole number from {least}" + (f" to {most}" if most != sys.maxsize else "")
     return Key(default, accepted, str(least if default is None else default), read)
 
 

@@ -35,7 +35,7 @@ def figures(request, monkeypatch):
     drawn = request.path.parent.name == "report" or request.node.get_closest_marker("drawn") is not None
     if not drawn:
         monkeypatch.setattr(
-            "rsl_cli.report.canvas.render", lambda draw, formats, size: {form: _DOT[form] for form in formats}
+            "rsl_cli.report.canvas.render", lambda drawing, formats: {form: _DOT[form] for form in formats}
         )
 
 

@@ -13,8 +13,8 @@ import problems
 import pytest
 import yaml
 
+from rsl_cli import load_study
 from rsl_cli.cli import compose, main
-from rsl_cli.study.api import load_study
 
 BASES = ", ".join(sorted(path.stem for path in (problems.CONF / "base").glob("*.yaml")))
 QUICK = [

@@ -16,7 +16,7 @@ import pytest
 from rsl_cli.cli import main
 from rsl_cli.configuration import config_directory, known_keys
 from rsl_cli.errors import RslError
-from rsl_cli.study import session
+from rsl_cli.study import api
 
 SECONDS = 5.0
 VALUES = (
@@ -126,14 +126,14 @@ def answer(line: list[str], folder: Path) -> str | None:
 
 @pytest.mark.parametrize("seed", range(40))
 def test_hostile_input_is_answered_in_a_line(tmp_path, monkeypatch, seed):
-    monkeypatch.setattr(session, "register", begin)
+    monkeypatch.setattr(api, "register", begin)
     draw = random.Random(seed)
     line = draw.choice([hostile_line, hostile_file])(draw, tmp_path)
     assert answer(line, tmp_path) is None, line
 
 
 if __name__ == "__main__":
-    session.register = begin
+    api.register = begin
     wrong = 0
     for number in range(int(sys.argv[1])):
         with tempfile.TemporaryDirectory() as place:

@@ -115,4 +115,4 @@ def test_a_study_that_kept_nothing_about_its_data_is_mended_by_its_line(houses):
     with pytest.raises(DataError, match="nothing is known about the data"):
         load_study("results/s").network(2, 0).predict(houses)
     assert main(line) == 0
-    assert json.loads(file.read_text())["data"] == content["data"]
+    assert load_study("results/s").store.read_study()["data"] == content["data"]

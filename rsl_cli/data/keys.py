@@ -92,7 +92,7 @@ def count(default: int, low: int = 1) -> Key:
 
 def seed() -> Key:
     """The seed of the data; 0 is a seed like any other."""
-    return whole(0, 0).about("of the data alone; runs have their own seeds")
+    return whole(0, 0, 2**128).about("of the data alone; runs have their own seeds")
 
 
 def path(example: str, what: str = "a file") -> Key:

@@ -1,12 +1,16 @@
 """A plot of losses in characters, for a terminal: a dot for every run, a line through the medians."""
 
 import math
+import sys
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 _BITS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))
 """Of the dots of a braille character, by row and column."""
+
+_MOST = math.nextafter(math.log10(sys.float_info.max), 0)
+"""Decimal logarithm of the largest loss that is written out."""
 
 
 def loss_plot(losses: Mapping[int, Sequence[float]], *, width: int = 50, height: int = 9) -> str:
@@ -42,7 +46,8 @@ def loss_plot(losses: Mapping[int, Sequence[float]], *, width: int = 50, height:
     medians = [float(np.median(values)) for values in shown.values()]
     for x in np.linspace(0, 1, width * across):
         put(x, float(np.interp(x, list(at.values()), medians)))
-    labels = {0: f"{10**high:.1e}", height - 1: f"{10**low:.1e}"}
+    # The logarithm of the largest float is rounded up.
+    labels = {row: f"{10 ** min(end, _MOST):.1e}" for row, end in ((0, high), (height - 1, low))}
     lines = []
     for row in range(height):
         block = cells[row * down : (row + 1) * down]

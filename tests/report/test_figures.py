@@ -10,6 +10,7 @@ from rsl_cli.errors import ConfigError
 from rsl_cli.report import write_report
 from rsl_cli.report.figures import named_figures, own_figures
 from rsl_cli.report.watch import SECONDS, watch
+from rsl_cli.study.files import write_json
 from rsl_cli.study.spec import StudySpec
 from rsl_cli.study.store import StudyStore
 
@@ -102,7 +103,7 @@ def test_the_key_is_a_list_of_names_and_no_part_of_a_run(study):
 def test_own_figures_stand_in_the_page_and_beside_it(tmp_path, study):
     store = make_study(tmp_path / "made", lambda params, lift: 50 / params, lifts=(16, 32, 64), seeds=3)
     whole = store.read_study()
-    store.write_study({**whole, "config": {**whole["config"], "figures": ["my_figures.spread"]}})
+    write_json(store.study_file, {**whole, "config": {**whole["config"], "figures": ["my_figures.spread"]}})
     write_report(store, formats=("pdf",))
     assert (store.report_dir / "spread.pdf").read_bytes().startswith(b"%PDF")
     page = (store.report_dir / "index.html").read_text()

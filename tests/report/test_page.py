@@ -27,6 +27,7 @@ from rsl_cli.report.population_plots import population_drawings
 from rsl_cli.report.runs import read_runs
 from rsl_cli.report.words import figure_of, group_symbol, powers, remedy_of
 from rsl_cli.stats import Law
+from rsl_cli.study.files import write_json
 from rsl_cli.study.store import StudyStore
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -51,7 +52,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> StudyStore:
         failed=[(64, 1)],
         change=lambda lift, seed: {"stop_reason": "time"} if lift > 16 else {},
     )
-    store.write_study({**store.read_study(), "line": ["base=mlp", "study=mine's"]})
+    write_json(store.study_file, {**store.read_study(), "line": ["base=mlp", "study=mine's"]})
     write_report(store, formats=("png",))
     return store
 

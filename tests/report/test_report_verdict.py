@@ -14,6 +14,7 @@ from rsl_cli.report import judge
 from rsl_cli.report.judgement import judge_views
 from rsl_cli.report.runs import read_runs
 from rsl_cli.report.verdict import give_verdict
+from rsl_cli.study.files import write_json
 from rsl_cli.study.store import StudyStore
 from scripts import calibrate_verdict
 
@@ -274,7 +275,7 @@ def test_what_has_reached_a_target_asked_for_later_counts(study: Callable[..., d
     change = lambda lift, seed: {"stop_reason": "time"} if lift >= 64 else {}  # noqa: E731
     assert study(falling, change=change)["verdict"] == "unfinished"
     store = StudyStore(tmp_path / "study")
-    store.write_study(store.read_study() | {"carried": {"epsilon": 0.1}})
+    write_json(store.study_file, store.read_study() | {"carried": {"epsilon": 0.1}})
     verdict = verdict_of(store)
     assert verdict["verdict"] == "falls"
     assert "every run reaches its target" in verdict["headline"]

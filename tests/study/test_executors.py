@@ -149,7 +149,7 @@ def test_items_that_do_not_fit_beside_others_go_alone_and_last(tmp_path, monkeyp
     assert pool._fitting(waiting) is waiting[1]
 
     class Running:
-        item = waiting[1]
+        batch = waiting[1]
 
     pool.busy = [Running()]  # pyright: ignore[reportAttributeAccessIssue]
     assert pool._fitting(waiting) is waiting[2] and pool._fitting(waiting[:1]) is None
