@@ -1,5 +1,6 @@
 """Slurm and Ray for real, on this machine: what is killed there costs no run and no digit."""
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -70,7 +71,8 @@ def check(store, local):
     logs = [*store.pilot_dir.glob("*.out"), *store.pilot_dir.glob("ray-*.log")]
     words = [line.split() for log in logs for line in log.read_text().splitlines()]
     finished = Counter(line[-1] for line in words if line[-2:-1] == ["done"])
-    assert finished == dict.fromkeys((key.directory for key in store.planned()), 1)
+    # One that was killed between writing a run and saying so has no line for it.
+    assert set(finished.values()) == {1} and finished.keys() <= {key.directory for key in store.planned()}
     assert snapshot(store) == snapshot(local)
     assert verify(store).clean and not list(store.lease_dir.iterdir())
 
@@ -146,23 +148,28 @@ def ray_cluster(tmp_path):
     folder, nodes = Path("/tmp") / f"rsl-ray-{os.getpid()}", []
 
     def start(*words):
-        words = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", *words]
-        log = (tmp_path / f"ray{len(nodes)}.log").open("w")
-        with log:
-            nodes.append(subprocess.Popen(words, env=environment, stdout=log, stderr=log, start_new_session=True))
+        """Wait until it runs; a node that gives up since the machine is busy is started again."""
+        words = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--node-ip-address=127.0.0.1", *words]
+        for _ in range(3):
+            log = tmp_path / f"ray{len(nodes)}.log"
+            with log.open("w") as stream:
+                nodes.append(
+                    subprocess.Popen(words, env=environment, stdout=stream, stderr=stream, start_new_session=True)
+                )
+            wait_until(lambda log=log: "runtime started" in log.read_text() or nodes[-1].poll() is not None)
+            if nodes[-1].poll() is None:
+                return
+        raise AssertionError(log.read_text())
 
-    head = ["--head", f"--port={port}", "--num-cpus=0", "--include-dashboard=false", f"--temp-dir={folder}"]
-    here = "--node-ip-address=127.0.0.1"
-    start(*head, here)
-    wait_until(lambda: "runtime started" in (tmp_path / "ray0.log").read_text())
-    for _ in range(2):
-        start(f"--address=127.0.0.1:{port}", "--num-cpus=1", here)
     try:
-        wait_until(lambda: all("runtime started" in (tmp_path / f"ray{i}.log").read_text() for i in (1, 2)))
+        start("--head", f"--port={port}", "--num-cpus=0", "--include-dashboard=false", f"--temp-dir={folder}")
+        for _ in range(2):
+            start(f"--address=127.0.0.1:{port}", "--num-cpus=1")
         yield f"127.0.0.1:{port}", environment
     finally:
         for node in nodes:
-            os.killpg(node.pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(node.pid, signal.SIGKILL)
             node.wait()
         shutil.rmtree(folder, ignore_errors=True)
 
