@@ -52,12 +52,14 @@ def test_run_again_list_report_and_check(tmp_path, capsys):
         assert (root / "report" / name).stat().st_size > 0
 
 
-def test_by_default_numbers_are_learned_by_the_flow_and_classes_by_adam(tmp_path):
+def test_by_default_the_flow_learns_numbers_and_classes_that_it_can_afford(tmp_path):
     small = ["lift=2,4", "seeds=1", "executor=local"]
     assert main(["run", *small, "dataset.samples=64", "trainer.numbers.t_end=1"]) == 0
-    assert main(["run", *small, "dataset=breast_cancer", "trainer.classes.steps=3"]) == 0
+    assert main(["run", *small, "dataset=breast_cancer", "trainer.classes.t_end=1"]) == 0
+    dear = ["base=cnn", "dataset=digits", "lift=1,16", "trainer.dear.steps=3"]
+    assert main(["run", *small[1:], *dear]) == 0
     made = {path.name for path in (tmp_path / "results").iterdir()}
-    assert made == {"mlp_sine2d_flow", "mlp_breast_cancer_adam"}
+    assert made == {"mlp_sine2d_flow", "mlp_breast_cancer_flow", "cnn_digits_adam"}
     stored = json.loads((tmp_path / "results" / "mlp_sine2d_flow" / "study.json").read_text())["config"]["trainer"]
     assert stored["name"] == "flow" and stored["t_end"] == 1
 
@@ -65,7 +67,7 @@ def test_by_default_numbers_are_learned_by_the_flow_and_classes_by_adam(tmp_path
 def test_multirun_is_one_study_each(tmp_path):
     assert main(["run", "-m", "base=shallow,mlp", "seeds=1", "lift=2,4", *QUICK[2:]]) == 0
     made = sorted(path.name for path in (tmp_path / "results").iterdir())
-    both = "comparison_mlp_sine2d_adam_vs_shallow_sine2d_adam"
+    both = "comparison_shallow_sine2d_adam_vs_mlp_sine2d_adam"
     assert made == [*(f"{both}.{form}" for form in ("html", "pdf", "png")), "mlp_sine2d_adam", "shallow_sine2d_adam"]
     assert len(list(tmp_path.iterdir())) == 1
 
@@ -371,7 +373,7 @@ def test_what_happens_around_a_line_is_not_its_configuration(tmp_path):
     # A closed standard error, a reader that leaves after a line, and a notebook's backend.
     (tmp_path / "undrawn.py").write_text(
         "import sys\nfrom rsl_cli.report import canvas\n"
-        "canvas.render = lambda draw, formats, size: dict.fromkeys(formats, b'')\n"
+        "canvas.render = lambda drawing, formats: dict.fromkeys(formats, b'')\n"
         "from rsl_cli.cli import main\nsys.exit(main())\n"
     )
     shell = f"{sys.executable} undrawn.py run {' '.join(TINY)}"

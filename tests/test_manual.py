@@ -4,6 +4,7 @@ import importlib.util
 import os
 import re
 import shlex
+import sys
 import tomllib
 from pathlib import Path
 
@@ -82,6 +83,7 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
     monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "mine", raising=False)  # Several pages write one.
     monkeypatch.setattr("rsl_cli.notebook.Study.of", small_study)
     # Drawing is the dearest part of a line, and tested elsewhere.
     monkeypatch.setattr("rsl_cli.report.plots.draw_all", lambda drawn, formats: {}, raising=False)
