@@ -135,7 +135,7 @@ class Process(Executor):
 _WORKERS = {
     "workers": whole(4, 1, 1000)
     .of("never")
-    .about("pilots that take items; unions are cut so that there is work for as many")
+    .about("pilots at work; unions are cut so that there is work for as many")
 }
 
 
