@@ -124,14 +124,16 @@ def whole(default: int | None, least: int, most: int = sys.maxsize) -> Key:
     """A whole number from ``least`` to ``most``; 2.0 is one."""
 
     def read(value: Any) -> int:
-        if isinstance(value, bool) or not isinstance(value, Integral | float) or not math.isfinite(value):
+        if isinstance(value, bool) or not isinstance(value, Integral | float):
+            raise ValueError
+        if isinstance(value, float) and not math.isfinite(value):
             raise ValueError
         number = int(value)
         if number != value or not least <= number <= most:
             raise ValueError
         return number
 
-    accepted = f"a whole number from {least}" + (f" to {most}" if most != sys.maxsize else "")
+    accepted = f"a whole number from {least}" + (f" to {most}" if most < sys.maxsize else "")
     return Key(default, accepted, str(least if default is None else default), read)
 
 

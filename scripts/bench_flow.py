@@ -173,7 +173,7 @@ class Problem:
             lambda _, theta: -self.gradient(theta)[1],
             (0, times[-1]),
             self.start,
-            solver="BDF",
+            method="BDF",
             jac=lambda _, theta: matrix(theta),
             rtol=rtol,
             atol=atol,
@@ -197,7 +197,7 @@ class Problem:
             torch.tensor([0.0, *times], dtype=torch.float64),
             rtol=rtol,
             atol=atol,
-            solver="dopri5",
+            method="dopri5",
         )
         seconds, gradients = time.perf_counter() - began, self.gradients
         losses = [self.gradient(theta)[0] for theta in torch.as_tensor(solution)[1:].numpy()]

