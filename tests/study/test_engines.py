@@ -41,7 +41,7 @@ def study(folder, executor):
         study="s",
         lift=[2, 4, 8],
         seeds=4,
-        trainer=problems.group("trainer", "adam", steps=8000, batch_size=64),
+        trainer=problems.group("trainer", "adam", steps=40000, batch_size=64),
         executor={"checkpoint_seconds": 0.2, "lease_seconds": 6, **executor},
     )
 
@@ -74,7 +74,8 @@ def check(store, local):
     # One that was killed between writing a run and saying so has no line for it.
     assert set(finished.values()) == {1} and finished.keys() <= {key.directory for key in store.planned()}
     assert snapshot(store) == snapshot(local)
-    assert verify(store).clean and not list(store.lease_dir.iterdir())
+    # A lease of one that was killed after it had written its run may lie there; nobody holds it.
+    assert verify(store).clean and not holders(store.lease_dir)
 
 
 @pytest.fixture(scope="module")
