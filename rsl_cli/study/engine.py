@@ -185,8 +185,28 @@ _MACHINES = {
 }
 
 
+class _Cluster(Pilots):
+    """Pilots that a cluster runs: a module of functions of its name starts, counts and ends them."""
+
+    @abstractmethod
+    def _module(self) -> Any:
+        """Imported when it is first needed."""
+
+    def alive(self, spec: "StudySpec") -> int | None:
+        """See `Pilots.alive`."""
+        return self._module().alive(spec.store)
+
+    def start(self, spec: "StudySpec", count: int) -> None:
+        """See `Pilots.start`."""
+        self._module().start(spec.store, self.settings, count)
+
+    def end(self, spec: "StudySpec") -> None:
+        """See `Pilots.end`."""
+        self._module().end(spec.store)
+
+
 @EXECUTORS.add("slurm")
-class Slurm(Pilots):
+class Slurm(_Cluster):
     """Pilots as tasks of Slurm, submitted by submitit."""
 
     keys: ClassVar[Keys] = {
@@ -203,31 +223,16 @@ class Slurm(Pilots):
 
     def check(self) -> None:
         """See `Executor.check`."""
-        from rsl_cli.study.slurm import check
+        self._module().check()
 
-        check()
+    def _module(self) -> Any:
+        from rsl_cli.study import slurm
 
-    def alive(self, spec: "StudySpec") -> int | None:
-        """See `Pilots.alive`."""
-        from rsl_cli.study.slurm import alive
-
-        return alive(spec.store)
-
-    def start(self, spec: "StudySpec", count: int) -> None:
-        """See `Pilots.start`."""
-        from rsl_cli.study.slurm import start
-
-        start(spec.store, self.settings, count)
-
-    def end(self, spec: "StudySpec") -> None:
-        """See `Pilots.end`."""
-        from rsl_cli.study.slurm import end
-
-        end(spec.store)
+        return slurm
 
 
 @EXECUTORS.add("ray")
-class Ray(Pilots):
+class Ray(_Cluster):
     """Pilots as actors of a Ray cluster."""
 
     keys: ClassVar[Keys] = {
@@ -243,27 +248,12 @@ class Ray(Pilots):
 
     def check(self) -> None:
         """See `Executor.check`."""
-        from rsl_cli.study.ray_actors import connect
+        self._module().connect(self.settings)
 
-        connect(self.settings)
+    def _module(self) -> Any:
+        from rsl_cli.study import ray_actors
 
-    def alive(self, spec: "StudySpec") -> int | None:
-        """See `Pilots.alive`."""
-        from rsl_cli.study.ray_actors import alive
-
-        return alive(spec.store)
-
-    def start(self, spec: "StudySpec", count: int) -> None:
-        """See `Pilots.start`."""
-        from rsl_cli.study.ray_actors import start
-
-        start(spec.store, self.settings, count)
-
-    def end(self, spec: "StudySpec") -> None:
-        """See `Pilots.end`."""
-        from rsl_cli.study.ray_actors import end
-
-        end(spec.store)
+        return ray_actors
 
 
 @EXECUTORS.add("target")
