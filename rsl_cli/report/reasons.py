@@ -150,12 +150,10 @@ def _clock_reasons(runs: StudyRuns, chosen: Judgement, outlook: Outlook | None) 
         )
         reasons.append(f"{words}: {paste(runs, f'trainer.t_end={outlook.time:.0e}')}")
     elif open_ and open_[0].trainer != "flow":
-        # An experiment may set keys that the flow does not have, and for classes the flow takes too long.
+        # An experiment may set keys that the flow does not have, and for classes it wants a target (trainer.epsilon).
         given = [str(word) for word in runs.study.get("line") or []]
         plain = "cross-entropy" not in runs.loss_unit and not any(word.startswith("experiment=") for word in given)
-        line = (
-            f": {paste(runs, 'trainer=flow', study=True)}" if plain else ", where numbers are learned (trainer=flow)."
-        )
+        line = f": {paste(runs, 'trainer=flow', study=True)}" if plain else " (trainer=flow)."
         reasons.append(
             "A trainer that is on no flow's clock (a rate that falls to zero, noise of batches, Adam) shows no limit "
             f"unless it comes to rest; gradient flow does{line}"
