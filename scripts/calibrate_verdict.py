@@ -190,6 +190,7 @@ CASES = (
     Case("a target is reached, kappa constant", power(6), ("falls",), epsilon=1e-6, clock=_constant),
     Case("a floor below the target", floored(4, 1e-6), ("falls",), epsilon=1e-5),
     Case("a floor above the target", floored(4, 2e-3), ("plateaus",), epsilon=1e-3, lifts=LONG, floor=2e-3, exponent=4),
+    Case("every run stops at the target", power(2), ("falls",), epsilon=0.1),
     Case("flat, at the target", power(0, 1e-3), ("plateaus",), epsilon=1e-3),
     Case(
         "held-out floor above a target that is reached",

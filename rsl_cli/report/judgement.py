@@ -259,7 +259,10 @@ def _too_little(table: LossTable, curve: _Curve) -> str | None:
     if seeds < MIN_SEEDS:
         return f"only {_plural(seeds, 'seed')} per lift, a trend needs {MIN_SEEDS}: seeds=5, say"
     if (table.losses <= table.resolution)[table.present].all():
-        return "every loss is as small as the arithmetic resolves: take smaller lifts or a harder target"
+        return (
+            "every loss is at its target, or as small as the arithmetic resolves: take a smaller trainer.epsilon, "
+            "smaller lifts or harder data"
+        )
     if len(curve.lifts) < MIN_LIFTS:
         return f"only {_plural(len(curve.lifts), 'lift')} with {MIN_SEEDS} finished seeds, a trend needs {MIN_LIFTS}"
     return None

@@ -24,20 +24,22 @@ def give_headline(runs: StudyRuns, chosen: Judgement) -> str:
     open_ = [run for run in runs.done if run.under_trained]
     still = f"; {len(open_)} of {len(runs.done)} runs still falling" if open_ else ""
     sure = f"{_factor(chosen.fall)}-fold " if chosen.fall > 1.05 else ""
-    name = LOSS_NAMES[runs.headline]
+    name = f"the limit of the {LOSS_NAMES[runs.headline]} loss"
+    if runs.at_one_target and runs.headline == "test":
+        name = "the held-out loss at one training loss"
     if chosen.verdict == "falls":
         last = chosen.arrived or used[-1]
-        span = f"{sure}over n x {last / used[0]:.3g}: the limit of the {name} loss, from lift {used[0]} to {last}"
+        span = f"{sure}over n x {last / used[0]:.3g}: {name}, from lift {used[0]} to {last}"
         end = ", from which on every run reaches its target" if chosen.arrived else ""
         return f"FALLS {span}{end}{still}"
     if chosen.verdict == "plateaus":
-        return f"PLATEAUS: the limit of the {name} loss is level at {chosen.level:.2g} from lift {chosen.since} on"
+        return f"PLATEAUS: {name} is level at {chosen.level:.2g} from lift {chosen.since} on"
     if chosen.verdict == "rises":
-        return f"RISES: the limit of the {name} loss is higher at lift {used[-1]} than at lift {chosen.since}"
+        return f"RISES: {name} is higher at lift {used[-1]} than at lift {chosen.since}"
     if chosen.verdict == "unfinished":
         lifts = _lifts(chosen.rests_on)
         known = f"falls {sure}for certain, but whether to the end is open: " if sure else ""
-        return f"UNFINISHED: {known}the runs at {lifts} were stopped before they showed the limit of the {name} loss"
+        return f"UNFINISHED: {known}the runs at {lifts} were stopped before they showed {name}"
     return f"INCONCLUSIVE: {chosen.why}"
 
 

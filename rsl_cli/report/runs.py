@@ -213,14 +213,22 @@ class StudyRuns:
         """The finished runs that have this loss, diverged ones included."""
         return tuple(run for run in self.done if not math.isnan(run.loss(which)))
 
+    @cached_property
+    def at_one_target(self) -> bool:
+        """Whether held-out losses are compared as they are: those of classes, where all training ended at one target.
+
+        A held-out cross-entropy has no limit, as it rises for ever; losses of numbers go on towards theirs.
+        """
+        ends = {run.stop_reason for run in self.done}
+        return ends == {"target"} and {record.loss for record in self.records} == {"cross_entropy"}
+
     def table(self, which: Which, keep: Callable[[Run], bool] = lambda run: True) -> LossTable:
         """Arrange one loss of the runs to keep as seeds by lifts."""
         runs = [run for run in self.with_loss(which) if keep(run)]
         lifts, seeds = _sorted(run.key.lift for run in runs), _sorted(run.key.seed for run in runs)
         params, losses, low, high, least = (np.full((len(seeds), len(lifts)), math.nan) for _ in range(5))
         rows, columns = ({value: i for i, value in enumerate(values)} for values in (seeds, lifts))
-        # At one training loss held-out losses are what they are: those of classes have no limit, they rise for ever.
-        compared = which == "test" and all(run.stop_reason == "target" for run in runs)
+        compared = which == "test" and self.at_one_target
         for run in runs:
             place, loss = (rows[run.key.seed], columns[run.key.lift]), run.loss(which)
             limit = Limit(loss, loss) if compared else run.limit(which)

@@ -234,10 +234,19 @@ def test_a_target_that_was_asked_for_says_no_more_than_that(study: Callable[...,
     assert some["verdict"] in ("unfinished", "inconclusive")
 
 
-def test_at_one_target_for_all_the_held_out_losses_are_compared(study: Callable[..., dict[str, Any]]) -> None:
-    verdict = study(falling, change=lambda lift, seed: {"stop_reason": "target"})
+def test_at_one_target_the_held_out_losses_of_classes_are_compared(study: Callable[..., dict[str, Any]]) -> None:
+    verdict = study(falling, classification=True, change=lambda lift, seed: {"stop_reason": "target"})
     assert verdict["verdict"] == "falls"
+    assert "the held-out loss at one training loss, from lift" in verdict["headline"]
     assert said(verdict, "30 of 30 runs stopped at the target loss they were asked for", "Judged on held-out loss")
+
+
+def test_losses_of_numbers_that_all_stopped_at_the_target_show_no_limit(study: Callable[..., dict[str, Any]]) -> None:
+    """They are as level as the target is, whatever the lifts can."""
+    for losses in (falling, lambda params, lift: 0.01):
+        verdict = study(losses, noise=0.01, change=lambda lift, seed: {"stop_reason": "target"})
+        assert verdict["verdict"] in ("inconclusive", "unfinished")
+        assert verdict["fit"] is None or verdict["fit"]["exponent"] is None
 
 
 def test_a_lift_whose_runs_all_reach_the_target_ends_a_fall_from_the_first(
