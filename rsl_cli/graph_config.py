@@ -10,6 +10,7 @@ whole number it stands for: ``kernel: "{kernel}"``.
 """
 
 import itertools
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -245,15 +246,24 @@ def _word(what: str, value: object) -> str:
     return str(value)
 
 
-def _constants(mapping: Mapping[str, Any]) -> dict[str, int]:
+Constant = int | float | str
+"""What a base graph's own key may be: a whole number counts; decimals and words only stand where they are written."""
+
+
+def _constants(mapping: Mapping[str, Any]) -> dict[str, Constant]:
     constants = {key: value for key, value in mapping.items() if key not in ("name", "vertices", "edges")}
     for key, value in constants.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise GraphError(f"base.{key}={value!r}: accepted beside name, vertices and edges: whole numbers from 1")
+        word = isinstance(value, str) and re.fullmatch(r"[A-Za-z_][\w.]*", value)
+        count = isinstance(value, int) and not isinstance(value, bool) and value >= 1
+        if not (word or count or (isinstance(value, float) and 0 < value < math.inf)):
+            raise GraphError(
+                f"base.{key}={value!r}: accepted beside name, vertices and edges: whole numbers from 1, decimals above "
+                "0 and words"
+            )
     return constants
 
 
-def _each(config: Any, constants: Mapping[str, int], where: str) -> Iterator[dict[str, int]]:
+def _each(config: Any, constants: Mapping[str, Constant], where: str) -> Iterator[dict[str, Constant]]:
     ranges = config.get("for") if isinstance(config, Mapping) else None
     if ranges is None:
         yield dict(constants)
@@ -264,8 +274,8 @@ def _each(config: Any, constants: Mapping[str, int], where: str) -> Iterator[dic
 
 
 def _nested(
-    ranges: list[tuple[str, Any]], values: dict[str, int], where: str, tried: Iterator[int]
-) -> Iterator[dict[str, int]]:
+    ranges: list[tuple[str, Any]], values: dict[str, Constant], where: str, tried: Iterator[int]
+) -> Iterator[dict[str, Constant]]:
     # Counted where nothing comes of it too: an empty range inside others is gone through as often as they say.
     if next(tried) > 2 * _MOST:
         raise GraphError(f"{where}: its for stands for more than {_MOST}, or tries as many; narrow it")
@@ -283,20 +293,23 @@ def _nested(
         yield from _nested(inner, values | {index: value}, where, tried)
 
 
-def _fill(pattern: str, values: Mapping[str, int], where: str) -> str:
+def _fill(pattern: str, values: Mapping[str, Constant], where: str) -> str:
     return re.sub(r"\{([^{}]*)\}", lambda match: str(_value(match[1], values, where)), pattern)
 
 
-def _numbers(config: Any, values: Mapping[str, int], where: str) -> Any:
-    """The configuration with every value written ``"{...}"`` replaced by its number."""
+def _numbers(config: Any, values: Mapping[str, Constant], where: str) -> Any:
+    """The configuration with every value written ``"{...}"`` replaced by its number, or by the word of that name."""
     if isinstance(config, Mapping):
         return {key: _numbers(value, values, where) for key, value in config.items()}
     if isinstance(config, str) and config.startswith("{") and config.endswith("}"):
+        alone = values.get(config[1:-1].strip())
+        if isinstance(alone, float | str):
+            return alone
         return _value(config[1:-1], values, where)
     return config
 
 
-def _value(text: str, values: Mapping[str, int], where: str) -> int:
+def _value(text: str, values: Mapping[str, Constant], where: str) -> int:
     if not re.fullmatch(r"\s*[+-]?\s*\w+(\s*[+-]\s*\w+)*\s*", text, re.ASCII):
         raise GraphError(f"{where}: cannot read {text!r}; write whole numbers and names joined by + and -")
     total = 0
@@ -306,6 +319,8 @@ def _value(text: str, values: Mapping[str, int], where: str) -> int:
         if len(term) > _DIGITS and term.isdigit():
             raise GraphError(f"{where}: a number of {len(term)} digits; accepted: at most {_DIGITS}")
         number = int(term) if term.isdigit() else values[term]
+        if not isinstance(number, int):
+            raise GraphError(f"{where}: {term}={number!r} in {text!r}; accepted where it counts: a whole number")
         total += -number if sign == "-" else number
     return total
 

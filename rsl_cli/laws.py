@@ -11,7 +11,7 @@ from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtr
+from scipy.special import ndtr, stdtr
 
 from rsl_cli.errors import GraphError
 from rsl_cli.parts import Part
@@ -99,3 +99,33 @@ class Zeros(Law):
     def sample(self, draw: np.random.Generator, shape: tuple[int, ...]) -> Array:
         """Zeros."""
         return np.zeros(shape)
+
+
+@LAWS.add("student")
+@dataclass(frozen=True)
+class Student(Law):
+    """Student's t: full support, with tails so heavy that of its powers only those below ``degrees`` have a mean.
+
+    Args:
+        degrees: of freedom, above 2, below which there is no variance to scale to 1.
+    """
+
+    degrees: float = 3.0
+
+    name = "student"
+
+    def __post_init__(self) -> None:
+        if isinstance(self.degrees, bool) or not isinstance(self.degrees, int | float) or not 2 < self.degrees < 1e6:
+            raise GraphError(f"degrees={self.degrees!r}; accepted: a number above 2, e.g. degrees: 3")
+
+    @property
+    def _scale(self) -> float:
+        return math.sqrt((self.degrees - 2) / self.degrees)
+
+    def sample(self, draw: np.random.Generator, shape: tuple[int, ...]) -> Array:
+        """Numbers of variance 1."""
+        return draw.standard_t(self.degrees, shape) * self._scale
+
+    def cdf(self, z: Array) -> Array:
+        """Of the scaled law."""
+        return stdtr(self.degrees, z / self._scale)

@@ -123,9 +123,15 @@ class LiftedNetwork(nn.Module):
             out = self._edgewise(batch, tensors)
         return out if isinstance(self.lift, LiftUnion) else out[0]
 
-    def forward_on_tape(self, x: Tensor, tape: "Tape") -> Tensor:
-        """Compute (R, N, outputs) edge by edge, noting on the tape where every parameter acts."""
-        return self._edgewise(self._batch(x), {name: getattr(self, name) for name in self._segments}, tape)
+    def forward_on_tape(self, x: Tensor, tape: "Tape", sums: dict[str, Tensor] | None = None) -> Tensor:
+        """Compute (R, N, outputs) edge by edge, noting on the tape where every parameter acts.
+
+        Args:
+            x: as for `forward`.
+            tape: what is noted, by the parameter's name.
+            sums: given, each vertex's slots combined, with its bias, (copies, *space, N), by the vertex's name.
+        """
+        return self._edgewise(self._batch(x), {name: getattr(self, name) for name in self._segments}, tape, sums)
 
     def _batch(self, x: Tensor) -> Tensor:
         """Samples as (1 or R, N, inputs) of the parameters' type."""
@@ -144,7 +150,13 @@ class LiftedNetwork(nn.Module):
     def _node(self) -> CircuitNode:
         return CircuitNode(self.lift.replicas, self.parametrization, self._segments)
 
-    def _edgewise(self, batch: Tensor, tensors: Mapping[str, Tensor], tape: "Tape | None" = None) -> Tensor:
+    def _edgewise(
+        self,
+        batch: Tensor,
+        tensors: Mapping[str, Tensor],
+        tape: "Tape | None" = None,
+        sums: dict[str, Tensor] | None = None,
+    ) -> Tensor:
         """Outputs (R, N, outputs) of samples (1 or R, N, inputs), edge by edge."""
         base, replicas, samples = self.lift.base, self.replica_count, batch.shape[1]
 
@@ -172,6 +184,8 @@ class LiftedNetwork(nn.Module):
                 z = z + bias.expand(z.shape[:-1]).unsqueeze(-1)
                 if tape is not None:
                     tape[self._names[f"bias {vertex.name}"]] = z
+            if sums is not None:
+                sums[vertex.name] = z
             z = vertex.norm(z) if vertex.norm else z
             y = ACTIVATIONS.find(vertex.activation)(z)
             y = vertex.pool(y) if vertex.pool else y

@@ -89,4 +89,4 @@ def finished_run(steps: int = 50, degree: int = 4, loss: str = "mse") -> probes.
     objective = Objective(data, loss, dtype=LiftedNetwork(lift).dtype)
     settings = FirstOrder.from_config({"name": "gd", "steps": steps})
     (result,) = train_first_order(LiftedNetwork(lift), objective, settings)
-    return probes.FinishedRun(lift, "standard", objective, result)
+    return probes.FinishedRun(lift, "standard", objective, result, trainer=settings)

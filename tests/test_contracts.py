@@ -1,5 +1,7 @@
 """Contracts hold for every part that ships, by the same checks that a user's part meets."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,7 @@ import torch
 from rsl_cli.diagnostics.probes import PROBES
 from rsl_cli.diagnostics.tangent import TangentProbe
 from rsl_cli.errors import GraphError
-from rsl_cli.laws import LAWS
+from rsl_cli.laws import LAWS, Student
 from rsl_cli.liftings import LIFTINGS
 from rsl_cli.maps import EDGE_MAPS, Conv, EdgeMap, Identity, Linear, Scale, TokenLinear
 from rsl_cli.network import LiftedNetwork
@@ -169,3 +171,17 @@ def run_data():
     draw = np.random.default_rng(3)
     x = draw.uniform(-1, 1, (60, 2))
     return Dataset("made", "regression", x, np.sin(x[:, :1]), x[:9], np.sin(x[:9, :1]), 1)
+
+
+def test_heavy_tails_have_variance_1_and_the_probabilities_of_student():
+    from scipy.stats import kstest, t
+
+    law = Student(5.0)
+    draws = law.sample(np.random.default_rng(0), (200_000,))
+    assert draws.std() == pytest.approx(1, rel=0.02) and abs(draws).max() > 8 and law.support == math.inf
+    assert kstest(draws * math.sqrt(5 / 3), t(5).cdf).pvalue > 0.01
+    z = np.array([-3.0, 0.0, 0.7])
+    np.testing.assert_allclose(law.cdf(z), t(5).cdf(z * math.sqrt(5 / 3)), rtol=1e-12)
+    for wrong in (2, -1.0, True, math.nan, "3"):
+        with pytest.raises(GraphError, match="accepted: a number above 2"):
+            Student(wrong)

@@ -545,6 +545,8 @@ def test_a_probe_that_lies_is_one_line(folder, capsys, text, message):
         (["loss={target: mse, arguments: {a: 1}}"], "loss 'mse' has no arguments"),
         (["loss=my_loss.huber"], "loss=my_loss.huber: my_loss has no huber"),
         (["theory.probes=[my_probe.tangent]"], "table 'tangent' of my_probe.tangent is shipped"),
+        (["theory.probes=[my_probe.ntk]"], "table 'ntk' of my_probe.ntk is shipped"),
+        (["theory.probes=[ntkk]"], "theory.probes 'ntkk' is not known; accepted: drift, coverage, tangent, ntk"),
         (["dataset=target"], "dataset.target is not set; accepted: package.function"),
     ],
 )

@@ -160,7 +160,8 @@ MISTAKES = {
     ),
     "law of biases": (
         {"vertices": {"h": {"bias_init": {"kind": "norml"}}}},
-        "vertex h: bias_init kind 'norml' is not known; accepted: normal, uniform, zeros; did you mean 'normal'?",
+        "vertex h: bias_init kind 'norml' is not known; accepted: normal, uniform, zeros, student; did you mean "
+        "'normal'?",
     ),
     "law that is no mapping": (
         {"more": [edge("x", "g", "linear", init="zeros")]},

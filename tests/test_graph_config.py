@@ -87,6 +87,9 @@ def test_sums_of_constants():
     assert list(vertices) == ["a12", "b2"]
 
 
+OWN_KEYS = ": accepted beside name, vertices and edges: whole numbers from 1, decimals above 0 and words"
+
+
 def one(ranges: object, name: str = "h{i}") -> dict:
     return {"depth": 2, "vertices": {name: {"for": ranges}}, "edges": [{}]}
 
@@ -102,11 +105,23 @@ def one(ranges: object, name: str = "h{i}") -> dict:
         ),
         (
             {"vertices": {"x": {}}, "edges": [{}], "depth": "4"},
-            "base.depth='4': accepted beside name, vertices and edges: whole numbers from 1",
+            "base.depth='4'" + OWN_KEYS,
         ),
         (
             {"vertices": {"x": {}}, "edges": [{}], "depth": True},
-            "base.depth=True: accepted beside name, vertices and edges: whole numbers from 1",
+            "base.depth=True" + OWN_KEYS,
+        ),
+        (
+            {"vertices": {"x": {}}, "edges": [{}], "width": -0.5},
+            "base.width=-0.5" + OWN_KEYS,
+        ),
+        (
+            one({"i": "1..depth"}) | {"depth": 2.0},
+            "vertex h{i}: depth=2.0 in 'depth'; accepted where it counts: a whole number",
+        ),
+        (
+            one({"i": "1..2"}, "h{word}") | {"word": "tanh"},
+            "vertex h{word}: word='tanh' in 'word'; accepted where it counts: a whole number",
         ),
         (one("1..2"), "vertex h{i}: for='1..2'; write for: {i: \"1..depth\"}"),
         (one({}), 'vertex h{i}: for={}; write for: {i: "1..depth"}'),
@@ -156,3 +171,15 @@ def test_quoted_words_are_names():
     read = OmegaConf.to_container(OmegaConf.create(text))
     base = BaseGraph.from_config(read, input_shape=(2,), output_size=1)  # pyright: ignore[reportArgumentType]
     assert base.vertex("on").name == "on"
+
+
+def test_decimals_and_words_stand_where_they_are_written():
+    """The base `perceptron`: sizes that grow as their keys say, and laws by their names."""
+    mapping = yaml.safe_load((CONF / "base" / "perceptron.yaml").read_text(encoding="utf-8"))
+    mapping |= {"width1": 0.5, "growth2": 1.5, "activation": "relu", "law": "student", "readout": "normal"}
+    base = BaseGraph.from_config(mapping, input_shape=(2,), output_size=1)
+    lift = sample_lift(base, 16)
+    assert (lift.fibre("h1"), lift.fibre("h2")) == (8, 64)
+    assert {base.vertex(name).activation for name in ("h1", "h2")} == {"relu"}
+    assert [edge.init.kind for edge in base.edges] == ["student", "student", "normal"]
+    assert base.vertex("h1").bias_init.kind == "student"

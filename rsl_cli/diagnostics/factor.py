@@ -105,40 +105,55 @@ class LinearProblem:
         return total / math.sqrt(self.samples)
 
     def spectrum(self) -> Spectrum:
-        """Factorise by an orthogonal triangularisation of A, which is held whole only if it is wider than high."""
-        return self._wide() if self.equations < self.parameters else self._tall()
+        """Of A and the residuals."""
+        matrix, vectors, beyond = self.factor(self.residuals[:, None])
+        return Spectrum.of(matrix, vectors[:, 0], float(beyond[0]))
+
+    def factor(self, vectors: Tensor) -> tuple[Array, Array, Array]:
+        """Triangularise A orthogonally, which is held whole only if it is wider than high.
+
+        Args:
+            vectors: (N k, c), of the order of the residuals.
+
+        Returns:
+            A matrix (m, P) of A's singular values and right singular vectors; the vectors in the same basis, (m, c);
+            and the norms (c,) of what is left of them where that matrix would have rows of zeros.
+        """
+        return self._wide(vectors) if self.equations < self.parameters else self._tall(vectors)
 
     def chunks(self) -> list[slice]:
         """Samples whose Jacobian of one output fits a few megabytes."""
         size = min(max(256, _CHUNK_BYTES // (8 * self.parameters)), 4096)
         return [slice(i, min(i + size, self.samples)) for i in range(0, self.samples, size)]
 
-    def _tall(self) -> Spectrum:
-        n = self.parameters
-        triangle = np.zeros((n + 1, n + 1), order="F")
-        for jacobian, residuals in self._blocks():
-            rows = np.empty((len(residuals), n + 1), order="F")
-            rows[:, :n], rows[:, n] = jacobian.T, residuals
+    def _tall(self, vectors: Tensor) -> tuple[Array, Array, Array]:
+        n, wide = self.parameters, self.parameters + vectors.shape[1]
+        triangle = np.zeros((wide, wide), order="F")
+        for jacobian, beside in self._blocks(vectors):
+            rows = np.empty((len(beside), wide), order="F")
+            rows[:, :n], rows[:, n:] = jacobian.T, beside
             # The factor stacked on new rows, triangularised in place without touching the zeros.
-            triangle = _tpqrt(0, min(_QR_BLOCK, n + 1), triangle, rows, overwrite_a=1, overwrite_b=1)[0]
+            triangle = _tpqrt(0, min(_QR_BLOCK, wide), triangle, rows, overwrite_a=1, overwrite_b=1)[0]
         triangle /= math.sqrt(self.samples)
-        return Spectrum.of(triangle[:n, :n], triangle[:n, n], float(triangle[n, n]))
+        beyond = np.linalg.norm(triangle[n:, n:], axis=0)
+        return triangle[:n, :n], triangle[:n, n:], beyond
 
-    def _wide(self) -> Spectrum:
-        rows, residuals = [], []
-        for jacobian, r in self._blocks():
+    def _wide(self, vectors: Tensor) -> tuple[Array, Array, Array]:
+        rows, beside = [], []
+        for jacobian, part in self._blocks(vectors):
             rows.append(jacobian.T.copy())
-            residuals.append(r)
+            beside.append(part)
         factor = cast(Array, np.linalg.qr(np.concatenate(rows).T, mode="r"))
-        return Spectrum.of(factor.T / math.sqrt(self.samples), np.concatenate(residuals) / math.sqrt(self.samples))
+        scale = math.sqrt(self.samples)
+        return factor.T / scale, np.concatenate(beside) / scale, np.zeros(vectors.shape[1])
 
-    def _blocks(self) -> Iterator[tuple[Array, Array]]:
-        """For each chunk of samples and each output, J^T (P, n) and r (n,); the next overwrites the last."""
+    def _blocks(self, vectors: Tensor) -> Iterator[tuple[Array, Array]]:
+        """For each chunk of samples and each output, J^T (P, n) and vectors (n, c), neither divided by root N."""
+        scaled = vectors.reshape(self.samples, -1, vectors.shape[1]) * math.sqrt(self.samples)
         for part in self.chunks():
-            out, matrices = sample_jacobians(self.network, self.x[part])
-            residuals = (out - self.y[part]).cpu().numpy()
+            _, matrices = sample_jacobians(self.network, self.x[part])
             for output, matrix in enumerate(matrices):
-                yield matrix.cpu().numpy(), residuals[:, output]
+                yield matrix.cpu().numpy(), scaled[part, output].cpu().numpy()
 
     def _residuals(self) -> Tensor:
         with torch.no_grad():

@@ -11,14 +11,17 @@ import torch
 from torch.nn.utils import parameters_to_vector
 
 from rsl_cli.contracts import failing
+from rsl_cli.diagnostics.coordinates import coordinates_table
 from rsl_cli.diagnostics.coverage import coverage_table
 from rsl_cli.diagnostics.drift import weight_drift
+from rsl_cli.diagnostics.kernel import kernel_table
 from rsl_cli.diagnostics.tangent import TangentProbe, tangent_table
 from rsl_cli.errors import ConfigError, RslError
 from rsl_cli.lift import Lift
 from rsl_cli.network import LiftedNetwork
 from rsl_cli.registry import Registry
 from rsl_cli.train.objective import Objective
+from rsl_cli.train.trainers import TrainerSettings, train
 from rsl_cli.train.trajectory import PathPoint, TrainingResult
 
 if TYPE_CHECKING:
@@ -35,6 +38,7 @@ class FinishedRun:
         objective: its data and loss.
         result: trajectory, final parameters, why it ended, points on the way.
         witness: the planted network, if there is one.
+        trainer: what it was trained by, to be trained again for a few steps.
     """
 
     lift: Lift
@@ -42,6 +46,7 @@ class FinishedRun:
     objective: Objective
     result: TrainingResult
     witness: LiftedNetwork | None = None
+    trainer: TrainerSettings | None = None
 
     @cached_property
     def start(self) -> LiftedNetwork:
@@ -54,6 +59,18 @@ class FinishedRun:
         network = LiftedNetwork(self.lift, None, self.objective.x.dtype, self.parametrization)
         network.load_state_dict(dict(self.result.state))
         return network.to(self.objective.x.device)
+
+    def after(self, steps: int) -> LiftedNetwork:
+        """The network after its trainer's first steps, see `rsl_cli.train.trainers.TrainerSettings`.
+
+        Raises:
+            ConfigError: the run does not know its trainer.
+        """
+        if self.trainer is None:
+            raise ConfigError("a run without its trainer cannot be trained again; pass FinishedRun(..., trainer=...)")
+        network = LiftedNetwork(self.lift, None, self.objective.x.dtype, self.parametrization)
+        train(network.to(self.objective.x.device), self.objective, self.trainer.beginning(steps))
+        return network
 
 
 Probe = Callable[..., "pd.DataFrame | Mapping[str, Any] | None"]
@@ -81,11 +98,31 @@ def tangent(run: FinishedRun, settings: TangentProbe) -> "pd.DataFrame | None":
     small = settings.largest is None or run.lift.parameter_count <= settings.largest
     if run.result.stop_reason == "diverged" or not small:
         return None
+    origin, *path = _path(run)
+    start = run.start.to(run.objective.x.device)
+    return tangent_table(start, run.objective, origin.parameters, path, settings, run.lift.seed)
+
+
+@PROBES.add("ntk")
+def ntk(run: FinishedRun, largest: int | None = 1024) -> "pd.DataFrame | None":
+    """The tangent kernel's spectrum at the start and along the path; of lifts of up to so many parameters."""
+    if run.result.stop_reason == "diverged" or (largest is not None and run.lift.parameter_count > largest):
+        return None
+    return kernel_table(run.start.to(run.objective.x.device), run.objective, _path(run))
+
+
+@PROBES.add("coordinates")
+def coordinates(run: FinishedRun, steps: Sequence[int] = (1, 2, 4, 8), samples: int = 256) -> "pd.DataFrame":
+    """The size of every vertex's sums, and of their change, after so many first steps; over so many samples."""
+    return coordinates_table(run.start.to(run.objective.x.device), run.after, run.objective.x[:samples], steps)
+
+
+def _path(run: FinishedRun) -> list[PathPoint]:
+    """The start, and what the trainer kept on its way, or else the end."""
     end = torch.cat([part.reshape(-1) for part in run.result.state.values()])
     path = [point for point in run.result.path if point.step > 0]
     path = path or [PathPoint(int(run.result.trajectory.last["step"]), math.nan, end)]
-    origin = parameters_to_vector(run.start.parameters()).detach()
-    return tangent_table(run.start.to(run.objective.x.device), run.objective, origin, path, settings, run.lift.seed)
+    return [PathPoint(0, 0.0, parameters_to_vector(run.start.parameters()).detach()), *path]
 
 
 def measure(name: str, probe: Probe, run: FinishedRun, arguments: Mapping[str, Any]) -> "pd.DataFrame | None":

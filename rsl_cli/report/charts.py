@@ -32,11 +32,13 @@ from rsl_cli.report.page_data import Data, ranges
 from rsl_cli.report.runs import LOSS_NAMES, StudyRuns
 from rsl_cli.report.theory_charts import (
     bound_chart,
+    coordinates_chart,
     coverage_chart,
     drift_chart,
     inside_chart,
     kappa_chart,
     length_chart,
+    ntk_chart,
 )
 from rsl_cli.report.words import CAPTIONS
 
@@ -63,6 +65,8 @@ def charts(runs: StudyRuns, data: Data, law: Sequence[Mapping[str, float]]) -> d
         "inside": ("inside", lambda: inside_chart(runs, data)),
         "coverage": ("coverage", lambda: coverage_chart(runs, data)),
         "drift": ("drift", lambda: drift_chart(data)),
+        "coordinates": ("coordinates", lambda: coordinates_chart(runs, data)),
+        "ntk": ("ntk", lambda: ntk_chart(data)),
     }
     if clock == "training step":
         del makers["decay"]

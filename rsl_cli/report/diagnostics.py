@@ -11,11 +11,13 @@ from rsl_cli.errors import StoreError
 from rsl_cli.report.runs import StudyRuns
 from rsl_cli.study.store import StudyStore
 
-TEXT = ("place", "vertex", "group")
+TEXT = ("place", "vertex", "group", "vertex", "place")
 NUMBERS: Mapping[str, tuple[str, ...]] = {
     "tangent": ("probe", "time", "step", "distance", "loss", "grad_norm", "epsilon", "kappa"),
     "coverage": ("eta", "copies", "covering", "share", "least", "witness_copies"),
     "drift": ("count", "std_start", "std_end", "ks", "wasserstein", "moved", "occupied", "expected_occupied"),
+    "coordinates": ("step", "size", "change"),
+    "ntk": ("time", "step", "loss", "trace", "effective_rank", "alignment", "rank", "eigenvalue", "target"),
 }
 """The tables of a run that a report reads, and their columns besides the first, which is one of `TEXT`."""
 
@@ -56,6 +58,8 @@ class DiagnosticTables:
     tangent: Rows = Rows()
     coverage: Rows = Rows()
     drift: Rows = Rows()
+    coordinates: Rows = Rows()
+    ntk: Rows = Rows()
     unreadable: tuple[str, ...] = ()
 
 
@@ -92,4 +96,4 @@ def read_diagnostics(store: StudyStore, runs: StudyRuns) -> DiagnosticTables:
             for column, values in columns.items():
                 parts.setdefault(column, []).append(values)
         found[name] = Rows({column: np.concatenate(values) for column, values in parts.items()})
-    return DiagnosticTables(found["tangent"], found["coverage"], found["drift"], tuple(unreadable))
+    return DiagnosticTables(**found, unreadable=tuple(unreadable))

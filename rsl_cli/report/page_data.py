@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rsl_cli.report.diagnostics import DiagnosticTables
+from rsl_cli.report.checks import coordinate_slopes, spectra_of
+from rsl_cli.report.diagnostics import DiagnosticTables, Rows
 from rsl_cli.report.joint import clock_of, isochrone_grid, losses_at, params_of
 from rsl_cli.report.population_plots import drift_kinds, quartiles
 from rsl_cli.report.runs import Run, StudyRuns, Which
@@ -54,6 +55,8 @@ def page_data(runs: StudyRuns, diagnostics: DiagnosticTables, delta: float) -> D
         **_tangent(runs, drawn, diagnostics),
         "coverage": _coverage(diagnostics),
         "drift": _drift(diagnostics),
+        "coordinates": _coordinates(diagnostics.coordinates),
+        "ntk": _ntk(diagnostics.ntk),
     }
     return {name: table for name, table in found.items() if table["rows"] or name == "runs"}
 
@@ -250,6 +253,31 @@ def _drift(diagnostics: DiagnosticTables) -> dict[str, list[Any]]:
             for lift, low, middle, high in quartiles(groups[name], column):
                 rows.append([group_symbol(name), label, int(lift), *map(_positive, (low, middle, high))])
     return table_of(["group", "measure", "lift", "low", "median", "high"], rows)
+
+
+def _coordinates(coordinates: Rows) -> dict[str, list[Any]]:
+    told = {(one.vertex, one.measure): f"n^{one.exponent:.2f}, {one.says}" for one in coordinate_slopes(coordinates)}
+    rows = (
+        [
+            [vertex, measure, lift, told.get((vertex, measure), ""), *quartiles_of(group[measure])]
+            for measure, step in (("size", 0.0), ("change", max(coordinates["step"], default=0.0)))
+            for vertex, part in coordinates.where(coordinates["step"] == step).by("vertex").items()
+            for lift, group in part.by("lift").items()
+        ]
+        if len(coordinates)
+        else []
+    )
+    return table_of(["vertex", "measure", "lift", "slope", "median", "low", "high"], rows)
+
+
+def _ntk(ntk: Rows) -> dict[str, list[Any]]:
+    rows = [
+        [lift, end, rank, *quartiles_of(group["eigenvalue"]), quantile(group["target"], 0.5)]
+        for end, part in spectra_of(ntk).items()
+        for lift, series in part.by("lift").items()
+        for rank, group in series.by("rank").items()
+    ]
+    return table_of(["lift", "end", "rank", "eigenvalue", "low", "high", "target"], rows)
 
 
 def quartiles_of(values: Sequence[float] | Array) -> list[float | None]:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from rsl_cli.report import canvas
 from rsl_cli.report.canvas import BLUE, DASHES, GREEN, GREY, ORANGE, SERIES, VERMILLION, WIDE, Drawing
+from rsl_cli.report.check_plots import check_drawings
 from rsl_cli.report.diagnostics import NOTHING, DiagnosticTables
 from rsl_cli.report.isochrones import draw_isochrones
 from rsl_cli.report.population_plots import population_drawings
@@ -46,6 +47,7 @@ def drawings(
         **trajectory_drawings(runs, runs.trajectories),
         **tangent_drawings(runs, runs.trajectories, diagnostics.tangent),
         **population_drawings(runs, diagnostics),
+        **check_drawings(runs, diagnostics),
     }
 
 

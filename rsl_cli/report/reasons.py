@@ -4,6 +4,7 @@ import math
 import shlex
 from collections.abc import Sequence
 
+from rsl_cli.report.checks import check_reasons
 from rsl_cli.report.diagnostics import NOTHING, DiagnosticTables
 from rsl_cli.report.judgement import ALPHA, Judgement, Views
 from rsl_cli.report.outlook import Outlook, Success
@@ -311,6 +312,7 @@ def _measured_reasons(diagnostics: DiagnosticTables) -> list[str]:
             reasons.append(_inequality_sentence(found))
         else:
             reasons.append("The Kurdyka-Lojasiewicz inequality could not be checked: no kappa is finite and positive.")
+    reasons += check_reasons(diagnostics.coordinates, diagnostics.ntk)
     if diagnostics.unreadable:
         names = _listed(diagnostics.unreadable)
         reasons.append(f"Left out, since they cannot be read: {names}. Delete those runs' folders and run again.")

@@ -1,4 +1,4 @@
-"""Charts of what the theory speaks of: bounds, kappa, balls, copies of a witness, how far the weights' laws moved."""
+"""Charts of what the theory speaks of: bounds, kappa, balls, copies of a witness, weights' laws, steps, kernels."""
 
 import altair as alt
 
@@ -145,4 +145,33 @@ def drift_chart(data: Data) -> alt.LayerChart:
             tooltip=shown,
             shape=alt.Shape("measure:N", title=None, legend=alt.Legend(orient="top", columns=1, labelLimit=300)),
         ),
+    )
+
+
+def coordinates_chart(runs: StudyRuns, data: Data) -> alt.LayerChart:
+    """Sizes of the sums at each vertex, and of their change by the first steps."""
+    names = list(dict.fromkeys(row[0] for row in data["coordinates"]["rows"]))
+    base = over("coordinates").transform_filter("isValid(datum.median)")
+    x, colour = alt.X("lift:Q", **lift_axis(runs.lifts)), named("vertex", names, "vertex")
+    y = alt.Y("median:Q", **log_axis(ranges(data, ("coordinates", "median")), "root mean square"))
+    dash = alt.StrokeDash("measure:N", title=None, legend=alt.Legend(orient="top", direction="horizontal"))
+    shown = tips("vertex:N", "measure:N", "lift:Q", "median:Q", "slope:N=goes like")
+    return layered(
+        base.mark_line(strokeWidth=2).encode(x, y, color=colour, strokeDash=dash, detail=["vertex:N", "measure:N"]),
+        base.mark_point(filled=True, size=60).encode(x, y, color=colour, tooltip=shown, opacity=fading(1)),
+    )
+
+
+def ntk_chart(data: Data) -> alt.LayerChart:
+    """Spectra of the tangent kernel at both ends of training, a line for each lift."""
+    base = over("ntk").transform_filter("isValid(datum.eigenvalue)")
+    x = alt.X("rank:Q", **log_axis(ranges(data, ("ntk", "rank")), "rank"))
+    y = alt.Y("eigenvalue:Q", **log_axis(ranges(data, ("ntk", "eigenvalue")), "eigenvalue of the tangent kernel"))
+    dash = alt.StrokeDash(
+        "end:N", title=None, sort="descending", legend=alt.Legend(orient="top", direction="horizontal")
+    )
+    shown = tips("lift:Q", "end:N", "rank:Q", "eigenvalue:Q", "target:Q=share of the targets up to here")
+    return layered(
+        base.mark_line(strokeWidth=1.8).encode(x, y, color=by_lift(), strokeDash=dash, opacity=fading(0.9)),
+        base.mark_point(filled=True, size=30).encode(x, y, color=by_lift(), tooltip=shown, opacity=fading(0.9)),
     )

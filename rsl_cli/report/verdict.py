@@ -6,6 +6,7 @@ from typing import Any
 
 from numpy.typing import ArrayLike
 
+from rsl_cli.report.checks import check_content
 from rsl_cli.report.diagnostics import NOTHING, DiagnosticTables
 from rsl_cli.report.joint import joint_law
 from rsl_cli.report.judgement import ALPHA, Judgement, Views
@@ -75,6 +76,7 @@ def give_verdict(
         "alpha": ALPHA,
         **_tangent(diagnostics),
         **_coverage(diagnostics),
+        **check_content(diagnostics.coordinates, diagnostics.ntk),
     }
     return {name: _plain(value) for name, value in content.items()}
 

@@ -75,6 +75,17 @@ CAPTIONS = {
         "How far training moved the law of each group of weights: Wasserstein distance between start and end, or "
         "Kolmogorov-Smirnov distance for groups that all start at one value. Median and quartiles over seeds.",
     ),
+    "coordinates": Caption(
+        "Do the first steps move every vertex alike, whatever the lift?",
+        "The coordinate check: root mean square of the sums that each vertex's activation is given, and of how far the "
+        "first steps of training move them, medians over seeds, with the exponent of n. What is level has a learning "
+        "rate that serves every lift.",
+    ),
+    "ntk": Caption(
+        "Does the tangent kernel turn towards the targets?",
+        "Eigenvalues of the empirical tangent kernel at the start and at the end of training, medians over seeds; and "
+        "its alignment with the targets along each run, beside the loss. In the kernel regime it stays what it was.",
+    ),
 }
 """Every figure of a report, in the order of the page."""
 

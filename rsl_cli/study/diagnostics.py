@@ -22,11 +22,13 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _TABLES = ("trajectory", "drift", "tangent", "coverage")
+_NAMED = ("ntk", "coordinates")
+"""Tables of probes that ship and are asked for by name."""
 
 
 @dataclass(frozen=True)
 class UserProbe:
-    """A probe of the user's own: its table's name, what names it in a configuration, and where it comes from."""
+    """A probe asked for by name: its table's name, what names it in a configuration, and where it comes from."""
 
     table: str
     target: str
@@ -40,7 +42,7 @@ class Diagnostics:
     Args:
         tangent: kappa at the start, along the path and on a sphere around the start; None: not.
         coverage: the etas at which copies are held against the planted witness; empty: not.
-        probes: of the user's own.
+        probes: that ship, or of the user's own.
     """
 
     tangent: TangentProbe | None = None
@@ -81,6 +83,7 @@ class Diagnostics:
         witness: LiftedNetwork | None,
         objective: Objective,
         result: TrainingResult,
+        trainer: TrainerSettings,
     ) -> "dict[str, pd.DataFrame]":
         """Measure one finished run.
 
@@ -90,11 +93,12 @@ class Diagnostics:
             witness: the planted network, if there is one.
             objective: the run's data and loss.
             result: how its training ended.
+            trainer: what it was trained by.
 
         Returns:
             Tables by name: ``drift`` always, others where asked for.
         """
-        run = FinishedRun(lift, parametrization, objective, result, witness)
+        run = FinishedRun(lift, parametrization, objective, result, witness, trainer)
         asked: list[tuple[str, str, Mapping[str, Any]]] = [("drift", "drift", {})]
         asked += [("coverage", "coverage", {"etas": self.coverage})] if self.coverage else []
         asked += [("tangent", "tangent", {"settings": self.tangent})] if self.tangent is not None else []
@@ -121,13 +125,15 @@ def _probes(value: Any) -> tuple[UserProbe, ...]:
         if given:
             raise ConfigError(f"theory.probes has no key {next(iter(given))!r}; accepted: target, arguments")
         table = target.rpartition(".")[2]
-        if table in _TABLES or table in found:
-            taken = "shipped" if table in _TABLES else "listed twice"
+        shipped = table in _TABLES or (table in _NAMED and target != table)
+        if shipped or table in found:
+            taken = "shipped" if shipped else "listed twice"
             raise ConfigError(f"theory.probes: table '{table}' of {target} is {taken}; name the function otherwise")
         if not callable(PROBES.find(target, "theory.probes")):
             raise ConfigError(f"theory.probes: {target} is no function; accepted: one from a finished run to a table")
-        origin = PROBES.origin(target, plain_arguments(f"probe {target}", arguments))
-        assert origin is not None
+        arguments = plain_arguments(f"probe {target}", arguments)
+        # One that ships is known by its name; a user's by its source too.
+        origin = PROBES.origin(target, arguments) or Origin(target, "", arguments)
         found[table] = UserProbe(table, target, origin)
     return tuple(found.values())
 
@@ -174,7 +180,7 @@ DIAGNOSTICS: Keys = {
         "null or a list of functions",
         "[mine.sharpness]",
         _probes,
-        "of your own, e.g. [mine.sharpness]: functions from a finished run to a table",
+        "ntk, coordinates, or of your own, e.g. [mine.sharpness]: functions from a finished run to a table",
     ).of("changed"),
 }
 """What can be measured of a finished run."""

@@ -264,7 +264,7 @@ def _train(spec: StudySpec, starts: Mapping[RunKey, Saved], hooks: _Hooks) -> di
         settings = spec.trainer_of(batch.lift)
         results = train(network, objective, settings, checkpointer=checkpointer, progress=report)
         tables = [
-            spec.diagnostics.tables(lift, network.parametrization, spec.witness, objective, result)
+            spec.diagnostics.tables(lift, network.parametrization, spec.witness, objective, result, settings)
             for lift, result in zip(lifts, results, strict=True)
         ]
     except CheckpointError as error:

@@ -110,4 +110,4 @@ def _untrained(spec: StudySpec) -> FinishedRun:
     state = {name: parameter.detach() for name, parameter in network.named_parameters()}
     shares = float(figures.accuracy), float(figures.relative_gradient)
     result = TrainingResult(Trajectory((row,)), "budget", *shares, state)
-    return FinishedRun(lift, network.parametrization, objective, result, spec.witness)
+    return FinishedRun(lift, network.parametrization, objective, result, spec.witness, spec.trainer)

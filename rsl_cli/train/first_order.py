@@ -8,7 +8,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -145,6 +145,10 @@ class FirstOrder:
     ) -> list[TrainingResult]:
         """See `rsl_cli.train.trainers.train`."""
         return train_first_order(network, objective, self, checkpointer=checkpointer, progress=progress)
+
+    def beginning(self, steps: int) -> "FirstOrder":
+        """The same trainer for so few steps that its schedule has not begun to tell."""
+        return replace(self, steps=steps, schedule="constant")
 
     def goes_on(self, rows: list[Row], state: Mapping[str, np.ndarray]) -> Saved:
         """What a run goes on from of which the results alone are left: its start, which changes nothing."""

@@ -7,7 +7,7 @@ matrix (`rsl_cli.train.newton`), classes by products with the Hessian (`rsl_cli.
 
 import math
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar
 
@@ -113,6 +113,10 @@ class Flow:
     ) -> list[TrainingResult]:
         """See `rsl_cli.train.trainers.train`."""
         return train_flow(network, objective, self, checkpointer=checkpointer, progress=progress)
+
+    def beginning(self, steps: int) -> "Flow":
+        """The same flow for as long as so many steps of gradient descent at its rate, its own being of any length."""
+        return replace(self, t_end=steps * TRAINERS["gd"]["learning_rate"].default, epsilon=None)
 
     def goes_on(self, rows: list[Row], state: Mapping[str, np.ndarray]) -> Saved:
         """What a run goes on from of which the results alone are left: anew, from where it stands."""

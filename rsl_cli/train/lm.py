@@ -6,7 +6,7 @@ quadratic model foretold the loss; Nielsen (1999), *Damping parameter in Marquar
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -86,6 +86,10 @@ class LevenbergMarquardt:
     ) -> list[TrainingResult]:
         """See `rsl_cli.train.trainers.train`."""
         return train_lm(network, objective, self, checkpointer=checkpointer, progress=progress)
+
+    def beginning(self, steps: int) -> "LevenbergMarquardt":
+        """The same trainer for so few steps."""
+        return replace(self, max_steps=steps, epsilon=None)
 
     def goes_on(self, rows: list[Row], state: Mapping[str, np.ndarray]) -> Saved:
         """What a run goes on from of which the results alone are left: its start, which changes nothing."""

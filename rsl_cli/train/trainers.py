@@ -25,7 +25,8 @@ TrainerSettings = FirstOrder | Flow | LevenbergMarquardt
 
 ``parametrization`` it asks for by default; whether its path ``follows_flow``, and can be held against the theorem;
 whether replicas of a union train ``in_step``, or runs one at a time, ``alone``; what memory takes: ``copies`` of the
-parameters; samples of a step, ``batch_size``; ``train``, and what a run ``goes_on`` from.
+parameters; samples of a step, ``batch_size``; ``train``, what a run ``goes_on`` from, and the trainer of its
+``beginning``, so many steps long.
 """
 
 _IMPLICIT: Mapping[str, type[Flow] | type[LevenbergMarquardt]] = {"flow": Flow, "lm": LevenbergMarquardt}

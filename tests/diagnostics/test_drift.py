@@ -48,7 +48,7 @@ def test_no_training_is_no_drift():
 
 
 @pytest.mark.parametrize("parametrization", ["standard", "mup"])
-@pytest.mark.parametrize("kind", ["normal", "uniform"])
+@pytest.mark.parametrize("kind", ["normal", "uniform", "student"])
 @pytest.mark.parametrize("base", ["mlp", "skip", "gated"])
 def test_the_law_at_the_start_is_the_one_drawn_from(base, kind, parametrization):
     net = network(4000, kind=kind, base=base, parametrization=parametrization)

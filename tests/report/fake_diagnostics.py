@@ -40,6 +40,8 @@ def tables_of(record: Record) -> dict[str, pd.DataFrame]:
         "tangent": tangent(lift, seed),
         "coverage": coverage(lift, seed),
         "drift": drift(lift, seed),
+        "coordinates": coordinates(lift, seed),
+        "ntk": ntk(lift, seed),
     }
 
 
@@ -106,4 +108,32 @@ def drift(lift: int, seed: int) -> pd.DataFrame:
         ("h2->y", lift, 0.0, 0.2, min(1.0, 8 * wobble / lift), 0.2, 1.0, 0.1, 0.02),
     ]
     names = ("group", "count", "std_start", "std_end", "ks", "wasserstein", "moved", "occupied", "expected_occupied")
+    return pd.DataFrame(rows, columns=pd.Index(names))
+
+
+EXPONENTS = {("h1", "size"): 0.0, ("h1", "change"): -0.5, ("y", "change"): 1.0}
+"""Of n, for sizes at the start and changes after 4 steps; what y is at the start is 0."""
+
+
+def coordinates(lift: int, seed: int) -> pd.DataFrame:
+    wobble = math.exp(0.05 * math.sin(2.3 * seed + lift))
+    rows = [("h1", 0, 1.1 * wobble, 0.0), ("y", 0, 0.0, 0.0)]
+    for step in (1, 4):
+        rows += [
+            ("h1", step, 1.2, 0.01 * step * lift ** EXPONENTS["h1", "change"] * wobble),
+            ("y", step, 0.3, 0.02 * step * lift ** EXPONENTS["y", "change"] * wobble),
+        ]
+    return pd.DataFrame(rows, columns=pd.Index(("vertex", "step", "size", "change")))
+
+
+def ntk(lift: int, seed: int) -> pd.DataFrame:
+    """Eigenvalues n / rank^2; runs end at another last rank each, and have turned towards the targets."""
+    rows = []
+    for place, step, time, loss, alignment in (("start", 0, 0.0, LOSS0, 0.01), ("path", 9, 1e3, 1e-3 / lift, 0.2)):
+        values = lift / np.arange(1, 4 * lift + 1 + seed) ** 2.0
+        trace, effective = values.sum(), values.sum() ** 2 / (values @ values)
+        last = len(values)
+        for rank in [*(2**k for k in range(last.bit_length()) if 2**k < last), last]:
+            rows.append((place, time, step, loss, trace, effective, alignment, rank, values[rank - 1], rank / last))
+    names = ("place", "time", "step", "loss", "trace", "effective_rank", "alignment", "rank", "eigenvalue", "target")
     return pd.DataFrame(rows, columns=pd.Index(names))

@@ -70,6 +70,20 @@ def test_coverage_and_the_ball_are_measured_where_asked_for(tmp_path):
     assert verdict["witness_degree"] == 2
 
 
+@pytest.mark.parametrize("name", ["ntk", "coordinates"])
+@pytest.mark.parametrize("trainer", ["adam", "flow"])
+def test_first_steps_and_kernels_are_measured_on_any_study(tmp_path, name, trainer):
+    settings = FLOW if trainer == "flow" else problems.group("trainer", "adam", steps=20)
+    config = study(tmp_path, trainer=settings, theory=problems.group("theory", name), parametrization="mup")
+    outcome = run_study(config)
+    assert len(tables(outcome, name)) == 6 and tables(outcome, "tangent") == []
+    if name == "ntk":
+        times = tables(outcome, name)[0]["time"].drop_duplicates().tolist()
+        assert times[0] == 0 and (times[1:] == [1.0, 10.0, 100.0] if trainer == "flow" else np.isnan(times[1]))
+    verdict = write_report(outcome.store, formats=["png"])
+    assert name in verdict and (outcome.store.report_dir / f"{name}.png").exists()
+
+
 def test_every_run_records_how_far_its_weights_law_moved(tmp_path):
     outcome = run_study(study(tmp_path, trainer=problems.group("trainer", "adam", steps=20)))
     assert tables(outcome, "tangent") == []
