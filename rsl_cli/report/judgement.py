@@ -40,9 +40,11 @@ ALPHA = 0.05
 """Level of the trend tests."""
 STEP_ALPHA = 0.005
 """Level, one-sided, of a fall over the last doubling of the lift; a rise is looked for in two places, at half of it."""
-LEVEL_ALPHA = 0.005
+LEVEL_ALPHA = 0.01
 """Level of each of the two tests that a curve is level."""
-LEVEL = 0.08
+BENT_ALPHA = 0.01
+"""Level of the test that a level curve bends."""
+LEVEL = 0.09
 """Level means that the exponent lies within this of zero: doubling P changes the loss by less than 6 %."""
 MATERIAL = 0.05
 """A fall or rise by less than this exponent is none."""
@@ -126,7 +128,8 @@ class _Curve:
 
     def slope(self, start: int) -> tuple[Contrast, Contrast]:
         """Bounds of the least-squares slope over the lifts from one on."""
-        return interval_contrast(self.low[start:], self.high[start:], slope_weights(self.x[start:]))
+        weights = np.append(np.zeros(start), slope_weights(self.x[start:]))
+        return interval_contrast(self.low, self.high, weights)
 
     def reached(self) -> "_Curve":
         """The curve if every run had reached its limit."""
@@ -304,7 +307,7 @@ def _level_since(curve: _Curve) -> int | None:
             continue
         ends = zip(curve.low[start:], curve.high[start:], strict=True)
         middle = [np.where(np.isfinite(low), (low + high) / 2, high) for low, high in ends]
-        if straight(curve.x[start:], middle) >= ALPHA:
+        if straight(curve.x[start:], middle) >= BENT_ALPHA:
             return start
     return None
 

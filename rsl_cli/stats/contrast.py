@@ -1,4 +1,4 @@
-"""Weighted sums of mean log losses over lifts, tested with the noise between the seeds of a lift and nothing else.
+"""Weighted sums of mean log losses over lifts, tested with the noise between the seeds and nothing else.
 
 A law's residuals say how wrong the law is, not how noisy the losses are, so they never enter here. Where a loss is
 known to an interval only, each contrast is taken at the end of the interval that speaks against what it would prove.
@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
+
+from rsl_cli.stats.noise import noise
 
 Array = NDArray[np.float64]
 
@@ -44,25 +46,28 @@ class Contrast:
 
 
 def contrast(groups: Sequence[Array], weights: Array) -> Contrast:
-    """Sum weighted means of groups, each with a variance of its own (Welch, Biometrika 34, 1947).
+    """Sum weighted means of groups, with moderated variances and Satterthwaite's degrees of freedom.
 
     Args:
         groups: log losses of the seeds of each lift, at least two; an infinite one makes the sum infinite or undefined.
+            Groups of weight 0 say how much the variances of groups differ.
         weights: (groups,).
     """
-    used = [(group, weight) for group, weight in zip(groups, weights, strict=True) if weight != 0]
-    means = np.array([group.mean() for group, _ in used])
-    scale = np.array([weight for _, weight in used])
+    used = weights != 0
+    sizes = np.array([group.size for group in groups])[used]
+    means = np.array([group.mean() for group, weighs in zip(groups, used, strict=True) if weighs])
+    scale = weights[used]
     with np.errstate(invalid="ignore"):
         value = float((scale * means).sum())
     if not math.isfinite(value):
         return Contrast(value, math.nan, math.nan)
-    parts = np.array([weight**2 * group.var(ddof=1) / group.size for group, weight in used])
+    known = noise(groups)
+    parts = scale**2 * known.variance[used] / sizes
     total = float(parts.sum())
     if total <= 0:
         return Contrast(value, 0.0, math.inf)
-    freedom = total**2 / float(sum(part**2 / (group.size - 1) for part, (group, _) in zip(parts, used, strict=True)))
-    return Contrast(value, math.sqrt(total), freedom)
+    freedom = total**2 / float((parts**2 / known.freedom[used]).sum())
+    return Contrast(value, math.sqrt(total), min(freedom, known.total))
 
 
 def interval_contrast(low: Sequence[Array], high: Sequence[Array], weights: Array) -> tuple[Contrast, Contrast]:
@@ -77,7 +82,7 @@ def interval_contrast(low: Sequence[Array], high: Sequence[Array], weights: Arra
         A contrast that the true one does not fall below, and one that it does not exceed.
     """
     least = contrast([low[i] if w > 0 else high[i] for i, w in enumerate(weights)], weights)
-    most = contrast([high[i] if w > 0 else low[i] for i, w in enumerate(weights)], weights)
+    most = contrast([low[i] if w < 0 else high[i] for i, w in enumerate(weights)], weights)
     return least, most
 
 

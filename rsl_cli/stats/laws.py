@@ -1,6 +1,6 @@
 """Laws of the loss against the number of parameters, quoted only where the seeds' own noise does not reject them.
 
-Noise is the pure error within lifts; what the means of the lifts have beyond it is lack of fit, and a law with too much
+Noise is the error within lifts; what the means of the lifts have beyond it is lack of fit, and a law with too much
 of it (F test), or that does not predict the largest lift from the others, is not returned at all.
 """
 
@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 from rsl_cli.stats.contrast import contrast, slope_weights
+from rsl_cli.stats.noise import noise
 from rsl_cli.stats.trend import MIN_LIFTS, MIN_SEEDS
 
 Array = NDArray[np.float64]
@@ -72,7 +73,9 @@ def local_exponents(lifts: Sequence[int], x: Array, groups: Sequence[Array]) -> 
     """
     found = []
     for i in range(len(lifts) - 1):
-        step = contrast(groups[i : i + 2], np.array([1.0, -1.0]) / (x[i + 1] - x[i]))
+        weights = np.zeros(len(lifts))
+        weights[[i, i + 1]] = np.array([1.0, -1.0]) / (x[i + 1] - x[i])
+        step = contrast(groups, weights)
         found.append(LocalExponent((lifts[i], lifts[i + 1]), step.value, step.interval()))
     return found
 
@@ -89,74 +92,123 @@ def fit_law(x: Array, groups: Sequence[Array]) -> tuple[Law | None, Shape]:
     """
     if len(groups) < MIN_LIFTS or any(group.size < MIN_SEEDS for group in groups):
         return None, "none"
-    means = np.array([group.mean() for group in groups])
-    counts = np.array([float(group.size) for group in groups])
-    freedom = int(counts.sum()) - len(groups)
-    pure = float(sum(((group - group.mean()) ** 2).sum() for group in groups)) / freedom
-    centre = x - x.mean()
-    law = _power(x, centre, means, counts, groups, pure, freedom)
+    points = _points(x, groups)
+    law = _power(points)
     if law is not None:
         return law, "power law"
-    law = _with_floor(x, centre, means, counts, groups, pure, freedom)
-    bend = np.stack([np.ones_like(centre), centre, centre**2], axis=1)
+    law = _with_floor(points)
     # A curve that merely bends, and has no floor, fits a floor over a short range: it must be rejected first.
-    if law is not None and _lack_of_fit(_weighted_error(bend, means, counts), len(x) - 3, pure, freedom) < REJECTED:
+    if law is not None and points.fit(points.centre, points.centre**2) < REJECTED:
         return law, "power law with a floor"
-    return None, _shape(centre, means, counts, groups, pure, freedom)
+    return None, _shape(points)
 
 
-def _power(
-    x: Array, centre: Array, means: Array, counts: Array, groups: Sequence[Array], pure: float, freedom: int
-) -> Law | None:
-    slope = contrast(groups, slope_weights(x))
-    level = means.mean()
-    design = np.stack([np.ones_like(centre), centre], axis=1)
-    accepted = _lack_of_fit(_weighted_error(design, means, counts), len(x) - 2, pure, freedom)
-    if accepted < REJECTED or not _predicts_the_last(centre, groups):
+@dataclass(frozen=True)
+class _Points:
+    """Means of log losses over centred log P, (lifts,), with what their noise leaves of them.
+
+    ``weights`` are 1 / squared standard errors; without any noise, of means that are all exact, they are infinite.
+    ``even`` are the same if all lifts had one noise: a curve is fitted with those, since few seeds make bad weights,
+    and what that costs is in its intervals.
+    """
+
+    groups: Sequence[Array]
+    x: Array
+    centre: Array
+    means: Array
+    weights: Array
+    even: Array
+    freedom: Array
+    total: float
+
+    @property
+    def exact(self) -> bool:
+        """Whether no seed differs from another."""
+        return bool(np.isinf(self.weights).all())
+
+    def error(self, *columns: Array) -> float:
+        """Weighted squared error of the best combination of columns and a constant."""
+        design = np.stack([np.ones_like(self.centre), *columns], axis=1)
+        root = np.ones_like(self.weights) if self.exact else np.sqrt(self.weights)
+        residual = self.means - design @ np.linalg.lstsq(design * root[:, None], self.means * root, rcond=None)[0]
+        return float(((root * residual) ** 2).sum())
+
+    def fit(self, *columns: Array) -> float:
+        """P-value with which the means are such a combination."""
+        return self.lack_of_fit(self.error(*columns), 1 + len(columns))
+
+    def lack_of_fit(self, error: float, parameters: int) -> float:
+        """P-value of a law's weighted squared error (Welch, Biometrika 38, 1951, for more than a common mean)."""
+        lifts = self.means.size
+        excess = lifts - parameters
+        if excess <= 0:
+            return 1.0
+        if self.exact:
+            return float(error <= 1e-20)
+        uneven = float(((excess / lifts) ** 2 / self.freedom).sum())
+        ratio = error / excess / (1 + 2 * (excess - 1) * uneven / (excess * (excess + 2)))
+        return float(stats.f.sf(ratio, excess, min(self.total, excess * (excess + 2) / (3 * uneven))))
+
+
+def _points(x: Array, groups: Sequence[Array]) -> _Points:
+    known = noise(groups)
+    # A lift whose seeds all agree, as at what the arithmetic resolves, is not known any better than the others.
+    agree = not (known.variance > 0).all()
+    pooled = np.full(known.variance.shape, known.variance.mean())
+    sizes, means = np.array([group.size for group in groups]), np.array([group.mean() for group in groups])
+    with np.errstate(divide="ignore"):
+        weights, even = sizes / (pooled if agree else known.variance), sizes / pooled
+    return _Points(groups, x, x - x.mean(), means, weights, even, known.freedom, known.total)
+
+
+def _power(points: _Points) -> Law | None:
+    accepted = points.fit(points.centre)
+    if accepted < REJECTED or not _predicts_the_last(points):
         return None
+    slope = contrast(points.groups, slope_weights(points.x))
     low, high = slope.interval()
-    return Law(-slope.value, (-high, -low), math.exp(level), math.exp(x.mean()), None, None, accepted)
+    amplitude, reference = math.exp(points.means.mean()), math.exp(points.x.mean())
+    return Law(-slope.value, (-high, -low), amplitude, reference, None, None, accepted)
 
 
-def _predicts_the_last(centre: Array, groups: Sequence[Array]) -> bool:
+def _predicts_the_last(points: _Points) -> bool:
     """Whether the line through the other lifts meets the largest one's mean, within the noise of both."""
-    if len(groups) < MIN_LIFTS + 1:
+    if len(points.groups) < MIN_LIFTS + 1:
         return True
-    before = centre[:-1]
-    weights = 1 / before.size + slope_weights(before) * (centre[-1] - before.mean())
-    miss = contrast(groups, np.append(weights, -1.0))
+    before = points.centre[:-1]
+    weights = 1 / before.size + slope_weights(before) * (points.centre[-1] - before.mean())
+    miss = contrast(points.groups, np.append(weights, -1.0))
     return 2 * min(miss.below(0.0), miss.above(0.0)) >= UNPREDICTED
 
 
-def _with_floor(
-    x: Array, centre: Array, means: Array, counts: Array, groups: Sequence[Array], pure: float, freedom: int
-) -> Law | None:
+def _with_floor(points: _Points) -> Law | None:
     """Profile over the floor: for each of a grid of floors the best power law above it, by Gauss-Newton at once."""
-    if len(x) < MIN_LIFTS + 1 or pure <= 0:
+    means, centre, x = points.means, points.centre, points.x
+    if len(x) < MIN_LIFTS + 1 or points.exact:
         return None
-    last = float(means[-1]) + 3 * math.sqrt(pure / counts[-1])
+    last = float(means[-1]) + 3 / math.sqrt(points.even[-1])
     floors = np.linspace(means.min() - _DEEPEST, min(last, means.max() - 1e-3), _FLOORS)
-    reach = pure * float(stats.f.ppf(0.95, 1, freedom))
-    _, _, errors = _above(floors, centre, means, counts)
-    near = np.flatnonzero(errors - errors.min() <= reach)
+    level, exponent, errors = _above(floors, centre, means, points.even)
+    best = int(errors.argmin())
+    near = np.flatnonzero(errors - errors.min() <= _reach(level[best], exponent[best], floors[best], points)[1])
     if near[0] == 0:
         return None  # no floor at all would do
     floors = np.linspace(floors[near[0] - 1], floors[min(near[-1] + 1, _FLOORS - 1)], _FLOORS)
-    level, exponent, errors = _above(floors, centre, means, counts)
+    level, exponent, errors = _above(floors, centre, means, points.even)
     best = int(errors.argmin())
-    accepted = _lack_of_fit(errors[best], len(x) - 3, pure, freedom)
-    inside = errors - errors[best] <= reach
-    low, high = floors[inside][[0, -1]]
-    # A floor above the largest lift's own losses contradicts them.
-    if accepted < REJECTED or exponent[best] <= 0 or floors[best] > means[-1]:
+    misses = means - np.logaddexp(level[best] - exponent[best] * centre, floors[best])
+    accepted = points.lack_of_fit(float((points.weights * misses**2).sum()), 3)
+    of_exponent, of_errors = _reach(level[best], exponent[best], floors[best], points)
+    low, high = _inside(floors, errors - errors[best] - of_errors)
+    # A floor above all of the largest lift's own losses contradicts them.
+    if accepted < REJECTED or exponent[best] <= 0 or floors[best] > points.groups[-1].max():
         return None
-    last = contrast(groups[-2:], np.array([1.0, -1.0]) / (x[-1] - x[-2]))
-    if last.below(FLAT_SHARE * float(exponent[best])) > 0.025:
+    last_step = np.append(np.zeros(len(x) - 2), np.array([1.0, -1.0]) / (x[-1] - x[-2]))
+    if contrast(points.groups, last_step).below(FLAT_SHARE * float(exponent[best])) > 0.025:
         return None
-    reached = _exponent_reach(level[best], exponent[best], floors[best], centre, counts, pure, freedom)
     return Law(
         float(exponent[best]),
-        (float(exponent[best]) - reached, float(exponent[best]) + reached),
+        (float(exponent[best]) - of_exponent, float(exponent[best]) + of_exponent),
         math.exp(level[best]),
         math.exp(x.mean()),
         math.exp(floors[best]),
@@ -165,18 +217,34 @@ def _with_floor(
     )
 
 
-def _exponent_reach(
-    level: float, exponent: float, floor: float, centre: Array, counts: Array, pure: float, freedom: int
-) -> float:
-    """Half the 95 % interval of the exponent, by the linearised law with all three parameters free."""
-    power = level - exponent * centre
+def _inside(grid: Array, excess: Array) -> tuple[float, float]:
+    """Where a sampled function that is negative somewhere crosses zero, on either side; the ends where it does not."""
+    first, last = np.flatnonzero(excess <= 0)[[0, -1]]
+    ends = []
+    for i, outside in ((first, first - 1), (last, last + 1)):
+        if 0 <= outside < grid.size:
+            share = excess[i] / (excess[i] - excess[outside])
+            ends.append(float(grid[i] + share * (grid[outside] - grid[i])))
+        else:
+            ends.append(float(grid[i]))
+    return ends[0], ends[1]
+
+
+def _reach(level: float, exponent: float, floor: float, points: _Points) -> tuple[float, float]:
+    """Half the 95 % interval of the exponent, and by how much errors may exceed the best within that of the floor."""
+    power = level - exponent * points.centre
     share = np.exp(power - np.logaddexp(power, floor))
-    columns = np.stack([share, -share * centre, 1 - share], axis=1)
-    covariance = pure * np.linalg.pinv(columns.T @ (counts[:, None] * columns))
-    return float(stats.t.ppf(0.975, freedom) * math.sqrt(covariance[1, 1]))
+    columns = np.stack([share, -share * points.centre, 1 - share], axis=1)
+    covariance = np.linalg.pinv(columns.T @ (points.even[:, None] * columns))
+    parts = (covariance @ columns.T * points.even) ** 2 / points.weights  # (3, lifts), of the parameters' variances
+    variance = parts.sum(axis=1)
+    freedom = variance**2 / np.maximum((parts**2 / points.freedom).sum(axis=1), 1e-300)
+    quantiles = stats.t.ppf(0.975, np.clip(freedom, 1.0, points.total))
+    wider = variance[2] / max(covariance[2, 2], 1e-300)  # than if all lifts had one noise
+    return float(quantiles[1] * math.sqrt(variance[1])), float(quantiles[2] ** 2 * wider)
 
 
-def _above(floors: Array, centre: Array, means: Array, counts: Array) -> tuple[Array, Array, Array]:
+def _above(floors: Array, centre: Array, means: Array, weights: Array) -> tuple[Array, Array, Array]:
     """Best level and exponent above each floor (floors,), and their weighted squared errors."""
     span = centre[-1] - centre[0]
     top = np.log(np.maximum(np.exp(means[0] - floors) - 1, 1e-6)) + floors
@@ -189,13 +257,13 @@ def _above(floors: Array, centre: Array, means: Array, counts: Array) -> tuple[A
         fitted = np.logaddexp(power, floors[:, None])
         share = np.exp(power - fitted)
         residual = means - fitted
-        return residual, share, (counts * residual**2).sum(axis=1)
+        return residual, share, (weights * residual**2).sum(axis=1)
 
     residual, share, errors = model(level, exponent)
     for _ in range(60):
         columns = np.stack([share, -share * centre], axis=2)
-        normal = np.einsum("fli,flj,l->fij", columns, columns, counts)
-        right = np.einsum("fli,fl,l->fi", columns, residual, counts)
+        normal = np.einsum("fli,flj,l->fij", columns, columns, weights)
+        right = np.einsum("fli,fl,l->fi", columns, residual, weights)
         normal += (damping[:, None] * np.einsum("fii->fi", normal) + 1e-12)[:, :, None] * np.eye(2)
         step = np.linalg.solve(normal, right[:, :, None])[:, :, 0]
         tried = level + np.clip(step[:, 0], -3, 3), np.clip(exponent + np.clip(step[:, 1], -3, 3), -20.0, 20.0)
@@ -212,39 +280,21 @@ def _above(floors: Array, centre: Array, means: Array, counts: Array) -> tuple[A
     return level, exponent, errors
 
 
-def _shape(centre: Array, means: Array, counts: Array, groups: Sequence[Array], pure: float, freedom: int) -> Shape:
+def _shape(points: _Points) -> Shape:
     """What the curve looks like in log-log, where no law fits: two lines, or the sign of its curvature."""
+    centre = points.centre
     for knot in centre[1:-1] if len(centre) >= MIN_LIFTS + 2 else ():
-        design = np.stack([np.ones_like(centre), centre, np.maximum(centre - knot, 0.0)], axis=1)
-        if _lack_of_fit(_weighted_error(design, means, counts), len(centre) - 3, pure, freedom) >= REJECTED:
+        if points.fit(centre, np.maximum(centre - knot, 0.0)) >= REJECTED:
             return "two regimes"
     line = np.stack([np.ones_like(centre), centre], axis=1)
     curve = centre**2 - line @ np.linalg.lstsq(line, centre**2, rcond=None)[0]
-    bend = contrast(groups, curve)
+    bend = contrast(points.groups, curve)
     if bend.below(0.0) < REJECTED:
         return "steeper than a power law"
     return "bends" if bend.above(0.0) < REJECTED else "none"
 
 
-def _weighted_error(design: Array, means: Array, counts: Array) -> float:
-    root = np.sqrt(counts)
-    residual = means - design @ np.linalg.lstsq(design * root[:, None], means * root, rcond=None)[0]
-    return float((counts * residual**2).sum())
-
-
-def _lack_of_fit(error: float, excess: int, pure: float, freedom: int) -> float:
-    """P-value of the F test of a law's squared error between lifts against the pure error within them."""
-    if excess <= 0:
-        return 1.0
-    if pure <= 0:
-        return float(error <= 1e-20)
-    return float(stats.f.sf(error / excess / pure, excess, freedom))
-
-
 def straight(x: Array, groups: Sequence[Array]) -> float:
     """P-value with which means over x lie on a line, against the noise within groups."""
-    means, counts = np.array([group.mean() for group in groups]), np.array([float(group.size) for group in groups])
-    freedom = int(counts.sum()) - len(groups)
-    pure = float(sum(((group - group.mean()) ** 2).sum() for group in groups)) / freedom
-    design = np.stack([np.ones_like(x), x - x.mean()], axis=1)
-    return _lack_of_fit(_weighted_error(design, means, counts), len(x) - 2, pure, freedom)
+    points = _points(x, groups)
+    return points.fit(points.centre)

@@ -1,5 +1,6 @@
 """Verdicts and their reasons on studies whose law is known."""
 
+import itertools
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,12 +13,15 @@ from fake_study import LIFTS, make_study
 
 from rsl_cli.report import judge
 from rsl_cli.report.judgement import judge_views
-from rsl_cli.report.runs import read_runs
+from rsl_cli.report.runs import assemble, read_runs
 from rsl_cli.report.verdict import give_verdict
 from rsl_cli.study.files import write_json
+from rsl_cli.study.record import RunKey
 from rsl_cli.study.store import StudyStore
+from rsl_cli.study.survey import curves, survey
 from scripts import calibrate_verdict
 
+REFERENCE = Path(__file__).parents[2] / "results" / "reference"
 STOPPED = {"stop_reason": "budget"}
 DIVERGED = {"train_loss": None, "test_loss": None, "stop_reason": "diverged"}
 
@@ -395,6 +399,29 @@ def test_the_share_of_successes_is_a_verdict_of_its_own(study: Callable[..., dic
 def test_a_held_out_loss_that_is_not_finite_is_no_fall(study: Callable[..., dict[str, Any]]) -> None:
     verdict = study(falling, change=lambda lift, seed: {"test_loss": None} if lift == 512 else {})
     assert verdict["verdict"] != "falls"
+
+
+@pytest.fixture(scope="module")
+def flow_study() -> tuple[StudyStore, list[RunKey], Any, Any]:
+    store = StudyStore(REFERENCE / "versus_flow")
+    keys = store.planned()
+    found = survey(store, keys, thoroughly=True)
+    return store, keys, found.records, curves(store, found.records)
+
+
+@pytest.mark.parametrize("lifts", [(4, 8, 16, 32, 64), (4, 8, 16, 32)])
+@pytest.mark.parametrize("time", [1e4, 1e5, 1e6, 1e7, 1e8])
+def test_where_the_clock_stops_is_no_floor(flow_study: Any, lifts: tuple[int, ...], time: float) -> None:
+    """A flow whose losses go on falling, cut at any time and read from any of its seeds, shows no level nor floor."""
+    store, keys, records, frames = flow_study
+    study = store.read_study() | {"carried": {"t_end": time}}
+    for seeds in (chosen for size in (3, 4, 5) for chosen in itertools.combinations(range(5), size)):
+        kept = [key for key in keys if key.lift in lifts and key.seed in seeds]
+        runs = assemble("cut", study, ((key, records[key], frames.get(key)) for key in kept))
+        assert {run.flow_time for run in runs.done} == {time}
+        judged = judge_views(runs).headline
+        assert judged.verdict in ("unfinished", "inconclusive", "falls")
+        assert judged.law is None or judged.law.floor is None
 
 
 @pytest.mark.parametrize("case", ["early floor", "power law, b = 2", "clock: limits b = 6, kappa constant, p = 1"])
