@@ -17,8 +17,8 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/pip install --disable-pip-version-check -q -c constraints.txt -e '.[dev]'
 	touch $(READY)
 
-run: $(READY) ## train lifts of a two-layer network on the packaged digits, as far as the verdict needs, then report
-	$(BIN)/rsl run experiment=digits until=verdict budget=10m
+run: $(READY) ## carry lifts of a two-layer network along the flow on the packaged digits, as far as the verdict needs, then report
+	$(BIN)/rsl run experiment=digits_flow until=verdict budget=10m
 
 report: $(READY) ## report on the latest study again
 	$(BIN)/rsl report

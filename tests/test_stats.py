@@ -87,6 +87,36 @@ class TestIntervalTrend:
         assert np.mean([trend.p_value < 0.05 for trend in found if trend]) < 0.08
 
 
+class TestNoise:
+    def test_variances_that_scatter_as_samples_of_one_do_are_pooled(self) -> None:
+        groups = [np.array([-1.0, 0.0, 1.0]) * scale for scale in (1, 1.1, 0.9, 1.05)]
+        found = stats.noise(groups)
+        assert found.variance == pytest.approx(np.full(4, np.mean([1, 1.21, 0.81, 1.1025])))
+        assert set(found.freedom) == {8.0}
+
+    def test_variances_that_scatter_more_stand_for_themselves(self) -> None:
+        groups = [np.array([-1.0, 0.0, 1.0, 0.5]) * scale for scale in (1, 10, 100, 1000)]
+        assert stats.noise(groups).variance == pytest.approx([group.var(ddof=1) for group in groups])
+        assert stats.noise(groups[:3]).freedom.tolist() == [3, 3, 3], "and so do too few"
+        flat = [*groups[:1], *groups[:1], *groups[:1], np.ones(4)]
+        assert stats.noise(flat).variance[-1] == 0
+
+    def test_the_common_variance_is_found_and_what_it_is_worth(self) -> None:
+        """Variances drawn as the model says: 0.04 worth ten degrees of freedom."""
+        random = np.random.default_rng(0)
+        true = 0.04 * 10 / random.chisquare(10, size=4000)
+        groups = list(np.sqrt(true)[:, None] * random.standard_normal((4000, 5)))
+        found = stats.noise(groups)
+        own = np.array([group.var(ddof=1) for group in groups])
+        assert found.freedom[0] - 4 == pytest.approx(10, rel=0.2)
+        assert found.variance == pytest.approx((10 * 0.04 + 4 * own) / 14, rel=0.2)
+        assert np.mean((found.variance - true) ** 2) < 0.5 * np.mean((own - true) ** 2)
+
+    def test_an_infinite_value_has_no_variance_and_keeps_the_others(self) -> None:
+        groups = [np.array([0.0, 1.0, 0.5])] * 4 + [np.array([0.0, np.inf, 1.0])]
+        assert np.isnan(stats.noise(groups).variance).tolist() == [False] * 4 + [True]
+
+
 class TestContrast:
     def test_two_groups_are_welchs_test(self) -> None:
         random = np.random.default_rng(0)
@@ -97,6 +127,14 @@ class TestContrast:
         assert found.above(0.0) == pytest.approx(1 - expected.pvalue)
         whole = scipy_stats.ttest_ind(second, first, equal_var=False).confidence_interval(0.95)
         assert found.interval() == pytest.approx((whole.low, whole.high))
+
+    @pytest.mark.parametrize("spread", [np.ones(6), np.geomspace(0.3, 3, 6)])
+    def test_the_level_holds_whether_or_not_lifts_share_their_noise(self, spread: np.ndarray) -> None:
+        random, weights = np.random.default_rng(4), np.array([0, 0, 0, 0, -1.0, 1.0])
+        draws = [[scale * random.standard_normal(5) for scale in spread] for _ in range(1500)]
+        found = np.array([stats.contrast(groups, weights).below(0.0) for groups in draws])
+        assert 0.03 < np.mean(found < 0.05) < 0.065
+        assert np.mean(found < 0.005) < 0.0085
 
     def test_an_open_end_proves_nothing(self) -> None:
         low = [np.array([0.0, -np.inf, 0.1]), np.full(3, -9.0)]

@@ -77,7 +77,7 @@ def _at(frame: Sampled, column: str, loss: str, at: float) -> float:
 def joint_law(runs: StudyRuns) -> JointLaw | None:
     """The law of lift and clock that the headline losses of a flow follow over their last six decades, if any."""
     ends = [run.flow_time for run in runs.done if run.flow_time > 0]
-    if not ends or max(ends) < 1e3:
+    if not ends or max(ends) < 1e3 or runs.compared_at_target:  # Held-out losses of classes have no limit.
         return None
     last = math.log10(max(ends))
     times = 10.0 ** np.arange(max(1.0, last - 6), last + 0.01, 0.5)

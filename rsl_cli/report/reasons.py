@@ -26,7 +26,7 @@ def give_headline(runs: StudyRuns, chosen: Judgement) -> str:
     still = f"; {len(open_)} of {len(runs.done)} runs still falling" if open_ else ""
     sure = f"{_factor(chosen.fall)}-fold " if chosen.fall > 1.05 else ""
     name = f"the limit of the {LOSS_NAMES[runs.headline]} loss"
-    if runs.at_one_target and runs.headline == "test":
+    if runs.compared_at_target:
         name = "the held-out loss at one training loss"
     if chosen.verdict == "falls":
         last = chosen.arrived or used[-1]
@@ -71,7 +71,7 @@ def give_reasons(
         reasons.append(_trend_sentence(chosen.trend))
     reasons += [
         *_clock_reasons(runs, chosen, outlook),
-        *_law_reasons(chosen),
+        *_law_reasons(runs, chosen),
         *_joint_reasons(joint),
         *_success_reasons(success),
     ]
@@ -136,7 +136,7 @@ def _clock_reasons(runs: StudyRuns, chosen: Judgement, outlook: Outlook | None) 
     if target:
         reasons.append(f"{len(target)} of {len(runs.done)} runs stopped at the target loss they were asked for.")
     saddles = [run.name for run in runs.done if run.saddle]
-    if saddles:
+    if saddles and not runs.compared_at_target:
         count = f"{len(saddles)} of {len(runs.done)} runs that seem to rest are"
         reasons.append(
             f"{count} at a saddle, by the Hessian's least eigenvalue, so that no tail bounds their limits: "
@@ -183,18 +183,19 @@ def _how_they_ended(open_: Sequence[Run]) -> str:
     return "; ".join(f"{count} {ways[reason]}" for reason, count in counts.items() if count) or "for other reasons"
 
 
-def _law_reasons(chosen: Judgement) -> list[str]:
+def _law_reasons(runs: StudyRuns, chosen: Judgement) -> list[str]:
     law, reasons = chosen.law, []
+    name = "losses at one training loss" if runs.compared_at_target else "limits"
     if law is not None:
         floor = "floor + " if law.floor is not None else ""
         power = _between(round(law.exponent, 9), law.exponent_ci, 3)
-        reasons.append(f"The limits follow {floor}a P^-b, b = {power} (95 %; lack of fit: p = {law.lack_of_fit:.2g}).")
+        reasons.append(f"The {name} follow {floor}a P^-b, b = {power} (95 %; lack of fit: p = {law.lack_of_fit:.2g}).")
         if law.floor is not None and law.floor_ci is not None:
             reasons.append(f"That law's floor is {_between(law.floor, law.floor_ci)}.")
     elif chosen.shape != "none":
         words = {"bends": "bend: they fall ever more slowly", "two regimes": "show two regimes"}
         reasons.append(
-            f"No power law fits the limits; in log-log they {words.get(chosen.shape, 'fall ' + chosen.shape)}."
+            f"No power law fits the {name}; in log-log they {words.get(chosen.shape, 'fall ' + chosen.shape)}."
         )
     if chosen.exponents:
         steps = ", ".join(

@@ -222,6 +222,11 @@ class StudyRuns:
         ends = {run.stop_reason for run in self.done}
         return ends == {"target"} and {record.loss for record in self.records} == {"cross_entropy"}
 
+    @property
+    def compared_at_target(self) -> bool:
+        """Whether the verdict compares held-out losses so."""
+        return self.headline == "test" and self.at_one_target
+
     def table(self, which: Which, keep: Callable[[Run], bool] = lambda run: True) -> LossTable:
         """Arrange one loss of the runs to keep as seeds by lifts."""
         runs = [run for run in self.with_loss(which) if keep(run)]

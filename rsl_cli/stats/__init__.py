@@ -7,6 +7,7 @@ from rsl_cli.stats.contrast import Contrast, contrast, interval_contrast, slope_
 from rsl_cli.stats.joint import JointLaw, fit_joint_law
 from rsl_cli.stats.laws import Law, LocalExponent, Shape, fit_law, local_exponents, straight
 from rsl_cli.stats.limit import Limit, at_saddle, tail_limit
+from rsl_cli.stats.noise import Noise, noise
 from rsl_cli.stats.success import (
     ZERO_LOSS,
     LearningNumber,
@@ -31,6 +32,7 @@ __all__ = [
     "LearningNumber",
     "Limit",
     "LocalExponent",
+    "Noise",
     "Proportion",
     "Shape",
     "Trend",
@@ -46,6 +48,7 @@ __all__ = [
     "interval_trend",
     "learning_number",
     "local_exponents",
+    "noise",
     "quantile",
     "seeds_to_decide",
     "slope_weights",

@@ -243,6 +243,8 @@ def test_at_one_target_the_held_out_losses_of_classes_are_compared(study: Callab
     assert verdict["verdict"] == "falls"
     assert "the held-out loss at one training loss, from lift" in verdict["headline"]
     assert said(verdict, "30 of 30 runs stopped at the target loss they were asked for", "Judged on held-out loss")
+    assert said(verdict, "The losses at one training loss follow a P^-b")
+    assert not said(verdict, "limits follow") and verdict["joint_law"] is None
 
 
 def test_losses_of_numbers_that_all_stopped_at_the_target_show_no_limit(study: Callable[..., dict[str, Any]]) -> None:
