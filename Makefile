@@ -48,15 +48,8 @@ bench: $(READY) ## layers, steps, sweeps, memory and the flow against their riva
 	$(BIN)/python scripts/bench_report.py
 	$(BIN)/python scripts/bench_flow.py
 
-reproduce: $(READY) ## the committed experiments, then check that the loss falls
-	$(BIN)/rsl run experiment=sine2d
-	$(BIN)/rsl run experiment=digits
-	$(BIN)/rsl run experiment=witness
-	$(BIN)/rsl run experiment=decades
-	$(BIN)/rsl run experiment=adam_versus_flow
-	$(BIN)/rsl run experiment=pac
-	$(BIN)/rsl run experiment=small_lifts until=verdict budget=10m
-	$(BIN)/rsl report small_lifts --check
+reproduce: $(READY) ## the gallery's studies again, their verdicts held against those committed; STUDY=name: one of them
+	$(BIN)/python scripts/reproduce.py $(STUDY)
 
 clean: ## remove the environment and caches; results stay
 	rm -rf $(VENV) build dist docs/_build docs/_generated *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -405,7 +405,9 @@ def _fibres(base: Mapping[str, Any], lift: int) -> list[int]:
     sizes = []
     for vertex in (base.get("vertices") or {}).values():
         if isinstance(vertex, Mapping) and vertex.get("kind") == "hidden":
-            width, growth = vertex.get("width", 1), vertex.get("growth", 1)
+            written = vertex.get("width", 1), vertex.get("growth", 1)
+            # A base's own key, as in "{width1}".
+            width, growth = (base.get(str(one).strip("{}"), one) for one in written)
             plain = all(isinstance(value, int | float) for value in (width, growth))
             sizes.append(round(width * lift**growth) if plain else lift)
     return sizes
