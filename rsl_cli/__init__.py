@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from rsl_cli.report.figures import FIGURES
     from rsl_cli.study.api import run_study
     from rsl_cli.study.engine import EXECUTORS, Executor, Pilots
-    from rsl_cli.train.flow import gradient_flow
+    from rsl_cli.train.gradient_flow import gradient_flow
     from rsl_cli.train.losses import LOSSES, Loss
     from rsl_cli.train.optimizers import OPTIMIZERS, Optimizer
     from rsl_cli.train.trajectory import Trajectory
@@ -52,7 +52,7 @@ _HOMES = {
     "Implementation": "kernels.autograd",
     "export": "portable",
     # training
-    "gradient_flow": "train.flow",
+    "gradient_flow": "train.gradient_flow",
     # theory
     "tangent_kappa": "diagnostics.tangent",
     "loss_bound": "diagnostics.bound",

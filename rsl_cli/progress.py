@@ -15,7 +15,6 @@ from rsl_cli.study.costs import effort
 from rsl_cli.study.forecast import Forecast
 from rsl_cli.study.runner import RunBatch, StudyPlan
 from rsl_cli.study.spec import StudySpec
-from rsl_cli.train.flow import Flow
 from rsl_cli.train.trajectory import FINAL
 
 _PAUSE = 10.0
@@ -100,9 +99,9 @@ class Display:
         say("\n".join([*lines, f"{len(plan.to_do)} of {len(plan.keys)} runs to do"]))
         self._total, self._done = len(plan.to_do), 0
         costs = {lift: effort(spec, lift) for lift in spec.lifts}
-        # The flow's first decades of time take few steps.
-        power = 3.0 if isinstance(spec.trainer, Flow) else 1.0
-        self._forecast = Forecast({key: costs[key.lift] for key in plan.to_do}, spec.executor.workers, power)
+        self._forecast = Forecast(
+            {key: costs[key.lift] for key in plan.to_do}, spec.executor.workers, spec.trainer.pace
+        )
         if self._live:
             form = "{desc} {percentage:3.0f}%|{bar}| {postfix} [{elapsed}]"
             self._study = auto.tqdm(total=1.0, desc="study", position=0, bar_format=form)

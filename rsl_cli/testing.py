@@ -24,7 +24,7 @@ from rsl_cli.diagnostics import probes
 from rsl_cli.graph import BaseGraph
 from rsl_cli.lift import sample_lift
 from rsl_cli.network import LiftedNetwork
-from rsl_cli.train.first_order import FirstOrder, train_first_order
+from rsl_cli.train.first_order import FirstOrder
 from rsl_cli.train.losses import check_loss
 from rsl_cli.train.objective import Objective
 from rsl_cli.train.optimizers import check_optimizer
@@ -88,5 +88,5 @@ def finished_run(steps: int = 50, degree: int = 4, loss: str = "mse") -> probes.
     lift = sample_lift(BaseGraph.from_config(_BASE, input_shape=(2,), output_size=1), degree, 0)
     objective = Objective(data, loss, dtype=LiftedNetwork(lift).dtype)
     settings = FirstOrder.from_config({"name": "gd", "steps": steps})
-    (result,) = train_first_order(LiftedNetwork(lift), objective, settings)
+    (result,) = settings.train(LiftedNetwork(lift), objective)
     return probes.FinishedRun(lift, "standard", objective, result, trainer=settings)

@@ -21,7 +21,7 @@ from rsl_cli.lift import disjoint_union, sample_lift
 from rsl_cli.linearization import sample_jacobians
 from rsl_cli.network import LiftedNetwork
 from rsl_cli.study.machine import prepare
-from rsl_cli.train.flow import FIRST_TIME, Flow, train_flow
+from rsl_cli.train.flow import FIRST_TIME, Flow
 from rsl_cli.train.objective import Objective
 from rsl_cli.train.replicas import Replicas, Request
 
@@ -156,7 +156,7 @@ class Problem:
                 reached = FIRST_TIME * (times[-1] / FIRST_TIME) ** (share / whole)
                 print(f"{said - began:.0f} s: t = {reached:.1e}, loss {loss:.2e}", file=sys.stderr, flush=True)
 
-        result = train_flow(self.network(), self.objective, settings, progress=report)[0]
+        result = settings.train(self.network(), self.objective, progress=report)[0]
         seconds = time.perf_counter() - began
         Replicas.answer = answer
         rows = {round(row[1], 9): row[2] for row in result.trajectory.rows}

@@ -9,7 +9,10 @@ import yaml
 
 from rsl_cli.data import Dataset
 from rsl_cli.graph import BaseGraph
+from rsl_cli.network import LiftedNetwork
 from rsl_cli.train.first_order import FirstOrder
+from rsl_cli.train.objective import Objective
+from rsl_cli.train.trainer import Trainer
 from rsl_cli.train.trajectory import TrainingResult
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
@@ -18,6 +21,11 @@ CONF = Path(__file__).resolve().parents[1] / "conf"
 def group(name: str, option: str, **changes: Any) -> dict[str, Any]:
     """One file of conf/, with keys changed."""
     return yaml.safe_load((CONF / name / f"{option}.yaml").read_text()) | changes
+
+
+def trained(network: LiftedNetwork, objective: Objective, trainer: Trainer, **around: Any) -> list[TrainingResult]:
+    """What `Trainer.train` returns."""
+    return trainer.train(network, objective, **around)
 
 
 def study(**changes: Any) -> dict[str, Any]:

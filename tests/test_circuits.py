@@ -9,7 +9,7 @@ import oracles
 import problems
 import pytest
 import torch
-from problems import CONF, group
+from problems import CONF, group, trained
 from test_architectures import base_of, network_of
 from torch.func import functional_call, hessian
 from train.test_first_order import Memory
@@ -22,7 +22,6 @@ from rsl_cli.lift import disjoint_union, sample_lift
 from rsl_cli.network import LiftedNetwork
 from rsl_cli.train.circuits import CircuitObjective
 from rsl_cli.train.engines import AutogradEngine, Batches, CircuitEngine
-from rsl_cli.train.first_order import train_first_order
 from rsl_cli.train.gauss_newton import gauss_newton
 from rsl_cli.train.objective import Objective
 from rsl_cli.train.optimizers import Adam, AdamW, Gd, Lion, Sgd
@@ -229,7 +228,7 @@ def test_threads_change_no_bit(dtype):
         loss, gradient = circuits.gradient(1, theta)
         settings = problems.first_order("adam", steps=30, batch_size=1500, dtype=str(dtype).removeprefix("torch."))
         lift = sample_lift(base, 60, 3, {"kind": "random", "in_degree": 8})
-        (alone,) = train_first_order(LiftedNetwork(lift, dtype=dtype), objective, settings)
+        (alone,) = trained(LiftedNetwork(lift, dtype=dtype), objective, settings)
         return [np.float64(loss), gradient, *circuits.held_out(1, theta), *(p.numpy() for p in alone.state.values())]
 
     one, more = one_and_more_threads(compute)
@@ -301,7 +300,7 @@ def test_a_long_training_saves_on_the_way():
     base = BaseGraph.from_config(group("base", "mlp"), input_shape=(2,), output_size=1)
     objective = Objective(dataset(base, "regression"), "mse", dtype=torch.float32)
     checkpointer = Memory(6, interrupt=False)
-    train_first_order(
+    trained(
         network_of(base, (4,), dtype=torch.float32),
         objective,
         problems.first_order("adam", steps=200),
@@ -315,17 +314,16 @@ import hashlib, sys
 sys.path[:0] = [".", "tests"]
 import numpy as np, torch
 import problems
-from problems import group
+from problems import group, trained
 from test_circuits import dataset, flat
 from rsl_cli import BaseGraph, LiftedNetwork, sample_lift
-from rsl_cli.train.first_order import train_first_order
 from rsl_cli.train.objective import Objective
 from rsl_cli.train.optimizers import Adam, AdamW, Gd, Lion, Sgd
 base = BaseGraph.from_config(group("base", "mlp"), input_shape=(3,), output_size=1)
 for name in ("float32", "float64"):
     network = LiftedNetwork(sample_lift(base, 8, 0), dtype=getattr(torch, name))
     objective = Objective(dataset(base, "regression", 333), "mse", dtype=network.dtype)
-    result, = train_first_order(network, objective, problems.first_order("adam", steps=30, batch_size=100, dtype=name))
+    result, = trained(network, objective, problems.first_order("adam", steps=30, batch_size=100, dtype=name))
     objective.backward(network, None)
     gradients = flat(parameter.grad for parameter in network.parameters())
     for array in (np.array(result.trajectory.rows), flat(result.state.values()), gradients):

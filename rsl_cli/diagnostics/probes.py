@@ -21,7 +21,7 @@ from rsl_cli.lift import Lift
 from rsl_cli.network import LiftedNetwork
 from rsl_cli.registry import Registry
 from rsl_cli.train.objective import Objective
-from rsl_cli.train.trainers import TrainerSettings, train
+from rsl_cli.train.trainer import Trainer
 from rsl_cli.train.trajectory import PathPoint, TrainingResult
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class FinishedRun:
     objective: Objective
     result: TrainingResult
     witness: LiftedNetwork | None = None
-    trainer: TrainerSettings | None = None
+    trainer: Trainer | None = None
 
     @cached_property
     def start(self) -> LiftedNetwork:
@@ -61,7 +61,7 @@ class FinishedRun:
         return network.to(self.objective.x.device)
 
     def after(self, steps: int) -> LiftedNetwork:
-        """The network after its trainer's first steps, see `rsl_cli.train.trainers.TrainerSettings`.
+        """The network after its trainer's first steps, see `rsl_cli.train.trainer.Trainer`.
 
         Raises:
             ConfigError: the run does not know its trainer.
@@ -69,7 +69,7 @@ class FinishedRun:
         if self.trainer is None:
             raise ConfigError("a run without its trainer cannot be trained again; pass FinishedRun(..., trainer=...)")
         network = LiftedNetwork(self.lift, None, self.objective.x.dtype, self.parametrization)
-        train(network.to(self.objective.x.device), self.objective, self.trainer.beginning(steps))
+        self.trainer.beginning(steps).train(network.to(self.objective.x.device), self.objective)
         return network
 
 

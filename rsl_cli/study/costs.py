@@ -15,10 +15,8 @@ from rsl_cli.study.machine import memory_limit
 from rsl_cli.study.record import RunKey
 from rsl_cli.study.runner import RunBatch, pack
 from rsl_cli.study.spec import StudySpec
-from rsl_cli.train.first_order import FirstOrder
-from rsl_cli.train.flow import Flow
-from rsl_cli.train.gauss_newton import is_dear, side
 from rsl_cli.train.objective import samples_at_once
+from rsl_cli.train.trainer import Sizes
 
 _KEPT = 5
 """Copies of a vertex's numbers alive at the peak, backward: sums, activations and gradients. Measured: 4 to 6."""
@@ -30,18 +28,12 @@ _ROOM = 0.5
 """Share of the memory there is that unions may be expected to take."""
 _RATE, _CALL = 1e11, 2e-5
 """Floating-point operations a second, and seconds of a step without any, that few machines better."""
-_FEW_STEPS = 100
-"""Steps that a solver takes at the least."""
 _LONG = 7 * 86400.0
 """Seconds from which a study is too long to begin without being told to."""
 _MATRICES = 3
 """Of a matrix: itself, shifted and factored, and the residuals' curvature."""
 _SUBSET = 512
 """Samples of the Gauss-Newton matrix, mostly."""
-_STEP = 1e5
-"""Operations' worth of what a step takes beside its arithmetic."""
-_PER_MATRIX = 6
-"""Gradients that an implicit trainer takes for each of its matrices. Measured: 4 to 6."""
 
 
 def memory(spec: StudySpec, degree: int) -> float:
@@ -56,7 +48,7 @@ def memory(spec: StudySpec, degree: int) -> float:
     edges = sum(fibres[e.target] * mean_in_degree(e, base, spec.lifting, fibres) for e in base.edges)
     parameters = expected_parameters(base, degree, spec.lifting)
     numbers = sum(n * math.prod(base.sum_space(v)) for v, n in fibres.items())
-    matrix = _matrix(spec, parameters)
+    matrix = _matrix(spec, degree)
     implicit = ((2 * parameters + _KEPT * numbers) * _SUBSET + _MATRICES * matrix**2) * item if matrix else 0
     if _by_circuits(spec):
         return implicit + _CIRCUIT_PARAMETER * parameters + 2 * numbers * BYTES
@@ -90,8 +82,7 @@ def check_affordable(spec: StudySpec, missing: Sequence[RunKey]) -> None:
 
 def _least_seconds(spec: StudySpec, degree: int) -> float:
     """What training one run takes at the very least: all its steps at a rate that few machines reach."""
-    steps = getattr(spec.trainer, "steps", _FEW_STEPS)
-    return steps * max(_work(spec, degree) / _RATE, _CALL)
+    return spec.trainer_of(degree).least_steps() * max(_work(spec, degree) / _RATE, _CALL)
 
 
 def check_memory(spec: StudySpec) -> None:
@@ -103,7 +94,7 @@ def check_memory(spec: StudySpec) -> None:
     other = "flow" if spec.data.task == "classification" else "adam"
     for lift in spec.lifts:
         parameters = expected_parameters(spec.base, lift, spec.lifting)
-        size = _MATRICES * 8.0 * _matrix(spec, parameters) ** 2
+        size = _MATRICES * 8.0 * _matrix(spec, lift) ** 2
         if size > memory_limit():
             raise ConfigError(
                 f"trainer={spec.trainer.name} at lift {lift} (P = {parameters:,}) needs {size / 1e9:,.1f} GB for its "
@@ -116,32 +107,24 @@ def _without_matrix(spec: StudySpec, degree: int) -> str:
     """The way out where it is a matrix that takes the memory."""
     parameters = expected_parameters(spec.base, degree, spec.lifting)
     other = "flow" if spec.data.task == "classification" else "adam"
-    formed = _MATRICES * 8 * _matrix(spec, parameters) ** 2 > memory(spec, degree) / 2
+    formed = _MATRICES * 8 * _matrix(spec, degree) ** 2 > memory(spec, degree) / 2
     return f"or trainer={other}, which forms no matrix of P = {parameters:,} parameters, " if formed else ""
-
-
-def _matrix(spec: StudySpec, parameters: int) -> int:
-    """Side of the matrix that the trainer mostly forms for a lift; 0 where it forms none."""
-    samples, outputs, classify = spec.data.samples, spec.data.outputs, spec.data.task == "classification"
-    if isinstance(spec.trainer, FirstOrder):
-        return 0
-    if not isinstance(spec.trainer, Flow):
-        return side(parameters, samples, outputs)
-    dear = is_dear(parameters, samples, outputs, classify=classify)
-    return 0 if dear else side(parameters, min(samples, _SUBSET), outputs)
 
 
 def effort(spec: StudySpec, degree: int) -> float:
     """Operations that training one seed takes, up to a factor that is much the same for all lifts of a study."""
-    one = 3 * flops(spec.base, degree, spec.lifting)
-    if isinstance(spec.trainer, FirstOrder):
-        trainer = spec.trainer_of(degree)
-        assert isinstance(trainer, FirstOrder)
-        return trainer.steps * (_STEP + one * (trainer.batch_size or spec.data.samples))
-    parameters = expected_parameters(spec.base, degree, spec.lifting)
-    rows = _matrix(spec, parameters)
-    matrix = one * rows + rows**2 * parameters + rows**3 / 3
-    return _PER_MATRIX * (_STEP + one * spec.data.samples) + matrix
+    return spec.trainer_of(degree).effort(_sizes(spec, degree))
+
+
+def _matrix(spec: StudySpec, degree: int) -> int:
+    """Side of the matrix that the trainer mostly forms for a lift; 0 where it forms none."""
+    return spec.trainer.matrix(_sizes(spec, degree))
+
+
+def _sizes(spec: StudySpec, degree: int) -> Sizes:
+    data, parameters = spec.data, expected_parameters(spec.base, degree, spec.lifting)
+    per_sample = 3 * flops(spec.base, degree, spec.lifting)
+    return Sizes(parameters, data.samples, data.outputs, data.task == "classification", per_sample)
 
 
 def unions(spec: StudySpec, missing: Sequence[RunKey]) -> list[RunBatch]:

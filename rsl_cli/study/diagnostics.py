@@ -15,7 +15,7 @@ from rsl_cli.network import LiftedNetwork
 from rsl_cli.registry import Origin, plain_arguments
 from rsl_cli.train.losses import Loss
 from rsl_cli.train.objective import Objective
-from rsl_cli.train.trainers import TrainerSettings
+from rsl_cli.train.trainer import Trainer
 from rsl_cli.train.trajectory import TrainingResult
 
 if TYPE_CHECKING:
@@ -50,9 +50,7 @@ class Diagnostics:
     probes: tuple[UserProbe, ...] = ()
 
     @classmethod
-    def from_config(
-        cls, config: Mapping[str, Any], trainer: TrainerSettings, loss: Loss, data: Dataset
-    ) -> "Diagnostics":
+    def from_config(cls, config: Mapping[str, Any], trainer: Trainer, loss: Loss, data: Dataset) -> "Diagnostics":
         """Read and validate; what has no meaning for this trainer, loss or dataset is refused if asked for by name.
 
         Raises:
@@ -83,7 +81,7 @@ class Diagnostics:
         witness: LiftedNetwork | None,
         objective: Objective,
         result: TrainingResult,
-        trainer: TrainerSettings,
+        trainer: Trainer,
     ) -> "dict[str, pd.DataFrame]":
         """Measure one finished run.
 

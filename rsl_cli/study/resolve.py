@@ -21,7 +21,8 @@ from rsl_cli.study.diagnostics import Diagnostics
 from rsl_cli.study.estimate import flow_of_classes
 from rsl_cli.study.parse import Asked
 from rsl_cli.train.losses import Loss, check_fit, read_loss
-from rsl_cli.train.trainers import TrainerSettings, chosen_trainer, trainer_settings
+from rsl_cli.train.trainer import Trainer
+from rsl_cli.train.trainers import chosen_trainer, trainer_settings
 
 _NAMING = ("base", "dataset", "trainer")
 """Groups whose names make a study's, where none is given."""
@@ -46,7 +47,7 @@ class Resolved:
     config: Mapping[str, Any]
     base: BaseGraph
     data: Dataset
-    trainer: TrainerSettings
+    trainer: Trainer
     loss: Loss
     loss_origin: Origin | None
     diagnostics: Diagnostics
@@ -132,7 +133,7 @@ def _shapes(dataset: Mapping[str, Any]) -> tuple[list[tuple[int, ...]], int]:
 
 
 def _horizons(
-    config: Any, lifts: Sequence[int], trainer: Mapping[str, Any], settings: TrainerSettings
+    config: Any, lifts: Sequence[int], trainer: Mapping[str, Any], settings: Trainer
 ) -> dict[str, dict[str, Any]]:
     """Horizons of single lifts, checked: by lift, keys of the trainer that say how far its runs are carried."""
     checked: dict[str, dict[str, Any]] = {}

@@ -22,7 +22,7 @@ from rsl_cli.study.store import RunKey, StudyStore
 from rsl_cli.study.survey import survey
 from rsl_cli.train.checkpoint import Saved
 from rsl_cli.train.objective import Objective
-from rsl_cli.train.trainers import from_results, train
+from rsl_cli.train.trainers import from_results
 from rsl_cli.train.trajectory import FINAL, Stand, TrainingResult
 
 Progress = Callable[["RunBatch", int, int, float], None]
@@ -262,7 +262,7 @@ def _train(spec: StudySpec, starts: Mapping[RunKey, Saved], hooks: _Hooks) -> di
                 hooks.progress(batch, step, steps, loss)
 
         settings = spec.trainer_of(batch.lift)
-        results = train(network, objective, settings, checkpointer=checkpointer, progress=report)
+        results = settings.train(network, objective, checkpointer=checkpointer, progress=report)
         tables = [
             spec.diagnostics.tables(lift, network.parametrization, spec.witness, objective, result, settings)
             for lift, result in zip(lifts, results, strict=True)

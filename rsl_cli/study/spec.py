@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from rsl_cli.study.parse import parse
 from rsl_cli.study.resolve import Resolved, planted, resolve
 from rsl_cli.study.store import RunKey, StudyStore
 from rsl_cli.train.objective import Objective
-from rsl_cli.train.trainers import TrainerSettings
+from rsl_cli.train.trainer import Trainer
 from rsl_cli.train.trajectory import Row, TrainingResult, Trajectory
 
 
@@ -68,9 +68,9 @@ class StudySpec(Resolved):
         """What trains."""
         return make_executor(self.config["executor"])
 
-    def trainer_of(self, lift: int) -> TrainerSettings:
+    def trainer_of(self, lift: int) -> Trainer:
         """The trainer's settings for a lift, to its own horizon where it has one."""
-        return replace(self.trainer, **self.config["horizons"].get(str(lift), {}))
+        return self.trainer.to(**self.config["horizons"].get(str(lift), {}))
 
     @property
     def carried(self) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ from rsl_cli.train.objective import Objective
 from rsl_cli.train.optimizers import OPTIMIZERS, Optimizer, make_optimizer
 from rsl_cli.train.settings import TRAINERS
 from rsl_cli.train.torch_optimizers import TorchOptimizer, own_optimizer
+from rsl_cli.train.trainer import STEP, Progress, Sizes, Trainer
 from rsl_cli.train.trajectory import (
     FINAL,
     Row,
@@ -46,7 +47,7 @@ _CALL_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
-class FirstOrder:
+class FirstOrder(Trainer):
     """Settings of a first-order trainer; `from_config` knows each optimiser's defaults.
 
     Args:
@@ -91,21 +92,20 @@ class FirstOrder:
         settings.optimizer  # noqa: B018 - what it cannot be is said here
         return settings
 
-    parametrization: ClassVar[str] = "mup"
+    parametrization = "mup"
     """What it needs for training to go alike at every degree."""
-    follows_flow: ClassVar[bool] = False
-    in_step: ClassVar[bool] = True
-    copies: ClassVar[int] = 8
-    """Of the parameters: weights and gradient, learning rates, moments, and a step's own."""
+    in_step = True
+    copies = 8
+    """Weights and gradient, learning rates, moments, and a step's own."""
 
     @property
     def alone(self) -> bool:
-        """Whether it takes one run at a time, by autograd."""
+        """See `Trainer.alone`."""
         return self.optimizer.over is not None
 
     @property
     def horizon(self) -> tuple[str, ...]:
-        """The keys that say how far a run is carried, and are no part of what it is."""
+        """See `Trainer.horizon`."""
         return horizon_of(self._keys) if self.schedule == "constant" else ()
 
     @property
@@ -119,7 +119,7 @@ class FirstOrder:
         return make_optimizer(self.name, {**momentum, **self.options})
 
     def identity(self) -> dict[str, Any]:
-        """The settings that determine the numbers."""
+        """See `Trainer.identity`."""
         values = {**vars(self), **self.options}
         said = {key: values[key] for key in ("name", "batch_size", "momentum")} | identity_of(self._keys, values)
         said |= {key: values[key] for key in horizon_of(self._keys) if key not in self.horizon}
@@ -135,24 +135,28 @@ class FirstOrder:
         """Whether a run that stands there is as far as asked for."""
         return stand.reason in FINAL or not self.horizon or stand.step >= self.steps
 
+    def least_steps(self) -> int:
+        """All of them."""
+        return self.steps
+
+    def effort(self, sizes: Sizes) -> float:
+        """Of each step, the gradients of its samples."""
+        return self.steps * (STEP + sizes.per_sample * min(self.batch_size or sizes.samples, sizes.samples))
+
     def train(
         self,
         network: LiftedNetwork,
         objective: Objective,
         *,
         checkpointer: Checkpointer | None = None,
-        progress: Callable[[int, int, float], None] | None = None,
+        progress: Progress | None = None,
     ) -> list[TrainingResult]:
-        """See `rsl_cli.train.trainers.train`."""
-        return train_first_order(network, objective, self, checkpointer=checkpointer, progress=progress)
+        """See `Trainer.train`; all replicas have to stand at one step. Progress is told after each sample, too."""
+        return _Run(network, objective, self, checkpointer, progress).results()
 
-    def beginning(self, steps: int) -> "FirstOrder":
+    def beginning(self, steps: int) -> Self:
         """The same trainer for so few steps that its schedule has not begun to tell."""
         return replace(self, steps=steps, schedule="constant")
-
-    def goes_on(self, rows: list[Row], state: Mapping[str, np.ndarray]) -> Saved:
-        """What a run goes on from of which the results alone are left: its start, which changes nothing."""
-        return {}, {}
 
     def grid(self) -> list[int]:
         """Steps at which the trajectory is sampled; at a constant rate, more steps add to them."""
@@ -178,34 +182,6 @@ linearly; or warmed up over 5 % of the steps, stable, and falling linearly to ze
 *MiniCPM*)."""
 
 
-def train_first_order(
-    network: LiftedNetwork,
-    objective: Objective,
-    settings: FirstOrder,
-    *,
-    checkpointer: Checkpointer | None = None,
-    progress: Callable[[int, int, float], None] | None = None,
-) -> list[TrainingResult]:
-    """Train every replica of a network.
-
-    Args:
-        network: a lift's or a union's; left with the final parameters.
-        objective: data and loss.
-        settings: which trainer, for how long.
-        checkpointer: where to leave and find what to go on from, which is bit for bit (on the CPU) what would have
-            come; all replicas have to stand at one step.
-        progress: called with (step, steps, median training loss) after each sample of the trajectory and about twice
-            a second.
-
-    Returns:
-        One result per replica.
-
-    Raises:
-        CheckpointError: saved states of another network, or of several steps.
-    """
-    return _Run(network, objective, settings, checkpointer, progress).results()
-
-
 @dataclass(frozen=True)
 class _End:
     # How a replica ended; the figures of its last sample are its accuracy and relative gradient.
@@ -221,7 +197,7 @@ class _Run:
         objective: Objective,
         settings: FirstOrder,
         checkpointer: Checkpointer | None,
-        progress: Callable[[int, int, float], None] | None,
+        progress: Progress | None,
     ) -> None:
         self.network, self.settings, self.checkpointer, self.progress = network, settings, checkpointer, progress
         self.count = network.replica_count

@@ -6,30 +6,22 @@ matrix (`rsl_cli.train.newton`), classes by products with the Hessian (`rsl_cli.
 """
 
 import math
-from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from rsl_cli.data import Dataset
-from rsl_cli.errors import ConfigError, DataError
-from rsl_cli.keys import horizon_of, identity_of, read_keys
-from rsl_cli.lift import LiftUnion
-from rsl_cli.network import LiftedNetwork
-from rsl_cli.train.checkpoint import Checkpointer, Saved
-from rsl_cli.train.implicit import ReplicaState, is_stationary, parameters_alone, train_implicit
+from rsl_cli.train.checkpoint import Saved
+from rsl_cli.train.gauss_newton import is_dear, side
+from rsl_cli.train.implicit import ImplicitTrainer, ReplicaState, is_stationary, parameters_alone
 from rsl_cli.train.krylov import NewtonKrylov
-from rsl_cli.train.losses import read_loss
 from rsl_cli.train.ndf import Differences
 from rsl_cli.train.newton import FEW_STEPS, Newton
-from rsl_cli.train.objective import Objective
 from rsl_cli.train.replicas import Answer, Request, Solver
 from rsl_cli.train.settings import TRAINERS
-from rsl_cli.train.trajectory import Row, Stand, TrainingResult, Trajectory
+from rsl_cli.train.trainer import Sizes
+from rsl_cli.train.trajectory import Row, Stand
 
 FIRST_TIME = 1e-2
 """Flow time of the first sample after the start."""
@@ -46,11 +38,13 @@ _FIRST_STEPS = (1e3, 1e30)
 """The least first step, in spacings of floating point at its time, and the longest."""
 _SAME = 1 + 1e-12
 """Times that differ by less than this factor are one."""
+_SUBSET = 512
+"""Samples of the Gauss-Newton matrix, mostly."""
 _KEYS = TRAINERS["flow"]
 
 
 @dataclass(frozen=True)
-class Flow:
+class Flow(ImplicitTrainer):
     """Settings of the gradient flow.
 
     Args:
@@ -74,49 +68,19 @@ class Flow:
     max_steps: int = _KEYS["max_steps"].default
     log_per_decade: int = _KEYS["log_per_decade"].default
 
-    parametrization: ClassVar[str] = "standard"
-    """What the theorem is about: weights whose law does not change with the degree."""
-    follows_flow: ClassVar[bool] = True
-    in_step: ClassVar[bool] = False
-    alone: ClassVar[bool] = False
-    copies: ClassVar[int] = 4
-    batch_size: ClassVar[int | None] = None
+    keys = _KEYS
+    follows_flow = True
+    pace = 3.0
+    """Its first decades of time take few steps."""
 
-    @property
-    def dtype(self) -> str:
-        """Always float64: the last decades of time lie below float32's rounding."""
-        return "float64"
-
-    @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> "Flow":
-        """Read and validate the settings.
-
-        Raises:
-            ConfigError: an unknown key or a value out of range, with the key as ``trainer.KEY``.
-        """
-        return cls(**read_keys("trainer.", _KEYS, config))
-
-    horizon = horizon_of(_KEYS)
-    """The keys that say how far a run is carried, and are no part of what it is."""
-
-    def identity(self) -> dict[str, Any]:
-        """The settings that determine the numbers."""
-        return {"name": self.name, **identity_of(_KEYS, vars(self))}
-
-    def train(
-        self,
-        network: LiftedNetwork,
-        objective: Objective,
-        *,
-        checkpointer: Checkpointer | None = None,
-        progress: Callable[[int, int, float], None] | None = None,
-    ) -> list[TrainingResult]:
-        """See `rsl_cli.train.trainers.train`."""
-        return train_flow(network, objective, self, checkpointer=checkpointer, progress=progress)
+    def matrix(self, sizes: Sizes) -> int:
+        """Of some samples, where products do not serve it better."""
+        dear = is_dear(sizes.parameters, sizes.samples, sizes.outputs, classify=sizes.classify)
+        return 0 if dear else side(sizes.parameters, min(sizes.samples, _SUBSET), sizes.outputs)
 
     def beginning(self, steps: int) -> "Flow":
         """The same flow for as long as so many steps of gradient descent at its rate, its own being of any length."""
-        return replace(self, t_end=steps * TRAINERS["gd"]["learning_rate"].default, epsilon=None)
+        return self.to(t_end=steps * TRAINERS["gd"]["learning_rate"].default, epsilon=None)
 
     def goes_on(self, rows: list[Row], state: Mapping[str, np.ndarray]) -> Saved:
         """What a run goes on from of which the results alone are left: anew, from where it stands."""
@@ -129,110 +93,17 @@ class Flow:
     def reopen(self, replica_state: ReplicaState) -> None:
         """See `rsl_cli.train.implicit.Stepper`."""
         if not self.reaches(replica_state.stand):
-            grid = {0.0, *_grid(self.t_end, self.log_per_decade)}
+            grid = {0.0, *time_grid(self.t_end, self.log_per_decade)}
             # Samples from before a restart are all that is known of that time.
             before = -1.0 if replica_state.restarted_at is None else replica_state.restarted_at
             replica_state.go_on(lambda row: row.time <= before or row.time in grid, _is_decade)
 
     def solver(self, replica_state: ReplicaState, resolution: float) -> Solver:
         """Integrate one replica; see `rsl_cli.train.implicit.Stepper`."""
-        return _Integration(self, _grid(self.t_end, self.log_per_decade), replica_state, resolution).run()
+        return Integration(self, time_grid(self.t_end, self.log_per_decade), replica_state, resolution).run()
 
 
-def gradient_flow(
-    net: LiftedNetwork,
-    x: Tensor,
-    y: Tensor,
-    *,
-    x_test: Tensor | None = None,
-    y_test: Tensor | None = None,
-    t_end: float = 1e6,
-    rtol: float = 1e-3,
-    atol: float = 1e-6,
-    sample_times: Sequence[float] | None = None,
-    loss: str = "mse",
-    epsilon: float | None = None,
-    max_steps: int = 20000,
-) -> Trajectory | tuple[Trajectory, ...]:
-    """Train a network by gradient flow on all samples.
-
-    Args:
-        net: float64, over a lift or a union; left with the final parameters.
-        x: (N, *input_shape).
-        y: (N, outputs), or class numbers (N,) for ``cross_entropy``.
-        x_test: (M, *input_shape) to take held-out losses on; None: they are nan.
-        y_test: as ``y``, of length M.
-        t_end: flow time at which to stop.
-        rtol: accepted local error of each parameter, relative to its size.
-        atol: the same, absolute.
-        sample_times: when to sample the trajectory, besides 0 and t_end; None: four times a decade from 0.01.
-        loss: ``mse`` (half the mean squared residual norm) or ``cross_entropy``.
-        epsilon: stop at a loss at or below this.
-        max_steps: steps after which to give up.
-
-    Returns:
-        The trajectory; for a union one for each replica.
-
-    Raises:
-        ConfigError, DataError, TrainingError: what cannot be integrated, in one line.
-    """
-    chosen = {"t_end": t_end, "rtol": rtol, "atol": atol, "epsilon": epsilon, "max_steps": max_steps}
-    settings = Flow.from_config(chosen)
-    if (x_test is None) != (y_test is None):
-        raise DataError("held-out inputs or targets are missing; give x_test and y_test, or neither")
-    classify = read_loss(loss)[0].labels
-    inputs, targets = _arrays(x, y, classify)
-    held_inputs, held_targets = (
-        (inputs[:0], targets[:0]) if x_test is None or y_test is None else _arrays(x_test, y_test, classify)
-    )
-    task = "classification" if classify else "regression"
-    data = Dataset("given", task, inputs, targets, held_inputs, held_targets, outputs=net.lift.base.output_size)
-    device = next(net.parameters()).device
-    objective = Objective(data, loss, dtype=torch.float64, device=device)
-    times = None if sample_times is None else _chosen_times(sample_times, t_end)
-    results = train_implicit(net, objective, _Timed(settings, times))
-    paths = tuple(result.trajectory for result in results)
-    return paths if isinstance(net.lift, LiftUnion) else next(iter(paths))
-
-
-def _arrays(x: Tensor, y: Tensor, classify: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Inputs and targets as a dataset holds them."""
-    inputs, targets = (tensor.detach().cpu().numpy() for tensor in (x, y))
-    if len(inputs) != len(targets) or len(inputs) == 0:
-        raise DataError(f"{len(inputs)} inputs and {len(targets)} targets; as many of one as of the other are needed")
-    shaped = targets.astype(np.int64) if classify else targets.astype(np.float64).reshape(len(targets), -1)
-    return inputs.astype(np.float64), shaped
-
-
-@dataclass(frozen=True)
-class _Timed:
-    """The flow sampled at times of one's own."""
-
-    settings: Flow
-    times: Sequence[float] | None
-
-    def reopen(self, replica_state: ReplicaState) -> None:
-        """No such course ever went on: there is no keeper."""
-
-    def solver(self, replica_state: ReplicaState, resolution: float) -> Solver:
-        if self.times is None:
-            return self.settings.solver(replica_state, resolution)
-        return _Integration(self.settings, self.times, replica_state, resolution).run()
-
-
-def train_flow(
-    network: LiftedNetwork,
-    objective: Objective,
-    settings: Flow,
-    *,
-    checkpointer: Checkpointer | None = None,
-    progress: Callable[[int, int, float], None] | None = None,
-) -> list[TrainingResult]:
-    """Train every replica by gradient flow; see `rsl_cli.train.implicit.train_implicit`."""
-    return train_implicit(network, objective, settings, checkpointer=checkpointer, progress=progress)
-
-
-def _grid(t_end: float, per_decade: int) -> list[float]:
+def time_grid(t_end: float, per_decade: int) -> list[float]:
     """Sample times after 0: about evenly spaced in the logarithm, decades hit exactly; a later end adds to them."""
     count = 0 if t_end < FIRST_TIME else math.floor(per_decade * math.log10(t_end / FIRST_TIME) + 1) + 1
     spaced = (10.0 ** (math.log10(FIRST_TIME) + i / per_decade) for i in range(count))
@@ -245,14 +116,7 @@ def _is_decade(at: float) -> bool:
     return abs(decade - round(decade)) < 1e-9 and round(decade) >= 0
 
 
-def _chosen_times(times: Sequence[float], t_end: float) -> list[float]:
-    for t in times:
-        if not 0 <= t <= t_end:
-            raise ConfigError(f"sample time {t!r} lies outside 0 to t_end={t_end!r}")
-    return sorted({*(float(t) for t in times if t > 0), *([t_end] if t_end > 0 else [])})
-
-
-class _Integration:
+class Integration:
     """One replica under way: error control, Newton's method, samples."""
 
     def __init__(self, settings: Flow, grid: Sequence[float], replica_state: ReplicaState, resolution: float) -> None:
@@ -267,7 +131,7 @@ class _Integration:
         self.newton = by_products or Newton(replica_state.samples, tolerance, replica_state.start)
 
     def run(self) -> Solver:
-        """Integrate from the course's state to its end."""
+        """Integrate from the replica's state to its end."""
         replica_state = self.replica_state
         first = yield Request(replica_state.start, lone_reach=True, held_out=True)
         assert first.lone_reach is not None

@@ -3,26 +3,31 @@
 import json
 import math
 import time
+from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol, Self
 
 import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
 
 from rsl_cli.errors import CheckpointError, TrainingError
+from rsl_cli.keys import Keys, horizon_of, identity_of, read_keys
 from rsl_cli.network import LiftedNetwork
 from rsl_cli.train.checkpoint import OF_ANOTHER, Checkpointer, Saved
 from rsl_cli.train.gauss_newton import is_dear
 from rsl_cli.train.objective import Objective, relative_gradient
 from rsl_cli.train.replicas import Answer, Replicas, Solver
+from rsl_cli.train.trainer import STEP, Progress, Sizes, Trainer
 from rsl_cli.train.trajectory import PathPoint, Row, Stand, TrainingResult, Trajectory
-
-Progress = Callable[[int, int, float], None]
 
 SOLVER = 1
 """Raised where a step is computed otherwise than before: what an earlier one left is not gone on from then."""
+_FEW_STEPS = 100
+"""Steps that a solver takes at the least."""
+_PER_MATRIX = 6
+"""Gradients taken for each matrix. Measured: 4 to 6."""
 _TELLING = 1e-8
 """Of -d log L / d log t: where a loss falls more slowly, rounding is what its gradient shows."""
 
@@ -138,12 +143,82 @@ class Stepper(Protocol):
     """A method's settings, and the method for one replica."""
 
     def solver(self, replica_state: ReplicaState, resolution: float) -> Solver:
-        """Questions until ``course.end`` is set; starts from ``course.state`` if there is any."""
+        """Questions until ``replica_state.end`` is set; starts from ``replica_state.state`` if there is any."""
         ...
 
     def reopen(self, replica_state: ReplicaState) -> None:
-        """Take the end from a course that is asked to go further than it did (`ReplicaState.go_on`)."""
+        """Take the end from a replica that is asked to go further than it did (`ReplicaState.go_on`)."""
         ...
+
+
+class ImplicitTrainer(Trainer):
+    """A trainer whose steps solve equations with the loss's curvature: a `Stepper`, in float64."""
+
+    keys: ClassVar[Keys]
+    """The declaration of its settings."""
+    max_steps: int
+    dtype = "float64"
+    """The last decades of time lie below float32's rounding."""
+    parametrization = "standard"
+    """What the theorem is about: weights whose law does not change with the degree."""
+    copies = 4
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Self:
+        """Read and validate the settings.
+
+        Args:
+            config: keys and values, ``name`` among them or not.
+
+        Returns:
+            The trainer.
+
+        Raises:
+            ConfigError: an unknown key or a value out of range, with the key as ``trainer.KEY``.
+        """
+        return cls(**read_keys("trainer.", cls.keys, config))
+
+    @property
+    def horizon(self) -> tuple[str, ...]:
+        """See `Trainer.horizon`."""
+        return horizon_of(self.keys)
+
+    def identity(self) -> dict[str, object]:
+        """See `Trainer.identity`."""
+        return {"name": self.name, **identity_of(self.keys, vars(self))}
+
+    def least_steps(self) -> int:
+        """So many as no solve is done without, if it may take them."""
+        return min(_FEW_STEPS, self.max_steps)
+
+    def effort(self, sizes: Sizes) -> float:
+        """Of each of its matrices, with the gradients between two."""
+        rows = self.matrix(sizes)
+        matrix = sizes.per_sample * rows + rows**2 * sizes.parameters + rows**3 / 3
+        return _PER_MATRIX * (STEP + sizes.per_sample * sizes.samples) + matrix
+
+    def beginning(self, steps: int) -> Self:
+        """The same trainer for so few steps."""
+        return self.to(max_steps=steps, epsilon=None)
+
+    @abstractmethod
+    def solver(self, replica_state: ReplicaState, resolution: float) -> Solver:
+        """See `Stepper.solver`."""
+
+    @abstractmethod
+    def reopen(self, replica_state: ReplicaState) -> None:
+        """See `Stepper.reopen`."""
+
+    def train(
+        self,
+        network: LiftedNetwork,
+        objective: Objective,
+        *,
+        checkpointer: Checkpointer | None = None,
+        progress: Progress | None = None,
+    ) -> list[TrainingResult]:
+        """See `Trainer.train` and `train_implicit`."""
+        return train_implicit(network, objective, self, checkpointer=checkpointer, progress=progress)
 
 
 def is_stationary(loss: float, relative_gradient: float, threshold: float, resolution: float) -> bool:

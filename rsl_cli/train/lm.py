@@ -5,21 +5,16 @@ quadratic model foretold the loss; Nielsen (1999), *Damping parameter in Marquar
 """
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from dataclasses import dataclass
 
 import numpy as np
 
-from rsl_cli.keys import horizon_of, identity_of, read_keys
-from rsl_cli.network import LiftedNetwork
-from rsl_cli.train.checkpoint import Checkpointer, Saved
-from rsl_cli.train.gauss_newton import SingularError
-from rsl_cli.train.implicit import ReplicaState, is_stationary, train_implicit
-from rsl_cli.train.objective import Objective
+from rsl_cli.train.gauss_newton import SingularError, side
+from rsl_cli.train.implicit import ImplicitTrainer, ReplicaState, is_stationary
 from rsl_cli.train.replicas import Answer, Request, Solver
 from rsl_cli.train.settings import TRAINERS
-from rsl_cli.train.trajectory import Row, Stand, TrainingResult, log_grid_steps
+from rsl_cli.train.trainer import Sizes
+from rsl_cli.train.trajectory import Stand, log_grid_steps
 
 _FIRST_DAMPING = 1e-2
 """Of the curvature along the first gradient."""
@@ -30,8 +25,8 @@ _KEYS = TRAINERS["lm"]
 
 
 @dataclass(frozen=True)
-class LevenbergMarquardt:
-    """Settings of Levenberg-Marquardt.
+class LevenbergMarquardt(ImplicitTrainer):
+    """Settings of Levenberg-Marquardt, whose trajectory has steps but no flow time.
 
     Args:
         name: ``lm``.
@@ -47,53 +42,11 @@ class LevenbergMarquardt:
     stationary: float = _KEYS["stationary"].default
     log_per_decade: int = _KEYS["log_per_decade"].default
 
-    parametrization: ClassVar[str] = "standard"
-    """What the theorem is about: weights whose law does not change with the degree."""
-    follows_flow: ClassVar[bool] = False
-    in_step: ClassVar[bool] = False
-    alone: ClassVar[bool] = False
-    copies: ClassVar[int] = 4
-    batch_size: ClassVar[int | None] = None
+    keys = _KEYS
 
-    @property
-    def dtype(self) -> str:
-        """Always float64."""
-        return "float64"
-
-    @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> "LevenbergMarquardt":
-        """Read and validate the settings.
-
-        Raises:
-            ConfigError: an unknown key or a value out of range, with the key as ``trainer.KEY``.
-        """
-        return cls(**read_keys("trainer.", _KEYS, config))
-
-    horizon = horizon_of(_KEYS)
-    """The keys that say how far a run is carried, and are no part of what it is."""
-
-    def identity(self) -> dict[str, Any]:
-        """The settings that determine the numbers."""
-        return {"name": self.name, **identity_of(_KEYS, vars(self))}
-
-    def train(
-        self,
-        network: LiftedNetwork,
-        objective: Objective,
-        *,
-        checkpointer: Checkpointer | None = None,
-        progress: Callable[[int, int, float], None] | None = None,
-    ) -> list[TrainingResult]:
-        """See `rsl_cli.train.trainers.train`."""
-        return train_lm(network, objective, self, checkpointer=checkpointer, progress=progress)
-
-    def beginning(self, steps: int) -> "LevenbergMarquardt":
-        """The same trainer for so few steps."""
-        return replace(self, max_steps=steps, epsilon=None)
-
-    def goes_on(self, rows: list[Row], state: Mapping[str, np.ndarray]) -> Saved:
-        """What a run goes on from of which the results alone are left: its start, which changes nothing."""
-        return {}, {}
+    def matrix(self, sizes: Sizes) -> int:
+        """Of all samples."""
+        return side(sizes.parameters, sizes.samples, sizes.outputs)
 
     def reaches(self, stand: Stand) -> bool:
         """Whether a run that stands there is as far as asked for."""
@@ -106,7 +59,7 @@ class LevenbergMarquardt:
             replica_state.go_on(lambda row: row.step in grid, lambda _: False)
 
     def solver(self, replica_state: ReplicaState, resolution: float) -> Solver:
-        """Descend from the course's state to its end; see `rsl_cli.train.implicit.Stepper`."""
+        """Descend from the replica's state to its end; see `rsl_cli.train.implicit.Stepper`."""
         grid = set(log_grid_steps(self.max_steps, self.log_per_decade))
         if replica_state.state:
             y, (step_number, mu) = replica_state.state["y"], replica_state.state["scalars"].tolist()
@@ -168,18 +121,3 @@ class LevenbergMarquardt:
         if self.epsilon is not None and answer.loss <= self.epsilon:
             return "target"
         return "budget" if step >= self.max_steps else None
-
-
-def train_lm(
-    network: LiftedNetwork,
-    objective: Objective,
-    settings: LevenbergMarquardt,
-    *,
-    checkpointer: Checkpointer | None = None,
-    progress: Callable[[int, int, float], None] | None = None,
-) -> list[TrainingResult]:
-    """Train every replica by Levenberg-Marquardt; see `rsl_cli.train.implicit.train_implicit`.
-
-    The trajectory has steps but no flow time: where it ends says what the lift can reach, not what the flow does.
-    """
-    return train_implicit(network, objective, settings, checkpointer=checkpointer, progress=progress)

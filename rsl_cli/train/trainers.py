@@ -1,4 +1,4 @@
-"""Every trainer by name: its settings, and what trains with them."""
+"""Every trainer by name, from its configuration."""
 
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -7,29 +7,20 @@ import numpy as np
 
 from rsl_cli.errors import ConfigError, one_of
 from rsl_cli.keys import horizon_of
-from rsl_cli.network import LiftedNetwork
-from rsl_cli.train.checkpoint import Checkpointer, Saved
+from rsl_cli.train.checkpoint import Saved
 from rsl_cli.train.first_order import FirstOrder
 from rsl_cli.train.flow import Flow
+from rsl_cli.train.implicit import ImplicitTrainer
 from rsl_cli.train.lm import LevenbergMarquardt
-from rsl_cli.train.objective import Objective
 from rsl_cli.train.optimizers import OPTIMIZERS
 from rsl_cli.train.settings import TRAINERS
-from rsl_cli.train.trajectory import COLUMNS, Row, TrainingResult
+from rsl_cli.train.trainer import Trainer
+from rsl_cli.train.trajectory import COLUMNS, Row
 
 if TYPE_CHECKING:
     import pandas as pd
 
-TrainerSettings = FirstOrder | Flow | LevenbergMarquardt
-"""A trainer: what it is set to, and all that the rest of rsl asks of one, so that nothing else tells them apart.
-
-``parametrization`` it asks for by default; whether its path ``follows_flow``, and can be held against the theorem;
-whether replicas of a union train ``in_step``, or runs one at a time, ``alone``; what memory takes: ``copies`` of the
-parameters; samples of a step, ``batch_size``; ``train``, what a run ``goes_on`` from, and the trainer of its
-``beginning``, so many steps long.
-"""
-
-_IMPLICIT: Mapping[str, type[Flow] | type[LevenbergMarquardt]] = {"flow": Flow, "lm": LevenbergMarquardt}
+_IMPLICIT: Mapping[str, type[ImplicitTrainer]] = {"flow": Flow, "lm": LevenbergMarquardt}
 
 AUTO = ("numbers", "classes", "dear")
 """What ``auto`` has a trainer for: numbers, classes, and classes where a run by the flow would take long."""
@@ -65,7 +56,7 @@ def chosen_trainer(
     return config["classes" if affordable else "dear"], (note,)
 
 
-def trainer_settings(config: Mapping[str, Any]) -> TrainerSettings:
+def trainer_settings(config: Mapping[str, Any]) -> Trainer:
     """Read a trainer's configuration.
 
     Raises:
@@ -89,7 +80,7 @@ def horizon_keys(identity: Mapping[str, Any]) -> tuple[str, ...]:
     return () if ends else horizon_of(TRAINERS.get(identity.get("name", ""), {}))
 
 
-def from_results(settings: TrainerSettings, trajectory: "pd.DataFrame", state: Mapping[str, np.ndarray]) -> Saved:
+def from_results(settings: Trainer, trajectory: "pd.DataFrame", state: Mapping[str, np.ndarray]) -> Saved:
     """What a finished run goes on from of which the results alone are left.
 
     The flow begins anew where the run stands. Other trainers begin at the start, which costs steps and changes nothing.
@@ -101,26 +92,3 @@ def from_results(settings: TrainerSettings, trajectory: "pd.DataFrame", state: M
     """
     table = trajectory.reindex(columns=list(COLUMNS))
     return settings.goes_on([Row(int(step), *rest) for step, *rest in table.itertuples(index=False)], state)
-
-
-def train(
-    network: LiftedNetwork,
-    objective: Objective,
-    settings: TrainerSettings,
-    *,
-    checkpointer: Checkpointer | None = None,
-    progress: Callable[[int, int, float], None] | None = None,
-) -> list[TrainingResult]:
-    """Train every replica of a network by any trainer.
-
-    Args:
-        network: a lift's or a union's, of the settings' dtype; left with the final parameters.
-        objective: data and loss, of the same dtype.
-        settings: which trainer, for how long.
-        checkpointer: where to leave and find what to go on from.
-        progress: called with (done, of how many, median training loss).
-
-    Returns:
-        One result per replica.
-    """
-    return settings.train(network, objective, checkpointer=checkpointer, progress=progress)

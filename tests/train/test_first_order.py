@@ -8,6 +8,7 @@ import numpy as np
 import problems
 import pytest
 import torch
+from problems import trained
 
 from rsl_cli.data import Dataset, load_dataset
 from rsl_cli.errors import ConfigError, TrainingError
@@ -15,7 +16,7 @@ from rsl_cli.graph import BaseGraph
 from rsl_cli.lift import disjoint_union, sample_lift
 from rsl_cli.network import LiftedNetwork
 from rsl_cli.train.engines import AutogradEngine, Batches
-from rsl_cli.train.first_order import FirstOrder, train_first_order
+from rsl_cli.train.first_order import FirstOrder
 from rsl_cli.train.objective import Objective
 from rsl_cli.train.optimizers import Adam, AdamW, Sgd
 from rsl_cli.train.trajectory import COLUMNS, Trajectory, log_grid_steps, log_spaced_steps
@@ -53,23 +54,23 @@ class Memory:
             raise KeyboardInterrupt
 
 
-def carried(train, make, objective, settings):
+def carried(make, objective, settings):
     """Results of training in several rounds, each going on from what the one before saved, alone or united anew."""
     results = []
     for one in settings:
         saved = [result.saved for result in results]
-        results = train(make(), objective, one, checkpointer=Memory(saved=saved))
+        results = trained(make(), objective, one, checkpointer=Memory(saved=saved))
     return results
 
 
 @pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
 def test_resumed_training_is_the_uninterrupted_one_bit_for_bit(settings):
     objective = Objective(DATA, "mse", dtype=torch.float32)
-    whole = train_first_order(union([0, 1]), objective, settings)
+    whole = trained(union([0, 1]), objective, settings)
     checkpointer = Memory(8, interrupt=True)
     with pytest.raises(KeyboardInterrupt):
-        train_first_order(union([0, 1]), objective, settings, checkpointer=checkpointer)
-    resumed = train_first_order(union([0, 1]), objective, settings, checkpointer=checkpointer)
+        trained(union([0, 1]), objective, settings, checkpointer=checkpointer)
+    resumed = trained(union([0, 1]), objective, settings, checkpointer=checkpointer)
     for one, other in zip(whole, resumed, strict=True):
         problems.assert_same_training(one, other)
 
@@ -86,14 +87,14 @@ def test_a_constant_rate_is_carried_on_as_if_in_one_go_whatever_the_union(name, 
         lifts = [sample_lift(graph, 3, seed, {"kind": "random", "in_degree": 2}) for seed in seeds]
         return LiftedNetwork(disjoint_union(lifts), parametrization="mup")
 
-    whole = train_first_order(make(0, 1, 2), objective, replace(settings, steps=20))
+    whole = trained(make(0, 1, 2), objective, replace(settings, steps=20))
     # 5 and 11 are no steps of the grid: the samples taken there do not stay.
     rounds = [replace(settings, steps=steps) for steps in (0, 5, 11)]
-    parts = carried(train_first_order, lambda: make(0, 1, 2), objective, rounds)
+    parts = carried(lambda: make(0, 1, 2), objective, rounds)
     assert [row[0] for row in parts[0].trajectory.rows[-2:]] == [10, 11]
     for seeds in ([2], [0, 1]):
         checkpointer = Memory(saved=[parts[seed].saved for seed in seeds])
-        ends = train_first_order(make(*seeds), objective, replace(settings, steps=20), checkpointer=checkpointer)
+        ends = trained(make(*seeds), objective, replace(settings, steps=20), checkpointer=checkpointer)
         for seed, end in zip(seeds, ends, strict=True):
             problems.assert_same_training(end, whole[seed])
 
@@ -102,11 +103,11 @@ def test_less_than_what_is_saved_ends_where_it_stands():
     objective = Objective(DATA, "mse", dtype=torch.float32)
     checkpointer = Memory(6, interrupt=True)
     with pytest.raises(KeyboardInterrupt):
-        train_first_order(union([0]), objective, SETTINGS["gd"], checkpointer=checkpointer)
-    (less,) = train_first_order(union([0]), objective, replace(SETTINGS["gd"], steps=2), checkpointer=checkpointer)
+        trained(union([0]), objective, SETTINGS["gd"], checkpointer=checkpointer)
+    (less,) = trained(union([0]), objective, replace(SETTINGS["gd"], steps=2), checkpointer=checkpointer)
     assert less.stop_reason == "budget" and 2 < less.trajectory.last["step"] < 60
-    more = train_first_order(union([0]), objective, SETTINGS["gd"], checkpointer=Memory(saved=[less.saved]))
-    problems.assert_same_training(more[0], train_first_order(union([0]), objective, SETTINGS["gd"])[0])
+    more = trained(union([0]), objective, SETTINGS["gd"], checkpointer=Memory(saved=[less.saved]))
+    problems.assert_same_training(more[0], trained(union([0]), objective, SETTINGS["gd"])[0])
 
 
 def test_what_ended_for_good_goes_no_further():
@@ -117,18 +118,16 @@ def test_what_ended_for_good_goes_no_further():
     def make():
         return LiftedNetwork(sample_lift(problems.linear_base(3), 1), dtype=torch.float64)
 
-    once, twice = (carried(train_first_order, make, objective, rounds[:count])[0] for count in (1, 2))
+    once, twice = (carried(make, objective, rounds[:count])[0] for count in (1, 2))
     assert twice.stop_reason == "stationary"
     problems.assert_same_training(once, twice)
 
 
 def test_states_of_several_steps_are_refused():
     objective = Objective(DATA, "mse", dtype=torch.float32)
-    saved = [
-        train_first_order(union([seed]), objective, replace(SETTINGS["gd"], steps=seed + 1))[0].saved for seed in (0, 1)
-    ]
+    saved = [trained(union([seed]), objective, replace(SETTINGS["gd"], steps=seed + 1))[0].saved for seed in (0, 1)]
     with pytest.raises(TrainingError, match=r"another network"):
-        train_first_order(union([0, 1]), objective, SETTINGS["gd"], checkpointer=Memory(saved=saved))
+        trained(union([0, 1]), objective, SETTINGS["gd"], checkpointer=Memory(saved=saved))
 
 
 @pytest.mark.parametrize(
@@ -155,9 +154,9 @@ def test_schedules(schedule, factors):
 @pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
 def test_a_union_trains_each_replica_as_if_alone(settings, parametrization):
     objective = Objective(DATA, "mse", dtype=torch.float32)
-    together = train_first_order(union([0, 3, 5], parametrization=parametrization), objective, settings)
+    together = trained(union([0, 3, 5], parametrization=parametrization), objective, settings)
     for seed, result in zip([0, 3, 5], together, strict=True):
-        (alone,) = train_first_order(union([seed], parametrization=parametrization), objective, settings)
+        (alone,) = trained(union([seed], parametrization=parametrization), objective, settings)
         np.testing.assert_array_equal(np.array(result.trajectory.rows), np.array(alone.trajectory.rows))
         assert all(torch.equal(result.state[name], alone.state[name]) for name in alone.state)
 
@@ -166,10 +165,10 @@ def test_a_union_trains_each_replica_as_if_alone(settings, parametrization):
 def test_a_union_of_several_degrees_trains_each_as_if_alone(settings):
     objective = Objective(DATA, "mse", dtype=torch.float32)
     lifts = [sample_lift(BASE, degree, degree, {"kind": "random", "in_degree": 4}) for degree in (3, 16, 8)]
-    together = train_first_order(LiftedNetwork(disjoint_union(lifts), parametrization="mup"), objective, settings)
+    together = trained(LiftedNetwork(disjoint_union(lifts), parametrization="mup"), objective, settings)
     for lift, result in zip(lifts, together, strict=True):
         network = LiftedNetwork(lift, None, parametrization="mup")
-        (alone,) = train_first_order(network, objective, settings)
+        (alone,) = trained(network, objective, settings)
         problems.assert_same_training(result, alone)
         state = torch.cat([part.reshape(-1) for part in result.state.values()])
         assert torch.equal(torch.nn.utils.parameters_to_vector(network.parameters()), state)
@@ -179,7 +178,7 @@ def test_gradient_descent_reaches_the_least_squares_solution_and_says_so():
     data, least = problems.least_squares()
     network = LiftedNetwork(sample_lift(problems.linear_base(3), 1), dtype=torch.float64)
     settings = problems.first_order("gd", steps=5000, learning_rate=0.3, dtype="float64", stationary=1e-6)
-    (result,) = train_first_order(network, Objective(data, "mse", dtype=torch.float64), settings)
+    (result,) = trained(network, Objective(data, "mse", dtype=torch.float64), settings)
     assert result.stop_reason == "stationary"
     assert result.trajectory.last["loss"] == pytest.approx(least, rel=1e-9)
     assert result.trajectory.last["time"] == pytest.approx(0.3 * result.trajectory.last["step"])
@@ -193,7 +192,7 @@ def test_gradient_descent_follows_the_flow_with_first_order_accuracy():
         network = LiftedNetwork(sample_lift(problems.linear_base(3), 1), dtype=torch.float64)
         start = network.weight("x", "y").detach().numpy().copy().ravel()
         settings = problems.first_order("gd", steps=round(1 / rate), learning_rate=rate, dtype="float64")
-        train_first_order(network, Objective(data, "mse", dtype=torch.float64), settings)
+        trained(network, Objective(data, "mse", dtype=torch.float64), settings)
         covariance, target = x.T @ x / len(x), (x.T @ y / len(x)).ravel()
         values, vectors = np.linalg.eigh(covariance)
         best = np.linalg.solve(covariance, target)
@@ -208,16 +207,16 @@ def test_divergence_of_one_replica_is_caught_and_leaves_the_others_alone():
     network = union([0, 1, 2])
     with torch.no_grad():
         network.replica_tensors(dict(network.named_parameters()), 1)[next(iter(network.segments()))].fill_(torch.nan)
-    results = train_first_order(network, objective, settings)
+    results = trained(network, objective, settings)
     assert [result.stop_reason for result in results] == ["budget", "diverged", "budget"]
-    (alone,) = train_first_order(union([2]), objective, settings)
+    (alone,) = trained(union([2]), objective, settings)
     assert results[2].trajectory == alone.trajectory
 
 
 def test_a_rate_too_large_ends_as_diverged():
     data, _ = problems.least_squares()
     network = LiftedNetwork(sample_lift(problems.linear_base(3), 1))
-    (result,) = train_first_order(
+    (result,) = trained(
         network, Objective(data, "mse", dtype=torch.float32), problems.first_order("gd", steps=2000, learning_rate=50.0)
     )
     assert result.stop_reason == "diverged"
@@ -225,9 +224,7 @@ def test_a_rate_too_large_ends_as_diverged():
 
 
 def test_no_steps_still_gives_the_start():
-    (result,) = train_first_order(
-        union([0]), Objective(DATA, "mse", dtype=torch.float32), problems.first_order("gd", steps=0)
-    )
+    (result,) = trained(union([0]), Objective(DATA, "mse", dtype=torch.float32), problems.first_order("gd", steps=0))
     assert result.stop_reason == "budget"
     assert [row[0] for row in result.trajectory.rows] == [0]
     assert result.trajectory.last["distance"] == 0
@@ -237,9 +234,9 @@ def test_a_checkpoint_of_another_network_is_refused():
     objective = Objective(DATA, "mse", dtype=torch.float32)
     checkpointer = Memory(3, interrupt=True)
     with pytest.raises(KeyboardInterrupt):
-        train_first_order(union([0]), objective, SETTINGS["adam"], checkpointer=checkpointer)
+        trained(union([0]), objective, SETTINGS["adam"], checkpointer=checkpointer)
     with pytest.raises(TrainingError, match="another network"):
-        train_first_order(union([0], degree=16), objective, SETTINGS["adam"], checkpointer=checkpointer)
+        trained(union([0], degree=16), objective, SETTINGS["adam"], checkpointer=checkpointer)
 
 
 @pytest.mark.parametrize("loss", ["mse", "cross_entropy"])

@@ -7,6 +7,7 @@ import numpy as np
 import problems
 import pytest
 import torch
+from problems import trained
 from scipy.integrate import solve_ivp
 from torch.func import functional_call, hessian
 from train.test_first_order import Memory, carried
@@ -18,7 +19,7 @@ from rsl_cli.errors import ConfigError, DataError, TrainingError
 from rsl_cli.graph import BaseGraph
 from rsl_cli.lift import disjoint_union, sample_lift
 from rsl_cli.network import LiftedNetwork
-from rsl_cli.train.flow import Flow, train_flow
+from rsl_cli.train.flow import Flow
 from rsl_cli.train.gauss_newton import gauss_newton
 from rsl_cli.train.ndf import MOST_ORDER, Differences
 from rsl_cli.train.objective import Objective
@@ -89,7 +90,7 @@ def test_it_agrees_with_scipy_at_tight_tolerances(solver, kind):
         atol=1e-9,
         t_eval=times,
     )
-    results = train_flow(
+    results = trained(
         net, Objective(data, kind, dtype=torch.float64), Flow(t_end=times[-1], rtol=1e-6, atol=1e-8, stationary=0.0)
     )
     rows = {row[1]: row for row in results[0].trajectory.rows}
@@ -115,7 +116,7 @@ def test_error_falls_with_the_tolerance():
         atol=1e-11,
     ).y[:, -1]
     for rtol in (1e-3, 1e-5, 1e-7):
-        result = train_flow(
+        result = trained(
             network([0]), Objective(DATA, "mse", dtype=torch.float64), Flow(t_end=20.0, rtol=rtol, atol=rtol * 1e-2)
         )
         errors.append(np.linalg.norm(result[0].path[-1].parameters.numpy() - exact))
@@ -202,9 +203,9 @@ def test_the_gauss_newton_matrix_is_the_explicit_one(kind, samples):
 def test_each_replica_of_a_union_goes_its_own_way_as_if_alone():
     objective = Objective(DATA, "mse", dtype=torch.float64)
     settings = Flow(t_end=100.0)
-    together = train_flow(network([0, 1, 2]), objective, settings)
+    together = trained(network([0, 1, 2]), objective, settings)
     for seed, result in enumerate(together):
-        alone = train_flow(network([seed]), objective, settings)[0]
+        alone = trained(network([seed]), objective, settings)[0]
         assert alone.stop_reason == result.stop_reason
         problems.assert_same_training(alone, result)
     assert len({result.trajectory.last["step"] for result in together}) > 1
@@ -212,11 +213,11 @@ def test_each_replica_of_a_union_goes_its_own_way_as_if_alone():
 
 def test_resumed_integration_is_the_uninterrupted_one_bit_for_bit():
     objective, settings = Objective(DATA, "mse", dtype=torch.float64), Flow(t_end=1000.0)
-    whole = train_flow(network([0, 1]), objective, settings)
+    whole = trained(network([0, 1]), objective, settings)
     checkpointer = Memory(60, interrupt=True)
     with pytest.raises(KeyboardInterrupt):
-        train_flow(network([0, 1]), objective, settings, checkpointer=checkpointer)
-    resumed = train_flow(network([0, 1]), objective, settings, checkpointer=checkpointer)
+        trained(network([0, 1]), objective, settings, checkpointer=checkpointer)
+    resumed = trained(network([0, 1]), objective, settings, checkpointer=checkpointer)
     for one, other in zip(whole, resumed, strict=True):
         problems.assert_same_training(one, other)
         assert [point.time for point in one.path] == [point.time for point in other.path]
@@ -236,8 +237,8 @@ ROUNDS = {
 @pytest.mark.parametrize("rounds", ROUNDS.values(), ids=ROUNDS)
 def test_carried_on_in_rounds_it_is_the_flow_in_one_go(rounds):
     objective, settings = Objective(DATA, "mse", dtype=torch.float64), [Flow(**changes) for changes in rounds]
-    parts = carried(train_flow, lambda: network([0, 1]), objective, settings)
-    whole = train_flow(network([0, 1]), objective, settings[-1])
+    parts = carried(lambda: network([0, 1]), objective, settings)
+    whole = trained(network([0, 1]), objective, settings[-1])
     for one, other in zip(whole, parts, strict=True):
         assert one.stop_reason == other.stop_reason != "stationary"
         problems.assert_same_training(one, other)
@@ -246,27 +247,27 @@ def test_carried_on_in_rounds_it_is_the_flow_in_one_go(rounds):
 
 def test_a_continuation_killed_on_its_way_is_one_that_was_not():
     objective = Objective(DATA, "mse", dtype=torch.float64)
-    whole = train_flow(network([0]), objective, Flow(t_end=1e4))[0]
-    checkpointer = Memory(40, True, [train_flow(network([0]), objective, Flow(t_end=30))[0].saved])
+    whole = trained(network([0]), objective, Flow(t_end=1e4))[0]
+    checkpointer = Memory(40, True, [trained(network([0]), objective, Flow(t_end=30))[0].saved])
     with pytest.raises(KeyboardInterrupt):
-        train_flow(network([0]), objective, Flow(t_end=1e4), checkpointer=checkpointer)
+        trained(network([0]), objective, Flow(t_end=1e4), checkpointer=checkpointer)
     problems.assert_same_training(
-        whole, train_flow(network([0]), objective, Flow(t_end=1e4), checkpointer=checkpointer)[0]
+        whole, trained(network([0]), objective, Flow(t_end=1e4), checkpointer=checkpointer)[0]
     )
     # Asked for less than it came to, it ends where it stands; and goes on from there.
-    less = train_flow(network([0]), objective, Flow(t_end=40), checkpointer=checkpointer)[0]
+    less = trained(network([0]), objective, Flow(t_end=40), checkpointer=checkpointer)[0]
     assert less.stop_reason == "time" and 40 < less.trajectory.last["time"] < 1e4
-    more = train_flow(network([0]), objective, Flow(t_end=1e4), checkpointer=Memory(saved=[less.saved]))[0]
+    more = trained(network([0]), objective, Flow(t_end=1e4), checkpointer=Memory(saved=[less.saved]))[0]
     problems.assert_same_training(whole, more)
 
 
 def test_without_a_saved_state_the_integrator_begins_anew_where_it_stood():
     objective = Objective(DATA, "mse", dtype=torch.float64)
-    first = train_flow(network([0]), objective, Flow(t_end=300))[0]
+    first = trained(network([0]), objective, Flow(t_end=300))[0]
     state = {name: part.numpy() for name, part in first.state.items()}
     saved = from_results(Flow(), first.trajectory.to_frame().drop(columns="test_loss"), state)
-    again = train_flow(network([0]), objective, Flow(t_end=1e4), checkpointer=Memory(saved=[saved]))[0]
-    whole = train_flow(network([0]), objective, Flow(t_end=1e4))[0]
+    again = trained(network([0]), objective, Flow(t_end=1e4), checkpointer=Memory(saved=[saved]))[0]
+    whole = trained(network([0]), objective, Flow(t_end=1e4))[0]
     assert again.restarted_at == 300 and whole.restarted_at is None
     kept = len(first.trajectory.rows)
     assert [row[1:3] for row in again.trajectory.rows[:kept]] == [row[1:3] for row in first.trajectory.rows]
@@ -274,7 +275,7 @@ def test_without_a_saved_state_the_integrator_begins_anew_where_it_stood():
     assert again.trajectory.last["loss"] == pytest.approx(whole.trajectory.last["loss"], rel=1e-2)
     # From here on it has a state again.
     end = {"t_end": 1e5}
-    longer = train_flow(network([0]), objective, Flow(**end), checkpointer=Memory(saved=[again.saved]))[0]
+    longer = trained(network([0]), objective, Flow(**end), checkpointer=Memory(saved=[again.saved]))[0]
     assert longer.restarted_at == 300
     rows = [np.array(one.trajectory.rows, dtype=float) for one in (longer, again)]  # NaN equals NaN there.
     np.testing.assert_array_equal(rows[0][: len(rows[1])], rows[1])
@@ -294,23 +295,23 @@ class Late(Memory):
 
 def test_late_integration_resumes_bit_for_bit_too():
     objective, settings = Objective(DATA, "mse", dtype=torch.float64), Flow(t_end=1e6, stationary=0.0)
-    whole = train_flow(network([0]), objective, settings)
+    whole = trained(network([0]), objective, settings)
     for calls in (1, 40, 333):
         checkpointer = Late(calls, interrupt=True)
         with pytest.raises(KeyboardInterrupt):
-            train_flow(network([0]), objective, settings, checkpointer=checkpointer)
+            trained(network([0]), objective, settings, checkpointer=checkpointer)
         checkpointer.step = -1
         problems.assert_same_training(
-            whole[0], train_flow(network([0]), objective, settings, checkpointer=checkpointer)[0]
+            whole[0], trained(network([0]), objective, settings, checkpointer=checkpointer)[0]
         )
 
 
 def test_a_checkpoint_of_another_network_is_refused():
     objective, checkpointer = Objective(DATA, "mse", dtype=torch.float64), Memory(20, interrupt=True)
     with pytest.raises(KeyboardInterrupt):
-        train_flow(network([0]), objective, Flow(), checkpointer=checkpointer)
+        trained(network([0]), objective, Flow(), checkpointer=checkpointer)
     with pytest.raises(TrainingError, match="checkpoint is of another network"):
-        train_flow(network([1]), objective, Flow(), checkpointer=checkpointer)
+        trained(network([1]), objective, Flow(), checkpointer=checkpointer)
 
 
 @pytest.mark.parametrize(("rtol", "share"), [(1e-3, 0.1), (1e-4, 0.01)])
@@ -318,14 +319,14 @@ def test_a_checkpoint_of_another_network_is_refused():
 def test_every_sample_obeys_the_dissipation_identity(kind, end, rtol, share):
     data, base = (DATA, BASE) if kind == "mse" else classes()
     settings = Flow(t_end=end, rtol=rtol, atol=1e-3 * rtol)
-    result = train_flow(network([0], base=base), Objective(data, kind, dtype=torch.float64), settings)[0]
+    result = trained(network([0], base=base), Objective(data, kind, dtype=torch.float64), settings)[0]
     frame = result.trajectory.to_frame()
     assert math.isnan(frame["dissipation"][0])
     np.testing.assert_allclose(frame["dissipation"][1:], 1, atol=share)
 
 
 def test_energy_is_dissipated_as_the_gradient_says():
-    result = train_flow(
+    result = trained(
         network([0]), Objective(DATA, "mse", dtype=torch.float64), Flow(t_end=1e3, rtol=1e-5, log_per_decade=40)
     )[0]
     frame = result.trajectory.to_frame()
@@ -345,7 +346,7 @@ def test_energy_is_dissipated_as_the_gradient_says():
 def test_samples_change_nothing_on_the_way():
     few, many = Flow(t_end=1e4, log_per_decade=1), Flow(t_end=1e4, log_per_decade=20)
     objective = Objective(DATA, "mse", dtype=torch.float64)
-    ends = [train_flow(network([0]), objective, settings)[0].trajectory.last for settings in (few, many)]
+    ends = [trained(network([0]), objective, settings)[0].trajectory.last for settings in (few, many)]
     assert ends[0] == ends[1]
 
 
@@ -388,7 +389,7 @@ def test_a_saddle_is_left_when_it_is_left(beside):
     assert np.linalg.eigvalsh(both.hessian(flat(net)))[0] * end < -20
     known = np.array([both(y)[0] for y in exact.y.T])
     settings = Flow(t_end=end, stationary=0.0, log_per_decade=50)
-    frame = train_flow(net, Objective(data, "mse", dtype=torch.float64), settings)[0].trajectory.to_frame()[1:]
+    frame = trained(net, Objective(data, "mse", dtype=torch.float64), settings)[0].trajectory.to_frame()[1:]
     # The loss falls at once, between two levels.
     level = 2 * known[-1] if beside else known[0] / 10
     found = escape_time(frame["time"].to_numpy(), frame["loss"].to_numpy(), level)
@@ -399,7 +400,7 @@ def test_a_flow_that_rests_at_a_saddle_is_not_stationary():
     """Nothing seems left to gain, and it takes off when what is unstable has grown from rounding's size."""
     net, data = at_a_saddle(1e-9, beside=False)
     objective, both = Objective(data, "mse", dtype=torch.float64), slow_gradient(net, data, "mse")
-    result = train_flow(net, objective, Flow(t_end=1e3, max_steps=300))[0]
+    result = trained(net, objective, Flow(t_end=1e3, max_steps=300))[0]
     assert result.stop_reason == "time"
     least = np.linalg.eigvalsh(both.hessian(result.path[-1].parameters.numpy()))[0]
     frame = result.trajectory.to_frame()
@@ -408,7 +409,7 @@ def test_a_flow_that_rests_at_a_saddle_is_not_stationary():
     assert frame["loss"].iloc[-1] > 0.99 * frame["loss"][0]
     assert stats.tail_limit(frame["time"], frame["loss"]).low == 0  # It has not fallen yet.
     assert stats.at_saddle(frame["time"], frame["least_curvature"])
-    further = train_flow(at_a_saddle(1e-9, beside=False)[0], objective, Flow(t_end=1e4))[0].trajectory
+    further = trained(at_a_saddle(1e-9, beside=False)[0], objective, Flow(t_end=1e4))[0].trajectory
     assert further.last["loss"] < 1e-3 * frame["loss"][0]
 
 
@@ -430,7 +431,7 @@ STOPS = {
 @pytest.mark.parametrize("reason", STOPS)
 def test_every_end_has_its_name(reason):
     settings, end = STOPS[reason]
-    result = train_flow(network([0]), Objective(DATA, "mse", dtype=torch.float64), settings)[0]
+    result = trained(network([0]), Objective(DATA, "mse", dtype=torch.float64), settings)[0]
     last = result.trajectory.last
     assert result.stop_reason == reason
     assert end is None or last["time"] == end
@@ -444,7 +445,7 @@ def test_every_end_has_its_name(reason):
 def test_a_quadratic_ends_stationary_at_its_least_loss():
     data, least = problems.least_squares()
     lift = sample_lift(problems.linear_base(3), 1, 0)
-    result = train_flow(
+    result = trained(
         LiftedNetwork(lift, dtype=torch.float64), Objective(data, "mse", dtype=torch.float64), Flow(stationary=1e-6)
     )[0]
     assert result.stop_reason == "stationary"
@@ -464,7 +465,7 @@ def test_a_start_that_is_not_finite_has_diverged():
     net = network([0])
     with torch.no_grad():
         net.weight("h2", "y")[0] = math.nan
-    result = train_flow(net, Objective(DATA, "mse", dtype=torch.float64), Flow())[0]
+    result = trained(net, Objective(DATA, "mse", dtype=torch.float64), Flow())[0]
     assert result.stop_reason == "diverged"
 
 
@@ -473,7 +474,7 @@ def test_a_loss_below_rounding_is_stationary():
     x, _ = pair()
     with torch.no_grad():
         y = net(x)[0]
-    result = train_flow(net, Objective(replace(DATA, y_train=y.numpy()), "mse", dtype=torch.float64), Flow())[0]
+    result = trained(net, Objective(replace(DATA, y_train=y.numpy()), "mse", dtype=torch.float64), Flow())[0]
     assert (result.stop_reason, result.trajectory.last["loss"]) == ("stationary", 0.0)
 
 
@@ -490,7 +491,7 @@ def test_no_resolvable_step_is_a_stall(monkeypatch):
             return self
 
     monkeypatch.setattr(replicas, "gauss_newton", lambda *_: Singular())
-    result = train_flow(network([0]), Objective(DATA, "mse", dtype=torch.float64), Flow())[0]
+    result = trained(network([0]), Objective(DATA, "mse", dtype=torch.float64), Flow())[0]
     assert result.stop_reason == "stalled"
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import problems
 import pytest
 import torch
+from problems import trained
 from scipy.integrate import solve_ivp
 from train.test_first_order import Memory
 from train.test_flow import classes, flat, network, slow_gradient
@@ -14,7 +15,7 @@ from rsl_cli.data import Dataset
 from rsl_cli.graph import BaseGraph
 from rsl_cli.lift import sample_lift
 from rsl_cli.network import LiftedNetwork
-from rsl_cli.train.flow import Flow, train_flow
+from rsl_cli.train.flow import Flow
 from rsl_cli.train.gauss_newton import is_dear
 from rsl_cli.train.krylov import NewtonKrylov
 from rsl_cli.train.objective import Objective
@@ -60,7 +61,7 @@ def test_separable_classes_follow_the_closed_form_to_late_times(rtol, error, sha
     net = LiftedNetwork(sample_lift(problems.linear_base(1, 2), 1, 0), None, torch.float64)
     with torch.no_grad():
         next(net.parameters()).zero_()
-    result = train_flow(net, objective, Flow(t_end=1e8, rtol=rtol))[0]
+    result = trained(net, objective, Flow(t_end=1e8, rtol=rtol))[0]
     assert result.stop_reason == "time"
     for row in result.trajectory.rows[1:]:
         m = np.log(2 * row.time + 1)
@@ -74,12 +75,12 @@ def test_separable_classes_follow_the_closed_form_to_late_times(rtol, error, sha
 def test_interrupted_classes_go_on_bit_for_bit(loss):
     data, base = classes()
     objective, settings = Objective(data, loss, dtype=torch.float64), Flow(t_end=300.0)
-    whole = train_flow(network([0, 1], base=base), objective, settings)
+    whole = trained(network([0, 1], base=base), objective, settings)
     checkpointer = Memory(150, interrupt=True)
     with pytest.raises(KeyboardInterrupt):
-        train_flow(network([0, 1], base=base), objective, settings, checkpointer=checkpointer)
+        trained(network([0, 1], base=base), objective, settings, checkpointer=checkpointer)
     for one, other in zip(
-        whole, train_flow(network([0, 1], base=base), objective, settings, checkpointer=checkpointer), strict=True
+        whole, trained(network([0, 1], base=base), objective, settings, checkpointer=checkpointer), strict=True
     ):
         problems.assert_same_training(one, other)
 
@@ -92,7 +93,7 @@ def test_classes_by_their_squared_error_follow_the_flow_that_a_matrix_gives():
     for one in (data, numbers):
         objective = Objective(one, "mse", dtype=torch.float64)
         assert is_dear(100, 60, 3, classify=objective.classify) == (one is data)
-        rows.append(np.array(train_flow(network([0], base=base), objective, settings)[0].trajectory.rows))
+        rows.append(np.array(trained(network([0], base=base), objective, settings)[0].trajectory.rows))
     np.testing.assert_allclose(rows[0][:, 1], rows[1][:, 1])
     np.testing.assert_allclose(rows[0][:, 2], rows[1][:, 2], rtol=2e-3)
 
@@ -112,6 +113,6 @@ def test_every_base_follows_an_explicit_integrator(name, kind):
     both, start = slow_gradient(net, data if kind == "cross_entropy" else numbers, kind), flat(net)
     exact = solve_ivp(lambda _, y: -both(y)[1], (0, 1.0), start, "RK45", rtol=1e-6, atol=1e-8).y[:, -1]
     settings = Flow(t_end=1.0, rtol=1e-4, atol=1e-7, log_per_decade=1)
-    result = train_flow(net, Objective(data, kind, dtype=torch.float64), settings)[0]
+    result = trained(net, Objective(data, kind, dtype=torch.float64), settings)[0]
     assert result.trajectory.rows[-1].loss == pytest.approx(both(exact)[0], rel=2e-3)
     assert np.linalg.norm(flat(net) - exact) <= 2e-3 * np.linalg.norm(exact - start)

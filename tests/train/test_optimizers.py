@@ -16,7 +16,7 @@ from rsl_cli.progress import Display
 from rsl_cli.study.api import run_study
 from rsl_cli.study.spec import StudySpec
 from rsl_cli.testing import check_optimizer
-from rsl_cli.train.first_order import FirstOrder, train_first_order
+from rsl_cli.train.first_order import FirstOrder
 from rsl_cli.train.objective import Objective
 from rsl_cli.train.optimizers import OPTIMIZERS, Adam, AdamW, Gd, Lion, Sgd
 from rsl_cli.train.trainers import trainer_settings
@@ -71,7 +71,7 @@ def trained(config, seeds=(3,)):
     network = LiftedNetwork(disjoint_union(lifts) if len(lifts) > 1 else lifts[0], None, torch.float64, "mup")
     settings = trainer_settings(config)
     assert isinstance(settings, FirstOrder)
-    return train_first_order(network, Objective(data, "mse", dtype=torch.float64), settings)[0]
+    return problems.trained(network, Objective(data, "mse", dtype=torch.float64), settings)[0]
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import numpy as np
 import problems
 import pytest
 import torch
+from problems import trained
 from train.test_flow import DATA, classes, flat, network
 
 from rsl_cli.lift import sample_lift
@@ -16,7 +17,6 @@ from rsl_cli.train.flow import Flow
 from rsl_cli.train.lm import LevenbergMarquardt
 from rsl_cli.train.objective import Objective, lone_reach, relative_gradient
 from rsl_cli.train.replicas import Replicas, Request
-from rsl_cli.train.trainers import train
 
 SCALES = (1e-6, 1.0, 1e6)
 
@@ -82,7 +82,7 @@ def test_the_scale_of_targets_stops_no_training(name):
     for scale in SCALES:
         data = replace(DATA, y_train=scale * (DATA.y_train + 5), y_test=scale * (DATA.y_test + 5))
         dtype = getattr(torch, settings.dtype)
-        results = train(network([0, 1]).to(dtype), Objective(data, "mse", dtype=dtype), settings)
+        results = trained(network([0, 1]).to(dtype), Objective(data, "mse", dtype=dtype), settings)
         reasons.append([result.stop_reason for result in results])
         assert all(result.relative_gradient > 1e-2 for result in results)
     assert reasons == [["time" if name == "flow" else "budget"] * 2] * 3
@@ -98,7 +98,7 @@ def test_the_scale_of_targets_keeps_no_training_from_rest(settings):
     for scale in SCALES:
         scaled = replace(data, y_train=scale * data.y_train)
         net = LiftedNetwork(sample_lift(problems.linear_base(3), 1, 0), dtype=torch.float64)
-        result = train(net, Objective(scaled, "mse", dtype=torch.float64), settings)[0]
+        result = trained(net, Objective(scaled, "mse", dtype=torch.float64), settings)[0]
         assert result.stop_reason == "stationary"
         assert result.relative_gradient <= settings.stationary
         assert result.trajectory.last["loss"] == pytest.approx(scale**2 * least, rel=1e-3)
