@@ -197,7 +197,7 @@ VERTEX: Keys = {
     "combine": kept("sum", "its name, or a mapping of kind and its own keys", "product").about(
         "what makes one sum of the slots"
     ),
-    "bias": kept(False, "true, false, copy or feature", "true", _check_bias).about(
+    "bias": kept(False, "true, false, copy or feature", "", _check_bias).about(
         "a trained number for each of the space; copy: one for all; feature: one for each place of the last axis"
     ),
     "width": real(1.0, 0, above=True).about("the fibre has width * degree^growth copies, rounded, at least one"),

@@ -29,7 +29,7 @@ class Key:
     Args:
         default: its value where it is left out, as a file has it.
         accepted: what it takes, in words.
-        example: a value that it takes, as it is written.
+        example: a value that it takes, as it is written; empty where ``accepted`` shows it.
         read: from a value to its one canonical form, so that equal settings have equal identities; raises ValueError
             for anything else, whose text is a hint to add, or empty.
         help: a line on what it means.
@@ -89,7 +89,9 @@ def read_keys(
         try:
             settings[key] = spec.read(value)
         except ValueError as hint:
-            raise error(f"{where}{key}={shorten(value)}; accepted: {spec.accepted}{hint}") from None
+            got = " is not set" if value is None else f"={shorten(value)}"
+            example = f"; e.g. {where}{key}={spec.example}" if spec.example else ""
+            raise error(f"{where}{key}{got}; accepted: {spec.accepted}{example}{hint}") from None
     return settings
 
 
@@ -134,7 +136,7 @@ def whole(default: int | None, least: int, most: int = sys.maxsize) -> Key:
         return number
 
     accepted = f"a whole number from {least}" + (f" to {most}" if most < sys.maxsize else "")
-    return Key(default, accepted, str(least if default is None else default), read)
+    return Key(default, accepted, "", read)
 
 
 def real(
@@ -161,7 +163,7 @@ def real(
     accepted = f"a number above {least:g}" if above else f"a number from {least:g}"
     if most < sys.float_info.max:
         accepted += ("," if above and not below else "") + f" {'to below' if below else 'to'} {most:g}"
-    return Key(default, accepted, str(1.0 if default is None else default), read)
+    return Key(default, accepted, "", read)
 
 
 def flag(default: bool) -> Key:
@@ -172,7 +174,7 @@ def flag(default: bool) -> Key:
             raise ValueError
         return bool(value)
 
-    return Key(default, "true or false", str(default).lower(), read)
+    return Key(default, "true or false", "", read)
 
 
 def choice(default: str, *options: str) -> Key:
@@ -183,7 +185,7 @@ def choice(default: str, *options: str) -> Key:
             raise ValueError(nearest(value, options) if isinstance(value, str) else "")
         return value
 
-    return Key(default, ", ".join(options[:-1]) + f" or {options[-1]}", default, read)
+    return Key(default, ", ".join(options[:-1]) + f" or {options[-1]}", "", read)
 
 
 def nullable(key: Key, means: str = "", *, default: Any = None) -> Key:

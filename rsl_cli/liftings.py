@@ -85,7 +85,7 @@ def _in_degree(help: str, *, whole: bool = False) -> Key:
         return made
 
     accepted = f"{'a whole number from 1' if whole else f'{_LEAST_IN_DEGREE:g}'} to {_MOST_IN_DEGREE:.0f}"
-    return replace(number, default=8, accepted=accepted, read=read, help=help, example="8")
+    return replace(number, default=8, accepted=accepted, read=read, help=help)
 
 
 @LIFTINGS.add("random")
@@ -302,7 +302,7 @@ def edge_lifting(config: Any, where: str = "lifting") -> EdgeLifting:
                 raise GraphError(one_of(f"key of lifting '{kind}'", unknown[0], declared))
             for key, spec in declared.items():
                 if key not in given:
-                    raise GraphError(f"lifting '{kind}' needs an {key}, e.g. {key}: {spec.example}")
+                    raise GraphError(f"lifting '{kind}' needs an {key}, e.g. {key}: {spec.default}")
             given = read_keys(f"lifting '{kind}': ", declared, given, error=GraphError)
         law, origin = make("lifting", LIFTINGS, Lifting, kind, given)
         if kind == "target":

@@ -48,7 +48,7 @@ def test_values_are_refused_before_anything_is_written(capsys, tmp_path, word, a
 
 @pytest.mark.parametrize("value", ["", "  ", None, 3, "a\0b"])
 def test_a_results_folder_needs_a_name(value):
-    with pytest.raises(ConfigError, match=r"results_dir=.*; accepted: the path of a folder"):
+    with pytest.raises(ConfigError, match=r"results_dir( is not set|=.*); accepted: the path of a folder; e.g."):
         StudySpec.from_config(compose(["dataset.samples=32", "theory=none"]) | {"results_dir": value})
 
 

@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 
 from rsl_cli.data.dataset import Dataset
-from rsl_cli.errors import ConfigError, nearest
-from rsl_cli.keys import Key, Keys, choice, shorten, whole
+from rsl_cli.keys import Key, Keys, choice, whole
 
 DatasetSettings = dict[str, Any]
 """All keys of one dataset, each checked and present."""
@@ -46,43 +45,6 @@ def shaped(own_shape: str) -> dict[str, Key]:
 def told(keys: Keys, **meanings: str) -> dict[str, Key]:
     """The same keys, some of them meaning something narrower."""
     return {key: spec.about(meanings.get(key, spec.help)) for key, spec in keys.items()}
-
-
-def resolve(name: str, builder: DatasetBuilder, config: Mapping[str, Any], *, flat: bool = False) -> DatasetSettings:
-    """Check a dataset's configuration and fill in its defaults.
-
-    Args:
-        name: the dataset.
-        builder: its declaration.
-        config: keys and values; ``name`` may be among them.
-        flat: whether ``shape: auto`` is flat.
-
-    Returns:
-        ``name`` and every key of the dataset, in the order of the declaration.
-
-    Raises:
-        ConfigError: an unknown key, a wrong type, a value out of range, or keys that contradict each other.
-    """
-    for key in config:
-        if key != "name" and key not in builder.keys:
-            accepted = ", ".join(["name", *builder.keys])
-            raise ConfigError(
-                f"dataset.{key} is not a key of dataset '{name}'; accepted: {accepted}{nearest(str(key), builder.keys)}"
-            )
-    settings: DatasetSettings = {"name": name}
-    for key, spec in builder.keys.items():
-        value = config.get(key, spec.default)
-        try:
-            settings[key] = spec.read(value)
-        except ValueError as hint:
-            got = "not set" if value is None else f"{shorten(value)} ({type(value).__name__})"
-            raise ConfigError(
-                f"dataset.{key} is {got}; accepted: {spec.accepted}; e.g. dataset.{key}={spec.example}{hint}"
-            ) from None
-    if settings.get("shape") == "auto":
-        settings["shape"] = "flat" if flat else builder.own_shape
-    builder.check(settings)
-    return settings
 
 
 def count(default: int, low: int = 1) -> Key:

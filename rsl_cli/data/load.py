@@ -5,10 +5,10 @@ from typing import Any
 
 from rsl_cli.data import files, images, sequences, synthetic, tables, tabular, target
 from rsl_cli.data.dataset import Dataset
-from rsl_cli.data.keys import DatasetBuilder, DatasetSettings, Teacher, resolve
+from rsl_cli.data.keys import DatasetBuilder, DatasetSettings, Teacher
 from rsl_cli.data.target import DATASETS, arrays_digest
 from rsl_cli.errors import ConfigError, DataError
-from rsl_cli.keys import identity_of, shorten
+from rsl_cli.keys import identity_of, read_keys, shorten
 
 for _part in (synthetic, sequences, tabular, images, tables, files, target):
     for _name, _builder in _part.BUILDERS.items():
@@ -84,7 +84,11 @@ def _resolved(config: Mapping[str, Any], flat: bool) -> tuple[DatasetBuilder, Da
         )
     name = config.get("name")
     builder = DATASETS.find(name)
-    return builder, resolve(str(name), builder, config, flat=flat)
+    settings = {"name": str(name), **read_keys("dataset.", builder.keys, config)}
+    if settings.get("shape") == "auto":
+        settings["shape"] = "flat" if flat else builder.own_shape
+    builder.check(settings)
+    return builder, settings
 
 
 def _check_learnable(dataset: Dataset) -> None:

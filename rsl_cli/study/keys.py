@@ -45,7 +45,7 @@ STUDY: Keys = {
         "for flow and lm, as the theorem has it, mup for first-order trainers"
     ),
     "device": choice("auto", "auto", "cpu", "cuda").of("never").about("auto | cpu | cuda"),
-    "results_dir": kept("results", "the path of a folder, e.g. results", "results", _check_folder)
+    "results_dir": kept("results", "the path of a folder", "results", _check_folder)
     .of("never")
     .about("where studies lie, each in a folder of its own"),
     "horizons": kept(None, "null, or horizons by lift", "{64: {t_end: 1e10}}")

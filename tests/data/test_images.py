@@ -108,7 +108,7 @@ def test_samples_are_drawn_by_the_seed_and_more_start_with_fewer(tmp_path: Path)
         r"dataset\.samples is 41, there are 40; accepted: up to 40, or null", "mnist", path, ConfigError, samples=41
     )
     refused(r"dataset\.test_samples is 13, there are 12", "mnist", path, ConfigError, test_samples=13)
-    message = r"dataset\.samples is 1 \(int\); accepted: null for all, or a whole number from 2"
+    message = r"dataset\.samples=1; accepted: null for all, or a whole number from 2"
     refused(message, "mnist", path, ConfigError, samples=1)
 
 

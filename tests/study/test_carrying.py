@@ -11,7 +11,7 @@ import pytest
 from rsl_cli import load_study
 from rsl_cli.errors import ConfigError, StoreError
 from rsl_cli.progress import Display
-from rsl_cli.study import costs, runner, store
+from rsl_cli.study import costs, store
 from rsl_cli.study.api import run_study
 from rsl_cli.study.files import read_json, write_json
 from rsl_cli.study.identity import run_id
@@ -19,6 +19,7 @@ from rsl_cli.study.record import Record
 from rsl_cli.study.runner import make_plan
 from rsl_cli.study.spec import StudySpec
 from rsl_cli.study.store import RunKey, StudyStore
+from rsl_cli.train.flow import Flow
 
 TRAINERS = {
     "flow": (problems.group("trainer", "flow"), [{"t_end": 1e1}, {"t_end": 3e1}, {"t_end": 1e3}]),
@@ -366,7 +367,7 @@ def test_a_continuation_that_fails_leaves_what_there_was(whole, tmp_path, monkey
         raise MemoryError("no room")
 
     with monkeypatch.context() as patch:
-        patch.setattr(runner, "train", broken)
+        patch.setattr(Flow, "train", broken)
         outcome = run_study(config(tmp_path))
     assert (outcome.done, len(outcome.failed)) == (0, 4)
     assert snapshot(study) == before

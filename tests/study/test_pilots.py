@@ -15,7 +15,7 @@ from test_runner import snapshot
 import rsl_cli as rsl
 from rsl_cli.cli import main
 from rsl_cli.errors import ConfigError, TrainingError
-from rsl_cli.study import pilots, runner
+from rsl_cli.study import pilots
 from rsl_cli.study.api import run_study
 from rsl_cli.study.engine import EXECUTORS, make_executor, read_executor
 from rsl_cli.study.growth import register
@@ -23,6 +23,7 @@ from rsl_cli.study.leases import holders
 from rsl_cli.study.pilots import pilot
 from rsl_cli.study.spec import StudySpec
 from rsl_cli.study.verify import verify
+from rsl_cli.train.first_order import FirstOrder
 
 OWN = {"name": "target", "target": "test_pilots.Threads", "arguments": {"workers": 2}}
 
@@ -101,15 +102,15 @@ def test_a_study_that_grows_meanwhile_is_done_too(tmp_path):
 
 
 def test_a_run_that_fails_is_tried_once(tmp_path, monkeypatch):
-    store, train, tried = registered(tmp_path), runner.train, []
+    store, train, tried = registered(tmp_path), FirstOrder.train, []
 
-    def fragile(network, *rest, **options):
+    def fragile(trainer, network, *rest, **options):
         if any((r.degree, r.seed) == (4, 1) for r in network.lift.replicas):
             tried.append(len(network.lift.replicas))
             raise MemoryError("no room")
-        return train(network, *rest, **options)
+        return train(trainer, network, *rest, **options)
 
-    monkeypatch.setattr(runner, "train", fragile)
+    monkeypatch.setattr(FirstOrder, "train", fragile)
     tally = pilot(store)
     assert (len(tally.done), [name[:11] for name in tally.failed]) == (8, ["n00004-s001"]) and tried.count(1) == 1
     monkeypatch.undo()

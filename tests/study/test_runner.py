@@ -10,11 +10,12 @@ import pytest
 
 from rsl_cli import load_study
 from rsl_cli.errors import ConfigError, StoreError
-from rsl_cli.study import costs, runner
+from rsl_cli.study import costs
 from rsl_cli.study.api import run_study
 from rsl_cli.study.files import read_tensors, write_tensors
 from rsl_cli.study.spec import StudySpec
 from rsl_cli.study.store import StudyStore
+from rsl_cli.train.first_order import FirstOrder
 
 TIMES = ["wall_seconds"]
 
@@ -158,14 +159,14 @@ def test_two_processes_on_one_study_do_each_run_once(whole, tmp_path):
 def test_a_run_that_fails_stops_no_other_and_is_tried_again(whole, tmp_path, monkeypatch):
     config, store = whole
     config = config | {"results_dir": str(tmp_path)}
-    train = runner.train
+    train = FirstOrder.train
 
-    def fragile(network, *rest, **options):
+    def fragile(trainer, network, *rest, **options):
         if any((r.degree, r.seed) == (4, 1) for r in network.lift.replicas):
             raise MemoryError("no room for seed 1\nsecond line")
-        return train(network, *rest, **options)
+        return train(trainer, network, *rest, **options)
 
-    monkeypatch.setattr(runner, "train", fragile)
+    monkeypatch.setattr(FirstOrder, "train", fragile)
     outcome = run_study(config)
     assert outcome.done == 8 and len(outcome.failed) == 1 and outcome.failed[0].startswith("n00004-s001-")
     failed = next(key for key in outcome.store.planned() if (key.lift, key.seed) == (4, 1))
