@@ -415,6 +415,7 @@ class TestSuccess:
     ("values", "expected"),
     [
         ([], math.nan),
+        ([math.nan, 1.0, math.nan], math.nan),
         ([1.0, 2.0], 1.5),
         ([1.0, math.inf], math.inf),
         ([1.0, 2.0, math.inf], 2.0),

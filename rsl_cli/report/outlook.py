@@ -49,6 +49,7 @@ class Success:
         first, last: share at the smallest and at the largest lift.
         from_lift: for ``reached``, the learning number's upper end.
         seeds: how many seeds, all successful, would make the largest lift's share certain.
+        open: runs above the target that were stopped on their way.
     """
 
     epsilon: float
@@ -58,6 +59,7 @@ class Success:
     last: Proportion
     from_lift: int | None
     seeds: int
+    open: int
 
 
 def read_success(table: Mapping[str, Mapping[int, Proportion]], delta: float) -> Success | None:
@@ -82,7 +84,16 @@ def read_success(table: Mapping[str, Mapping[int, Proportion]], delta: float) ->
         verdict = "rises"
     elif last.high < 1 - delta and p_value >= ALPHA:
         verdict = "fails"
-    return Success(float(key), verdict, p_value, shares[0], last, number.high, seeds_to_decide(delta))
+    return Success(
+        float(key),
+        verdict,
+        p_value,
+        shares[0],
+        last,
+        number.high,
+        seeds_to_decide(delta),
+        sum(hopeful) - sum(share.successes for share in shares),
+    )
 
 
 def foresee(runs: StudyRuns, chosen: Judgement) -> Outlook | None:

@@ -136,7 +136,7 @@ def _clock_reasons(runs: StudyRuns, chosen: Judgement, outlook: Outlook | None) 
     if target:
         reasons.append(f"{len(target)} of {len(runs.done)} runs stopped at the target loss they were asked for.")
     saddles = [run.name for run in runs.done if run.saddle]
-    if saddles and not runs.compared_at_target:
+    if saddles:
         count = f"{len(saddles)} of {len(runs.done)} runs that seem to rest are"
         reasons.append(
             f"{count} at a saddle, by the Hessian's least eigenvalue, so that no tail bounds their limits: "
@@ -238,11 +238,12 @@ def _success_reasons(success: Success | None) -> list[str]:
         "fails": "that is surely too few, and the share does not rise",
         "undecided": "too few seeds to say that the share tends to one",
     }[success.verdict]
+    open_ = f", wherever the {success.open} stopped runs would end" if success.open else ""
     more = "" if success.verdict == "reached" else f"; {success.seeds} seeds, all successful, would make it certain"
     return [
         f"Success at eps = {success.epsilon:g}: {first.successes} of {first.runs} seeds at the smallest lift, "
         f"{last.successes} of {last.runs} [{last.low:.2f}, {last.high:.2f}] at the largest; {words} "
-        f"(exact trend test: p = {success.p_value:.2g}){more}."
+        f"(exact trend test{open_}: p = {success.p_value:.2g}){more}."
     ]
 
 

@@ -107,6 +107,10 @@ class Run:
         return self.train_limit if which == "train" else self.test_limit
 
 
+NO_LIMIT = Limit(math.nan, math.nan)
+"""Of a loss that has none, or whose limit nobody asks for."""
+
+
 @dataclass(frozen=True)
 class LossTable:
     """Losses of seeds by lifts, shape (seeds, lifts), both ascending; ``present`` is False where there is no loss.
@@ -224,7 +228,7 @@ class StudyRuns:
 
     @property
     def compared_at_target(self) -> bool:
-        """Whether the verdict compares held-out losses so."""
+        """Whether the verdict compares held-out losses so; their runs' `Run.test_limit` is not a number then."""
         return self.headline == "test" and self.at_one_target
 
     def table(self, which: Which, keep: Callable[[Run], bool] = lambda run: True) -> LossTable:
@@ -284,6 +288,8 @@ def assemble(
     runs = tuple(_run(key, record, frame, tested, clock) for key, record, frame in cut)
     frames = {run.name: frame for run, (_, _, frame) in zip(runs, cut, strict=True) if frame is not None}
     found = StudyRuns(name, study, runs, records)
+    if found.compared_at_target:
+        found = StudyRuns(name, study, tuple(replace(run, test_limit=NO_LIMIT, saddle=False) for run in runs), records)
     shown = {run.name: frames[run.name] for run in found.shown if run.name in frames}
     return replace(found, trajectories=shown)
 

@@ -129,9 +129,9 @@ def _orders(size: int) -> NDArray[np.intp]:
 
 
 def quantile(values: ArrayLike, q: float) -> float:
-    """Return a linearly interpolated quantile that stays defined with infinite values; NaN for no value."""
+    """Return a linearly interpolated quantile, defined with infinite values too; NaN for none or where one is NaN."""
     ordered = np.sort(np.asarray(values, dtype=np.float64))
-    if ordered.size == 0:
+    if ordered.size == 0 or math.isnan(ordered[-1]):
         return math.nan
     position = q * (ordered.size - 1)
     below = math.floor(position)

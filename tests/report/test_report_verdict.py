@@ -208,6 +208,7 @@ def test_what_stopped_runs_say_is_unfinished(study: Callable[..., dict[str, Any]
     assert len(verdict["under_trained"]) == 30
     assert said(verdict, "30 of 30 runs had not shown the limit", "upper bounds of the limits, and nothing more")
     assert said(verdict, "trainer=flow")
+    assert not said(verdict, "exact trend test") or said(verdict, " stopped runs would end: p = ")
     assert verdict["fit"]["exponent"] is None
 
 
