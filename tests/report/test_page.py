@@ -233,7 +233,7 @@ def test_charts_obey_the_schema(study: StudyStore) -> None:
     runs = read_runs(study)
     data = page_data(runs, read_diagnostics(study, runs), 0.1)
     found = charts(runs, data, [{"params": 209.0, "lift": 16.0, "loss": 0.1}])
-    assert len(found) == 12
+    assert len(found) == 14
     for spec in found.values():
         alt.LayerChart.from_dict(spec)
     with pytest.raises(ValidationError):
