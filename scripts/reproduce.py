@@ -43,7 +43,8 @@ MARKERS = (*(marker for _, marker in canvas.SERIES), "X", "*")
 
 
 Claims = dict[str, dict[str, str]]
-"""Of each study its ``verdict``, ``headline`` and, where shares are counted, ``success`` and its ``p_value``."""
+"""Of each study its ``verdict`` and ``headline``; ``success`` and its ``p_value`` where shares are counted; and what
+the ``coordinates`` say, where they were checked."""
 
 
 @dataclass(frozen=True)
@@ -144,6 +145,8 @@ def claims(item: Item, studies: Sequence[StudyRuns], verdicts: Mapping[str, Verd
     for study in studies:
         one = verdicts[study.name]
         said[study.name] = {"verdict": one.verdict, "headline": one.headline}
+        if "coordinates" in one.content:
+            said[study.name]["coordinates"] = one.content["coordinates"]["says"]
         if item.epsilon is not None:
             found = list(shares(item, study).values())
             p = cochran_armitage([share.successes for share in found], [share.runs for share in found])
@@ -166,7 +169,7 @@ def compare(before: Claims, now: Claims) -> bool:
     """Say of each study whether its verdicts are the committed ones; whether all are."""
     same = True
     for study, said in now.items():
-        for key in ("verdict", "success"):
+        for key in ("verdict", "success", "coordinates"):
             was = before.get(study, {}).get(key)
             if key in said:
                 word = "new" if was is None else "as committed" if was == said[key] else f"committed: {was}"
@@ -204,6 +207,17 @@ def unpack(archive: Path, folder: Path) -> None:
         packed.extractall(folder, filter="data")
 
 
+def classifies(studies: Sequence[StudyRuns]) -> bool:
+    """Whether studies are of classes, whose errors are compared, since losses of different kinds cannot be."""
+    return all(math.isfinite(run.accuracy) for study in studies for run in study.done)
+
+
+def figures_of(study: StudyRuns, lift: int, which: Which, *, errors: bool) -> list[float]:
+    """The losses of a lift's finished runs, or the shares of the held-out samples that they misclassify."""
+    done = [run for run in study.at(lift) if run.status == "done"]
+    return [1 - run.accuracy if errors else run.loss(which) for run in done]
+
+
 def shares(item: Item, study: StudyRuns) -> dict[int, Any]:
     """Per lift, the share of its runs that reach the training loss that counts as a success."""
     assert item.epsilon is not None
@@ -224,15 +238,20 @@ def exponent(verdict: Verdict) -> str:
 
 def table(item: Item, studies: Sequence[StudyRuns], verdicts: Mapping[str, Verdict]) -> str:
     """A table in Markdown: each study's verdict, losses at the ends of its sweep, shares of success."""
-    lines = ["| study | verdict | n | P | held-out loss, median, first and last n | exponent of P over the last step |"]
+    errors = classifies(studies)
+    what = "error" if errors else "loss"
+    lines = [
+        f"| study | verdict | n | P | held-out {what}, median, first and last n | exponent of P over the last step |"
+    ]
     if item.epsilon is not None:
         lines[0] += f" share of seeds with training loss ≤ {figure_of(item.epsilon)}, by n |"
+    checked = [verdicts[study.name].content.get("coordinates") for study in studies]
+    lines[0] += " coordinate check: not steady |" if any(checked) else ""
     lines[0] += " core minutes |"
     lines.append("|" + "---|" * (lines[0].count("|") - 1))
-    for study in studies:
-        which = study.headline
+    for study, check in zip(studies, checked, strict=True):
         ends = [study.lifts[0], study.lifts[-1]]
-        losses = [quantile([run.loss(which) for run in study.at(lift) if run.status == "done"], 0.5) for lift in ends]
+        losses = [quantile(figures_of(study, lift, study.headline, errors=errors), 0.5) for lift in ends]
         params = [float(np.median([run.params for run in study.at(lift) if run.status == "done"])) for lift in ends]
         cells = [
             item.called(study.name),
@@ -245,6 +264,10 @@ def table(item: Item, studies: Sequence[StudyRuns], verdicts: Mapping[str, Verdi
         if item.epsilon is not None:
             found = shares(item, study)
             cells.append(", ".join(f"{lift}: {one.successes}/{one.runs}" for lift, one in found.items()))
+        if any(checked):
+            slopes = check["slopes"].items() if check else ()
+            moved = [f"{name} n^{slope[0]:.2f}" for name, slope in slopes if slope[3] != "steady"]
+            cells.append(f"{check['says'] if check else ''}{': ' if moved else ''}{', '.join(moved)}")
         cells.append(f"{sum(run.wall_seconds for run in study.done) / 60:.1f}")
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
@@ -254,18 +277,22 @@ def drawing(item: Item, studies: Sequence[StudyRuns]) -> Drawing:
     """Losses against the lift and, beside them, shares of success, a colour for each study; or against the rate."""
     if len(studies) > len(COLOURS):
         return (lambda figure: _rates(figure, studies)), canvas.WIDE
-    lifts = sorted({lift for study in studies for lift in study.lifts})
+    lifts, errors = sorted({lift for study in studies for lift in study.lifts}), classifies(studies)
     which: Which = "test" if all(study.headline == "test" for study in studies) else "train"
 
     def draw(figure: Figure) -> None:
         panels = list(np.atleast_1d(figure.subplots(1, 1 if item.epsilon is None else 2)))
-        losses = [run.loss(which) for study in studies for run in study.with_loss(which)]
-        canvas.loss_axis(panels[0], losses, f"{LOSS_NAMES[which]} loss, median and quartiles")
+        values = [
+            value for study in studies for n in study.lifts for value in figures_of(study, n, which, errors=errors)
+        ]
+        what = "share of held-out samples misclassified" if errors else f"{LOSS_NAMES[which]} loss"
+        canvas.loss_axis(panels[0], values, f"{what}, median and quartiles")
         for axes in panels:
             canvas.lift_axis(axes, lifts)
         for i, study in enumerate(studies):
             style = {"color": COLOURS[i], "marker": MARKERS[i], "linestyle": DASHES[i % len(DASHES)]}
-            _losses(panels[0], study, which, item.called(study.name), style)
+            groups = {lift: figures_of(study, lift, which, errors=errors) for lift in study.lifts}
+            _losses(panels[0], groups, item.called(study.name), style)
             if item.epsilon is not None:
                 shift = 2 ** (0.03 * (i - (len(studies) - 1) / 2))
                 _shares(panels[1], shares(item, study), shift, style)
@@ -277,8 +304,7 @@ def drawing(item: Item, studies: Sequence[StudyRuns]) -> Drawing:
     return draw, (canvas.WIDE[0], canvas.WIDE[1] + 0.4)
 
 
-def _losses(axes: Axes, study: StudyRuns, which: Which, name: str, style: Mapping[str, Any]) -> None:
-    groups = {lift: [run.loss(which) for run in study.at(lift) if run.status == "done"] for lift in study.lifts}
+def _losses(axes: Axes, groups: Mapping[int, list[float]], name: str, style: Mapping[str, Any]) -> None:
     places = [lift for lift, found in groups.items() if found]
     low, middle, high = (np.array([_drawable(quantile(groups[lift], q)) for lift in places]) for q in (0.25, 0.5, 0.75))
     axes.plot(places, middle, label=name, **style)
