@@ -55,6 +55,14 @@ def test_what_is_committed_is_what_its_runs_say(name, tmp_path):
     assert reproduce.table(item, studies, found) == (folder / "table.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.parametrize(
+    "folder", sorted(ROOT.glob("results/reference/*/study.json")), ids=lambda path: path.parent.name
+)
+def test_studies_that_are_committed_as_they_are_say_so_still(folder):
+    said = json.loads((folder.parent / "report" / "verdict.json").read_text(encoding="utf-8"))
+    assert judge(folder.parent).verdict == said["verdict"]
+
+
 def test_another_verdict_than_the_committed_one_is_told(capsys):
     now = {"a": {"verdict": "falls", "success": "rises"}, "b": {"verdict": "rises"}, "c": {"verdict": "falls"}}
     before = {"a": {"verdict": "falls", "success": "none"}, "b": {"verdict": "rises"}}
