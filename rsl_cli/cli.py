@@ -297,20 +297,26 @@ def _explained(asked: Sequence[Composed], act: Callable[[], Any]) -> Any:
 
 def _compare(stores: Sequence[Any], formats: Sequence[str] = ("png", "pdf")) -> None:
     """Lay several studies of one command side by side, beside their folders."""
-    from rsl_cli.report import write_comparison
+    from rsl_cli.report import comparison_file, write_comparison
 
     distinct = list({store.root: store for store in stores}.values())
     if len(distinct) > _MOST_COMPARED:
         print(f"no comparison: {len(distinct)} studies, and {_MOST_COMPARED} are told apart at most; name fewer")
     elif len(distinct) > 1:
-        print(f"comparison: {write_comparison(distinct, distinct[0].root.parent, formats=formats)}")
+        folder = distinct[0].root.parent
+        before = comparison_file(distinct, folder).is_file()
+        page = write_comparison(distinct, folder, formats=formats)
+        print(f"comparison: {page}{', in place of the one that was there of the same studies' * before}")
 
 
 def _study(asked: Composed, first: bool) -> tuple[int, Any]:
     """Train what a study lacks, or the first run of that alone; report. Returns exit status and the study's place."""
-    from rsl_cli.notebook import Study
-    from rsl_cli.progress import say
-    from rsl_cli.report.figures import named_figures
+    from rsl_cli.waiting import Waiting
+
+    with Waiting("importing torch and what computes with it"):
+        from rsl_cli.notebook import Study
+        from rsl_cli.progress import say
+        from rsl_cli.report.figures import named_figures
 
     for note in asked.notes:
         say(note)

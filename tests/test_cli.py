@@ -236,11 +236,13 @@ def test_every_experiment_runs_shrunk(name, tmp_path, capsys):
 def test_a_multirun_and_a_report_on_several_studies_draw_them_together(tmp_path, capsys):
     small = ["experiment=adam_versus_flow", "lift=2,4", "seeds=2", "trainer.stationary=10", "dataset.samples=64"]
     assert main(["run", *small, "executor=local"]) == 0
-    assert "comparison: results/comparison_versus_adam_vs_versus_flow.html" in capsys.readouterr().out
+    said = "comparison: results/comparison_versus_adam_vs_versus_flow.html"
+    assert f"{said}\n" in capsys.readouterr().out
     picture = tmp_path / "results" / "comparison_versus_adam_vs_versus_flow.png"
     before = picture.read_bytes()
     picture.unlink()
     assert main(["report", "versus_adam", "versus_flow"]) == 0
+    assert f"{said}, in place of the one that was there of the same studies\n" in capsys.readouterr().out
     assert picture.read_bytes() == before
 
 

@@ -197,18 +197,23 @@ def write_comparison(
         ConfigError: a format that is not known, or studies that cannot be compared.
         StoreError: a study is not there or damaged, or a file cannot be written.
     """
-    from rsl_cli.report.comparison import compare_figure, compared, compared_name
+    from rsl_cli.report.comparison import compare_figure, compared
     from rsl_cli.report.comparison_page import render_comparison
 
     for form in formats:
         _check_format(form)
-    found = compared(stores, delta)
-    name = compared_name(stores)
+    found, page = compared(stores, delta), comparison_file(stores, folder)
     for form, content in compare_figure(found, formats).items():
-        write_atomic(folder / f"{name}.{form}", content)
-    page = folder / f"{name}.html"
-    write_atomic(page, render_comparison(found, [f"{name}.{form}" for form in formats]).encode())
+        write_atomic(page.with_suffix(f".{form}"), content)
+    write_atomic(page, render_comparison(found, [page.with_suffix(f".{form}").name for form in formats]).encode())
     return page
+
+
+def comparison_file(stores: Sequence[StudyStore], folder: Path) -> Path:
+    """Where the page of a comparison goes; its figure lies beside it, under the same name."""
+    from rsl_cli.report.comparison import compared_name
+
+    return folder / f"{compared_name(stores)}.html"
 
 
 def summary_text(store: StudyStore, verdict: Mapping[str, Any]) -> str:

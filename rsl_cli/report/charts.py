@@ -106,9 +106,7 @@ def _isochrones(data: Data) -> alt.LayerChart:
     scale = log_axis([*values, *ranges(data, ("lifts", "low"), ("lifts", "high"))], "@name loss")
     loss = alt.Y("@loss:Q", **scale)
     base = over("isochrones")
-    ages = (
-        base.transform_filter("datum.k % 2 == 0").mark_line(strokeWidth=1, color=FAINT).encode(size, loss, detail="k:N")
-    )
+    ages = base.transform_filter("datum.whole").mark_line(strokeWidth=1, color=FAINT).encode(size, loss, detail="k:N")
     known = (
         over("lifts")
         .transform_filter("isValid(datum.low)")
@@ -144,8 +142,8 @@ def _isochrones(data: Data) -> alt.LayerChart:
 
 def _apart(table: Mapping[str, list[Any]]) -> tuple[int, list[int]]:
     """The largest lift, and the times at whose losses there labels do not collide: the last one, and others before."""
-    k, lift, loss = (table["columns"].index(name) for name in ("k", "lift", "train"))
-    rows = [row for row in table["rows"] if row[loss] and row[k] % 2 == 0]
+    k, lift, loss, whole = (table["columns"].index(name) for name in ("k", "lift", "train", "whole"))
+    rows = [row for row in table["rows"] if row[loss] and row[whole]]
     largest = max((row[lift] for row in rows), default=0)
     gap = 0.06 * (
         math.log(max((row[loss] for row in rows), default=1)) - math.log(min((row[loss] for row in rows), default=1))

@@ -16,6 +16,7 @@ from rsl_cli.report import canvas
 from rsl_cli.report.canvas import GREEN
 from rsl_cli.report.joint import isochrone_times, losses_at, params_of
 from rsl_cli.report.runs import LOSS_NAMES, StudyRuns
+from rsl_cli.report.words import figure_of
 from rsl_cli.stats import quantile
 
 
@@ -47,6 +48,8 @@ def draw_isochrones(figure: Figure, runs: StudyRuns, headline: str) -> None:
         axes.scatter(
             places, np.concatenate(list(row.values())), s=7, color=[colour], alpha=0.45, linewidths=0, zorder=3
         )
+    if runs.few_shown:
+        axes.set_title(f"{runs.few_shown.capitalize()}.", fontsize="small", loc="left")
     canvas.legend(figure, axes)
 
 
@@ -84,5 +87,6 @@ def _band(runs: StudyRuns, lift: int) -> tuple[float, float] | None:
 
 
 def _label(column: str, at: float) -> str:
-    power = f"10$^{{{round(math.log10(at))}}}$"
-    return f"t = {power}" if column == "time" else f"{power} steps"
+    decade = round(math.log10(at))
+    figure = f"10$^{{{decade}}}$" if abs(at / 10.0**decade - 1) < 1e-6 else figure_of(float(f"{at:.3g}"))
+    return f"t = {figure}" if column == "time" else f"{figure} steps"

@@ -11,6 +11,8 @@ from rsl_cli.study.survey import Sampled
 
 Array = NDArray[np.float64]
 _MOST_TIMES = 6
+_SAME = 1 + 1e-6
+"""Times that differ by less than this factor are one."""
 _COLUMNS = {"train": "loss", "test": "test_loss"}
 
 
@@ -20,26 +22,38 @@ def clock_of(runs: StudyRuns) -> str:
 
 
 def isochrone_times(runs: StudyRuns) -> tuple[str, list[float]]:
-    """The clock's column, and powers of ten of it that runs reached, six at most: every second one back."""
-    column, last = clock_of(runs), _last_decade(runs)
-    if last is None:
+    """The clock's column, the end of training and powers of ten before it, six times at most: every second one back."""
+    column, end = clock_of(runs), _end(runs)
+    if end is None:
         return column, []
+    last = _decade(end)
     stride = 2 if last >= 4 else 1
-    times = [10.0**decade for decade in range(last, -1, -stride)][:_MOST_TIMES]
-    return column, times[::-1]
+    times = [10.0**decade for decade in range(last, -1, -stride)]
+    return column, _to_the_end(times[::-1], end)[-_MOST_TIMES:]
 
 
 def isochrone_grid(runs: StudyRuns) -> tuple[str, list[float]]:
-    """The clock's column, and two times a decade of it from 1 to what runs reached."""
-    last = _last_decade(runs)
-    return clock_of(runs), [] if last is None else [10.0 ** (half / 2) for half in range(2 * last + 1)]
+    """The clock's column, and two times a decade of it from 1 to the end of training, the end among them."""
+    end = _end(runs)
+    halves = [] if end is None else [10.0 ** (half / 2) for half in range(2 * _decade(end) + 2)]
+    return clock_of(runs), halves if end is None else _to_the_end([at for at in halves if at <= end * _SAME], end)
 
 
-def _last_decade(runs: StudyRuns) -> int | None:
+def _to_the_end(times: list[float], end: float) -> list[float]:
+    return times if times and times[-1] * _SAME >= end else [*times, end]
+
+
+def _decade(end: float) -> int:
+    """The last power of ten before an end, itself included."""
+    return math.floor(math.log10(end * _SAME))
+
+
+def _end(runs: StudyRuns) -> float | None:
+    """The farthest that a run came, at least 1; None where none came so far."""
     column = clock_of(runs)
     ends = [float(frame[column].max()) for frame in runs.trajectories.values() if column in frame and len(frame)]
-    ends = [end for end in ends if math.isfinite(end) and end > 0]
-    return math.floor(math.log10(max(ends)) + 1e-9) if ends else None
+    ends = [end for end in ends if math.isfinite(end) and end >= 1]
+    return max(ends) if ends else None
 
 
 def losses_at(runs: StudyRuns, column: str, at: float, which: Which | None = None) -> dict[int, Array]:

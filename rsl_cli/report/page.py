@@ -107,7 +107,7 @@ def render_page(
         facts=_facts(runs),
         reasons=[text for text, line in reasons if line is None],
         remedies=[(text, line) for text, line in reasons if line is not None],
-        figures=_figures(drawn, own or {}),
+        figures=_figures(runs, drawn, own or {}),
         few=_few(runs),
         lifts=runs.lifts,
         seeds=sorted({run.key.seed for run in runs.runs}),
@@ -206,10 +206,13 @@ def _facts(runs: StudyRuns) -> list[tuple[str, str]]:
     return [*facts, *([("trainer", ", ".join(trainers))] if trainers else [])]
 
 
-def _figures(drawn: Mapping[str, Any], own: Mapping[str, bytes]) -> list[dict[str, Any]]:
+def _figures(runs: StudyRuns, drawn: Mapping[str, Any], own: Mapping[str, bytes]) -> list[dict[str, Any]]:
+    texts = {name: CAPTIONS[name].text for name in drawn}
+    if runs.few_shown and "isochrones" in texts:
+        texts["isochrones"] += f" Followed here: {runs.few_shown}."
     figures = [
-        {"name": name, "title": CAPTIONS[name].title, "text": CAPTIONS[name].text, "lead": i == 0, "image": None}
-        for i, name in enumerate(drawn)
+        {"name": name, "title": CAPTIONS[name].title, "text": text, "lead": i == 0, "image": None}
+        for i, (name, text) in enumerate(texts.items())
     ]
     return figures + [
         {"name": name, "title": name, "text": "", "lead": False, "image": image_data(content)}
@@ -227,7 +230,7 @@ def _few(runs: StudyRuns) -> str:
         return ""
     return (
         f"Of {len(runs.runs):,} runs, about {MOST_DRAWN} are drawn one by one, the first seeds of each lift; medians, "
-        "quartiles and shares are those of all."
+        "quartiles and shares are those of all, unless a figure says otherwise."
     )
 
 

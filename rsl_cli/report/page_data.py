@@ -169,7 +169,7 @@ def _curves(runs: StudyRuns, drawn: Sequence[Run]) -> dict[str, list[Any]]:
 
 
 def _isochrones(runs: StudyRuns) -> dict[str, list[Any]]:
-    """Medians and quartiles over seeds on a grid of times; ``k`` counts the times."""
+    """Medians and quartiles over seeds on a grid of times; ``k`` counts them, decades and the end are ``whole``."""
     views: tuple[Which, ...] = ("train", "test") if runs.headline == "test" else ("train",)
     column, times = isochrone_grid(runs)
     mark, rows = "t" if column == "time" else "step", []
@@ -180,9 +180,10 @@ def _isochrones(runs: StudyRuns) -> dict[str, list[Any]]:
             if any(cell.size for cell in cells.values()):
                 losses = [cell for view in views for cell in quartiles_of(cells[view])]
                 seeds, name = len(next(iter(cells.values()))), f"{mark} = {figure_of(float(f'{at:.2g}'))}"
-                rows.append([k, at, name, lift, params_of(runs, lift), seeds, *losses])
+                whole = round(math.log10(at), 6).is_integer() or k == len(times) - 1
+                rows.append([k, at, name, whole, lift, params_of(runs, lift), seeds, *losses])
     ends = [f"{view}{end}" for view in views for end in ("", "_q1", "_q3")]
-    return table_of(["k", "t", "label", "lift", "params", "seeds", *ends], rows)
+    return table_of(["k", "t", "label", "whole", "lift", "params", "seeds", *ends], rows)
 
 
 def _success(runs: StudyRuns) -> dict[str, list[Any]]:

@@ -155,6 +155,11 @@ class StudyRuns:
             run for lift in self.lifts for run in [r for r in self.at(lift) if r.status == "done"][:MOST_SHOWN]
         )
 
+    @property
+    def few_shown(self) -> str:
+        """Whose curves are followed, where they are not all runs'; empty where they are."""
+        return f"of each lift the first {MOST_SHOWN} seeds alone" if len(self.shown) < len(self.done) else ""
+
     @cached_property
     def lifts(self) -> tuple[int, ...]:
         """The planned lift degrees, ascending."""
