@@ -16,6 +16,7 @@ from rsl_cli.study.forecast import Forecast
 from rsl_cli.study.runner import RunBatch, StudyPlan
 from rsl_cli.study.spec import StudySpec
 from rsl_cli.train.trajectory import FINAL
+from rsl_cli.waiting import Waiting
 
 _PAUSE = 10.0
 """Seconds between two lines on a running item."""
@@ -51,11 +52,13 @@ class Display:
         self._last: tuple[StudySpec, StudyPlan] | None = None
         self._forecast = Forecast({}, 1)
         self._started = self._said = time.monotonic()
+        self._waiting: Waiting | None = None
 
     def __enter__(self) -> "Display":
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._heard()
         for bar in (self._item, self._study):
             if bar is not None:
                 bar.close()
@@ -105,11 +108,14 @@ class Display:
         if self._live:
             form = "{desc} {percentage:3.0f}%|{bar}| {postfix} [{elapsed}]"
             self._study = auto.tqdm(total=1.0, desc="study", position=0, bar_format=form)
-            self._item = auto.tqdm(total=1, desc="lift", unit="step", position=1, leave=False)
+            self._item = auto.tqdm(total=1, desc="starting", unit="step", position=1, leave=False)
+        else:
+            self._waiting = Waiting(_beginning(spec))
 
     def progress(self, batch: RunBatch, step: int, steps: int, loss: float) -> None:
         """Move the running item's bar; in a file, say once in ten seconds where it is."""
         label = f"lift {batch.lifts} x {len(batch.keys)}"
+        self._heard()
         self._forecast.moved(batch.keys, step / steps if steps else 1.0)
         if self._item is not None:
             self._item.set_description(label, refresh=False)
@@ -124,6 +130,7 @@ class Display:
 
     def finished(self, batch: RunBatch, outcome: Mapping[str, str]) -> None:
         """Count an item's runs."""
+        self._heard()
         self._done += len(outcome)
         self._forecast.ended(batch.keys)
         if self._study is not None:
@@ -146,6 +153,10 @@ class Display:
             "without --first"
         )
 
+    def _heard(self) -> None:
+        if self._waiting is not None:
+            self._waiting.over()
+
     def _move(self) -> None:
         assert self._study is not None
         left = _left(self._forecast.remaining())
@@ -158,6 +169,13 @@ class Display:
         left = _left(self._forecast.remaining())
         of = f"/{self._total}" if self._total else ""  # A pilot does not know how many it will find.
         say(f"[{self._done}{of} runs, {seconds:.0f} s{left}] {text}", error=True)
+
+
+def _beginning(spec: StudySpec) -> str:
+    """What is done before the first run moves."""
+    compiles = "compiling kernels, unless that was done before on this machine"
+    workers = spec.executor.workers
+    return f"starting {workers} worker processes: each imports torch; {compiles}" if workers > 1 else compiles
 
 
 def _left(seconds: float | None) -> str:

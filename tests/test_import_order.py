@@ -11,6 +11,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "rsl_cli"
 ORDER = [
     "errors",
+    "waiting",
     "registry",
     "keys",
     "rng",

@@ -21,21 +21,32 @@ Profile = list[tuple[float, float]]
 
 @dataclass
 class _Going:
-    """An item under way: its runs, when it was begun, the shares of its way it has come to with the time of each."""
+    """An item under way: its runs, when its worker was free for it, shares of its way with the time of each.
+
+    A worker starts, imports and compiles before its first item, whose begin is then known by its pace alone: None.
+    """
 
     keys: tuple[Hashable, ...]
-    began: float
+    free: float | None
     path: list[tuple[float, float]]
+
+    def began(self, spent: Callable[[float], float]) -> float:
+        """When it was begun, given the share of its seconds that is spent at a share of its way."""
+        if self.free is not None:
+            return self.free
+        (first, heard), (last, now) = self.path[0], self.path[-1]
+        before, passed = spent(first), spent(last) - spent(first)
+        return heard - (now - heard) * before / passed if passed > 0 else heard
 
     @property
     def share(self) -> float:
         """Share of its way that it has come."""
         return self.path[-1][0]
 
-    def profile(self, end: float) -> Profile:
-        """How its seconds were spent, given when it ended."""
-        spent = max(end - self.began, 1e-9)
-        return [(0.0, 0.0), *((share, (at - self.began) / spent) for share, at in self.path), (1.0, 1.0)]
+    def profile(self, began: float, end: float) -> Profile:
+        """How its seconds were spent, given when it began and ended."""
+        spent = max(end - began, 1e-9)
+        return [(0.0, 0.0), *((share, max(at - began, 0.0) / spent) for share, at in self.path), (1.0, 1.0)]
 
 
 class Forecast:
@@ -57,7 +68,8 @@ class Forecast:
     ) -> None:
         self._costs, self._clock = {key: max(cost, 1e-300) for key, cost in costs.items()}, clock
         self._waiting = dict.fromkeys(costs)
-        self._free = [clock()] * max(1, workers)
+        self._made = clock()
+        self._free: list[float | None] = [None] * max(1, workers)
         self._going: dict[tuple[Hashable, ...], _Going] = {}
         self._taken: dict[float, list[float]] = {}  # Seconds of a run, by its cost.
         self._profile: Profile = [(i / 32, (i / 32) ** power) for i in range(33)]
@@ -94,9 +106,10 @@ class Forecast:
         del self._going[going.keys]
         now = self._clock()
         self._free.append(now)
+        began = self._began(going)
         if len(going.path) > 1:
-            self._profile = going.profile(now)
-        pace = (now - going.began) / self._cost(going.keys)
+            self._profile = going.profile(began, now)
+        pace = (now - began) / self._cost(going.keys)
         for key in going.keys:
             self._taken.setdefault(self._costs[key], []).append(pace * self._costs[key])
 
@@ -119,9 +132,8 @@ class Forecast:
                 return None  # A run of a union that is tried again by itself.
             for key in keys:
                 del self._waiting[key]
-            self._free.sort()
-            began = self._free.pop(0) if self._free else self._clock()
-            self._going[keys] = _Going(keys, began, [(share, self._clock())])
+            self._free.sort(key=lambda at: -math.inf if at is None else at)
+            self._going[keys] = _Going(keys, self._free.pop(0) if self._free else None, [(share, self._clock())])
         return self._going[keys]
 
     def _cost(self, keys: Sequence[Hashable]) -> float:
@@ -132,7 +144,7 @@ class Forecast:
         known = {cost: median(seconds) for cost, seconds in self._taken.items()}
         for going in self._going.values():
             if (spent := self._spent(going)) >= _TOLD:
-                pace = (going.path[-1][1] - going.began) / spent / self._cost(going.keys)
+                pace = (going.path[-1][1] - self._began(going)) / spent / self._cost(going.keys)
                 for cost in {self._costs[key] for key in going.keys} - known.keys():
                     model = _predicted(cost, known) if known else pace * cost
                     trust = spent**0.5
@@ -141,30 +153,43 @@ class Forecast:
 
     def _spent(self, going: _Going) -> float:
         """The share of its seconds that an item has spent, by how others spent theirs; 0 where it has not moved."""
-        if len(going.path) < 2:
-            return 0.0
+        return self._spent_at(going.share) if len(going.path) > 1 else 0.0
+
+    def _spent_at(self, share: float) -> float:
         shares, spent = zip(*self._profile, strict=True)
-        return float(np.interp(going.share, shares, spent))
+        return float(np.interp(share, shares, spent))
+
+    def _began(self, going: _Going) -> float:
+        """When an item began; a worker's first of which nothing was heard before its end, when all did."""
+        heard = going.free is not None or len(going.path) > 1
+        return max(going.began(self._spent_at), self._made) if heard else self._made
 
     def _left(self, going: _Going, known: Mapping[float, float], now: float) -> float:
         """Seconds that an item still takes: the farther it has come, the more by its own pace."""
-        model = max(sum(_predicted(self._costs[key], known) for key in going.keys) - (now - going.began), 0.0)
+        began = self._began(going)
+        model = max(sum(_predicted(self._costs[key], known) for key in going.keys) - (now - began), 0.0)
         spent = self._spent(going)
         if spent < _TOLD:
             return model
-        own = max((going.path[-1][1] - going.began) / spent - (now - going.began), 0.0)
+        own = max((going.path[-1][1] - began) / spent - (now - began), 0.0)
         return spent * own + (1 - spent) * model
 
 
 def _predicted(cost: float, known: Mapping[float, float]) -> float:
-    """Seconds of a run of some cost, along the line through the nearest costs known, in logarithms."""
+    """Seconds of a run of some cost, along the line through the nearest costs known, in logarithms.
+
+    Beyond the largest of them the line is straight in seconds: a part is the same for all runs, and hides among small
+    ones how fast the rest grows.
+    """
     if cost in known:
         return known[cost]
-    nearest = sorted(known, key=lambda other: abs(math.log(other / cost)))
-    at, slope = nearest[0], 1.0
+    at, least, most = min(known, key=lambda other: abs(math.log(other / cost))), *_ELASTICITY
     ends = [pair for pair in pairwise(sorted(known)) if at in pair]
-    if ends:
-        low, high = min(ends, key=lambda pair: abs(math.log(pair[0] * pair[1] / cost**2)))
-        slope = math.log(known[high] / known[low]) / math.log(high / low)
-    least, most = _ELASTICITY
+    if not ends:
+        return known[at] * cost / at
+    low, high = min(ends, key=lambda pair: abs(math.log(pair[0] * pair[1] / cost**2)))
+    if cost > high:
+        line = known[high] + (cost - high) * (known[high] - known[low]) / (high - low)
+        return min(max(line, known[at] * (cost / at) ** least), known[at] * (cost / at) ** most)
+    slope = math.log(known[high] / known[low]) / math.log(high / low)
     return known[at] * (cost / at) ** min(max(slope, least), most)

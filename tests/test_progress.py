@@ -1,0 +1,23 @@
+"""What a study says while nothing moves yet."""
+
+import problems
+
+from rsl_cli import progress
+from rsl_cli.progress import Display
+from rsl_cli.study.runner import RunBatch, make_plan
+from rsl_cli.study.spec import StudySpec
+from rsl_cli.waiting import Waiting
+
+
+def test_the_silence_before_the_first_run_moves_is_named(tmp_path, monkeypatch):
+    waited = []
+    monkeypatch.setattr(progress, "Waiting", lambda text: waited.append(Waiting(text, first=60)) or waited[-1])
+    for workers, said in ((2, "starting 2 worker processes: each imports torch; compiling"), (1, "compiling kernels")):
+        config = problems.study(results_dir=str(tmp_path), executor={"name": "process", "workers": workers})
+        spec = StudySpec.from_config(config)
+        with Display() as display:
+            plan = make_plan(spec)
+            display.plan(spec, plan)
+            assert waited[-1]._text.startswith(said) and not waited[-1]._over.is_set()
+            display.progress(RunBatch(plan.keys[:1]), 0, 1000, 1.0)
+            assert waited[-1]._over.is_set()
