@@ -24,7 +24,7 @@ report: $(READY) ## report on the latest study again
 	$(BIN)/rsl report
 
 test: $(READY) ## the whole test suite, in two processes
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(READY) ## style, import order, docstrings, format
 	$(BIN)/ruff check .

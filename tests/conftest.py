@@ -7,6 +7,7 @@ marked ``drawn``; anywhere else a report has one dot in place of each.
 import base64
 import importlib
 import warnings
+from collections import Counter
 
 import pytest
 from hypothesis import settings
@@ -41,3 +42,9 @@ def figures(request, monkeypatch):
 
 settings.register_profile("rsl", deadline=None, derandomize=True, max_examples=40)
 settings.load_profile("rsl")
+
+
+def pytest_collection_modifyitems(items):
+    """Put the files of slow tests first, so that no process is left with one of them while the other has nothing."""
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -slow[item.path])

@@ -3,17 +3,24 @@
 import problems
 import pytest
 import yaml
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from rsl_cli.cli import main
-from rsl_cli.configuration import composed, split_flags
+from rsl_cli.configuration import composed, quoted, split_flags
 from rsl_cli.errors import ConfigError
 
 # An interpolation is not text, and quotes around the whole are the user's own quoting.
 WORDS = st.text(st.characters(exclude_categories=["Cs", "Cc"], exclude_characters="$"), min_size=1).filter(
     lambda text: text[0] not in "'\"" and text != "null"
 )
+
+
+def understood(word):
+    """The key and the value that Hydra's grammar reads from a word, without the cost of composing."""
+    read = OverridesParser.create().parse_override(quoted(word))
+    return read.key_or_group, read.value()
 
 
 @given(WORDS)
@@ -29,14 +36,21 @@ WORDS = st.text(st.characters(exclude_categories=["Cs", "Cc"], exclude_character
 @example("  padded ")
 @example("-")
 def test_text_arrives_to_the_letter(text):
-    config = composed(["dataset=csv", f"dataset.path={text}", f"dataset.target={text}", f"results_dir={text}"]).config
-    assert (config["dataset"]["path"], config["dataset"]["target"], config["results_dir"]) == (text, text, text)
+    for key in ("dataset.path", "dataset.target", "results_dir"):
+        assert understood(f"{key}={text}") == (key, text)
 
 
 @given(st.lists(WORDS.filter(lambda text: "," not in text and text == text.strip()), min_size=1, max_size=4))
 @example(["größe", "l'age", "1e3", "null", "(a)"])
 def test_lists_of_text_arrive_to_the_letter(names):
-    config = composed(["dataset=csv", f"dataset.features=[{','.join(names)}]"]).config
+    assert understood(f"dataset.features=[{','.join(names)}]") == ("dataset.features", names)
+
+
+def test_what_is_understood_is_what_is_composed():
+    text, names = "a\\'b\\\\', x=y (ü)", ["größe", "l'age", "1e3", "null", "(a)"]
+    words = [f"{key}={text}" for key in ("dataset.path", "dataset.target", "results_dir")]
+    config = composed(["dataset=csv", *words, f"dataset.features=[{','.join(names)}]"]).config
+    assert (config["dataset"]["path"], config["dataset"]["target"], config["results_dir"]) == (text, text, text)
     assert config["dataset"]["features"] == names
 
 

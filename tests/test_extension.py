@@ -167,6 +167,7 @@ def one_line(capsys, line: list[str]) -> str:
     return shown[0]
 
 
+@pytest.mark.slow
 def test_a_users_parts_are_trained_reported_exported_and_resumed(folder, capsys):
     assert main(LINE) == 0
     study = load_study("results/mine")
@@ -206,6 +207,7 @@ OTHERS = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_users_lifting_and_law_are_drawn_named_and_found_again(folder, capsys):
     assert main(OTHERS) == 0
     store = load_study("results/other").store
@@ -351,6 +353,7 @@ def test_an_edited_part_claims_no_old_results(folder, capsys, file, old, new, ke
     assert "study 'mine'" in shown and "computes something else" in shown and key in shown
 
 
+@pytest.mark.slow
 def test_short_names_come_from_plugins_in_every_worker(folder, capsys):
     edit(folder / "my_diagonal.py", "from rsl_cli import", "from rsl_cli import EDGE_MAPS,")
     edit(folder / "my_diagonal.py", "class Diagonal", '@EDGE_MAPS.add("diagonal")\nclass Diagonal')
@@ -367,6 +370,7 @@ def test_short_names_come_from_plugins_in_every_worker(folder, capsys):
         EDGE_MAPS._parts.pop("diagonal", None)
 
 
+@pytest.mark.slow
 def test_a_part_that_changes_between_processes_is_refused(folder, capsys):
     again = "with open('my_helpers.py', 'a') as file:\n    file.write('# imported\\n')\n"
     edit(folder / "my_data.py", "import numpy as np\n", again + "import numpy as np\n")

@@ -98,6 +98,7 @@ RICH = "id,rooms,colour,price\n" + "".join(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)], ids=lambda page: str(page.relative_to(ROOT)))
 def test_what_a_page_says_runs(page, folder, monkeypatch):
     names: dict[str, object] = {"__name__": "page"}

@@ -31,6 +31,7 @@ def test_the_wheel_holds_what_a_user_needs(wheel: Path):
     assert not [name for name in names if name.startswith(("tests", "scripts", "results"))]
 
 
+@pytest.mark.slow
 def test_a_study_runs_from_the_wheel_alone(wheel: Path, tmp_path: Path):
     place = tmp_path / "site"
     with zipfile.ZipFile(wheel) as archive:

@@ -94,6 +94,7 @@ CONFIG: dict[str, Any] = {
 }
 
 
+@pytest.mark.slow
 def test_rounds_end_where_the_grid_asked_for_outright_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
     steps = iter(

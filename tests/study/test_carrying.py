@@ -79,6 +79,7 @@ def plan_of(one):
     return make_plan(StudySpec.from_config(one))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TRAINERS)
 def test_a_study_carried_on_in_rounds_is_the_one_made_in_one_go(name, whole, tmp_path, monkeypatch):
     for last in range(3):
@@ -126,6 +127,7 @@ def test_lifts_with_a_horizon_of_their_own(whole, tmp_path, capsys):
     assert StudySpec.from_config(stored).config["horizons"] == {}
 
 
+@pytest.mark.slow
 def test_processes_carry_runs_on_too(whole, tmp_path):
     run_study(config(tmp_path, last=0))
     executor = {"name": "process", "workers": 2}
@@ -221,6 +223,7 @@ def age(study: StudyStore, trainer) -> StudyStore:
     return StudyStore(study.root)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["flow", "gd", "lm"])
 def test_old_studies_are_recognised_and_carried_on(name, whole, tmp_path, capsys):
     first = run_study(config(tmp_path, name, 1)).store
@@ -343,6 +346,7 @@ def test_a_kill_between_any_two_files_leaves_the_old_run_or_the_new_one(tmp_path
     assert seen == {(1, 0), (1, 1), (2, 0), (2, 1), (2, 2)} and count > 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["flow", "adam"])
 def test_a_continuation_killed_at_any_write_is_one_that_was_not(name, whole, tmp_path, monkeypatch):
     executor = {"name": "local", "checkpoint_seconds": 1e-9, "lease_seconds": 1}

@@ -105,6 +105,7 @@ def queue():
     return subprocess.run(words, capture_output=True, text=True, check=True, timeout=60).stdout.split()
 
 
+@pytest.mark.slow
 @with_slurm
 def test_slurm_cancelled_told_to_leave_and_with_a_node_killed(two_nodes, local, tmp_path):
     config = study(tmp_path, {"name": "slurm", "workers": 2, "partition": "test"})
@@ -174,6 +175,7 @@ def ray_cluster(tmp_path):
         shutil.rmtree(folder, ignore_errors=True)
 
 
+@pytest.mark.slow
 @with_ray
 def test_ray_with_a_worker_killed_and_the_main_process_too(ray_cluster, local, tmp_path):
     address, environment = ray_cluster

@@ -48,12 +48,14 @@ def wait_until(condition, seconds):
     assert condition()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("delay", "signal_sent"), [(0.0, signal.SIGKILL), (0.5, signal.SIGTERM), (8.0, signal.SIGKILL)]
+    ("stage", "signal_sent"),
+    [("starting", signal.SIGKILL), ("importing", signal.SIGTERM), ("training", signal.SIGKILL)],
 )
-def test_no_worker_outlives_its_parent(tmp_path, delay, signal_sent):
+def test_no_worker_outlives_its_parent(tmp_path, stage, signal_sent):
     mark = uuid.uuid4().hex
-    words = [*WORDS, "trainer.steps=10000000", f"results_dir={tmp_path}"]
+    words = [*WORDS, "trainer.steps=10000000", "executor.checkpoint_seconds=0.1", f"results_dir={tmp_path}"]
     parent = subprocess.Popen(
         [sys.executable, "-m", "rsl_cli.cli", "run", *words],
         env=os.environ | {"MARK": mark},
@@ -63,7 +65,10 @@ def test_no_worker_outlives_its_parent(tmp_path, delay, signal_sent):
     try:
         # The resource tracker of multiprocessing is one of them.
         wait_until(lambda: len(marked(mark)) >= 3, 120)
-        time.sleep(delay)
+        if stage == "importing":
+            time.sleep(0.5)
+        elif stage == "training":
+            wait_until(lambda: any(tmp_path.rglob("resume.safetensors")), 120)
         parent.send_signal(signal_sent)
         parent.wait(30)
         wait_until(lambda: not marked(mark), 60)
@@ -72,6 +77,7 @@ def test_no_worker_outlives_its_parent(tmp_path, delay, signal_sent):
             os.kill(process, signal.SIGKILL)
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_costs_no_run(tmp_path, capfd):
     killed = []
 
@@ -86,6 +92,7 @@ def test_a_worker_that_dies_costs_no_run(tmp_path, capfd):
     assert not multiprocessing.active_children()
 
 
+@pytest.mark.slow
 def test_a_run_that_is_deadly_fails_by_name_and_the_others_finish(tmp_path):
     def progress(item, *_):
         if item.lift == 8:
@@ -98,6 +105,7 @@ def test_a_run_that_is_deadly_fails_by_name_and_the_others_finish(tmp_path):
     assert "worker process died by signal 9 (out of memory?), with no other beside it" in text
 
 
+@pytest.mark.slow
 def test_a_stopped_worker_is_named_and_ended_and_its_runs_are_done_again(tmp_path, monkeypatch, capfd):
     monkeypatch.setattr(executors, "_SILENT", 4.0)
     monkeypatch.setattr(executors, "_GIVEN_UP", 8.0)
@@ -114,6 +122,7 @@ def test_a_stopped_worker_is_named_and_ended_and_its_runs_are_done_again(tmp_pat
     assert f"kill -CONT {stopped[0]}` lets it go on" in capfd.readouterr().err
 
 
+@pytest.mark.slow
 def test_leaving_waits_for_no_stopped_worker(tmp_path, monkeypatch):
     monkeypatch.setattr(executors, "_FAREWELL", 1.0)
 
@@ -127,6 +136,7 @@ def test_leaving_waits_for_no_stopped_worker(tmp_path, monkeypatch):
     assert not multiprocessing.active_children()
 
 
+@pytest.mark.slow
 def test_an_error_in_a_worker_comes_out_of_the_study(tmp_path):
     def planned(spec, plan):
         (spec.store.root / "runs").parent.mkdir(parents=True)

@@ -80,6 +80,7 @@ def test_a_dead_holder_of_another_machine_is_given_the_time_it_promised(tmp_path
         assert held(claim) == NAMES
 
 
+@pytest.mark.slow
 def test_a_stopped_holder_loses_its_runs_and_hears_of_it(tmp_path):
     process = other(tmp_path, 1)
     time.sleep(1.5)
@@ -183,6 +184,7 @@ def test_a_damaged_growth_is_named(tmp_path):
         StudyStore(tmp_path / "s").planned()
 
 
+@pytest.mark.slow
 def test_a_worker_that_was_stopped_and_comes_back_writes_nothing(tmp_path):
     config = problems.study(results_dir=str(tmp_path / "a"), lift=[2], seeds=1)
     config["executor"] = {"name": "local", "lease_seconds": 1, "checkpoint_seconds": 0.01}

@@ -53,20 +53,16 @@ def python(words: list[str], tmp_path: Path, **options) -> subprocess.CompletedP
     )
 
 
-@pytest.mark.parametrize("start", ["file", "standard input"])
+@pytest.mark.slow
+@pytest.mark.parametrize("start", ["file, without what only Linux has", "standard input"])
 def test_a_script_without_a_guard_trains_once(start, tmp_path):
     script = SCRIPT.format(config=config(tmp_path))
-    (tmp_path / "script.py").write_text(script)
-    done = python(["script.py"], tmp_path) if start == "file" else python(["-"], tmp_path, input=script)
-    assert (done.returncode, done.stdout) == (0, "4 0\n"), done.stderr
-
-
-def test_a_study_runs_without_what_only_linux_has(tmp_path):
-    (tmp_path / "sitecustomize.py").write_text(HIDDEN)
-    (tmp_path / "script.py").write_text(
-        "import os; assert not hasattr(os, 'fork')\n" + SCRIPT.format(config=config(tmp_path))
-    )
-    done = python(["script.py"], tmp_path)
+    if start == "standard input":
+        done = python(["-"], tmp_path, input=script)
+    else:
+        (tmp_path / "sitecustomize.py").write_text(HIDDEN)
+        (tmp_path / "script.py").write_text("import os; assert not hasattr(os, 'fork')\n" + script)
+        done = python(["script.py"], tmp_path)
     assert (done.returncode, done.stdout) == (0, "4 0\n"), done.stderr
 
 

@@ -101,6 +101,7 @@ def test_a_study_that_grows_meanwhile_is_done_too(tmp_path):
     assert seen == [4, 3, 2]
 
 
+@pytest.mark.slow
 def test_a_run_that_fails_is_tried_once(tmp_path, monkeypatch):
     store, train, tried = registered(tmp_path), FirstOrder.train, []
 
@@ -130,6 +131,7 @@ def test_told_to_leave_it_saves_and_another_goes_on(whole, tmp_path):
     assert snapshot(store) == snapshot(whole)
 
 
+@pytest.mark.slow
 def test_idle_it_waits_for_growth(tmp_path):
     store = registered(tmp_path, study="s", lift=[2], seeds=1)
     began, timer = time.monotonic(), threading.Timer(1.0, lambda: registered(tmp_path, study="s", lift=[3], seeds=1))
@@ -138,6 +140,7 @@ def test_idle_it_waits_for_growth(tmp_path):
     timer.join()
 
 
+@pytest.mark.slow
 def test_pilots_of_a_users_own_are_started_again_when_they_die(whole, tmp_path, capsys):
     seen = []
     config = problems.study(results_dir=str(tmp_path), executor=OWN)
@@ -205,6 +208,7 @@ def test_an_engine_that_is_not_there_is_one_line_and_nothing_is_written(name, ex
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_rsl_work_hears_sigterm_saves_and_gives_back(tmp_path):
     trainer = problems.group("trainer", "adam", steps=1_000_000, batch_size=64)
     store = registered(tmp_path, study="s", lift=[2], seeds=1, trainer=trainer)

@@ -62,6 +62,7 @@ def test_records_hold_what_the_format_promises(whole):
         assert record.loss_std == pytest.approx(record.test_loss / variance)
 
 
+@pytest.mark.slow
 def test_processes_give_the_same_numbers_as_one(whole, tmp_path):
     config, store = whole
     executor = {"name": "process", "workers": 2}
@@ -113,6 +114,7 @@ def test_another_configuration_under_the_same_name_is_refused(whole):
     assert stamps(store) == before
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_and_resumed_is_the_uninterrupted_study(whole, tmp_path):
     config, store = whole
     config = config | {"results_dir": str(tmp_path), "executor": {"name": "local", "checkpoint_seconds": 1e-9}}
@@ -142,6 +144,7 @@ def test_killed_at_any_moment_and_resumed_is_the_uninterrupted_study(whole, tmp_
     assert not list(killed.root.rglob("resume.safetensors"))
 
 
+@pytest.mark.slow
 def test_two_processes_on_one_study_do_each_run_once(whole, tmp_path):
     config, store = whole
     config = config | {"results_dir": str(tmp_path)}

@@ -39,6 +39,7 @@ def test_cross_entropy_ends_where_a_quasi_newton_method_ends():
     assert result.trajectory.last["loss"] == pytest.approx(best.fun, rel=1e-9)
 
 
+@pytest.mark.slow
 def test_larger_lifts_end_lower_by_decades():
     objective = Objective(DATA, "mse", dtype=torch.float64)
     ends = [
