@@ -32,6 +32,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         Exit status: 0 done; 1 a run or a report failed, or ``report --check`` found no falling loss; 2 usage or
         configuration; 70 a fault of rsl.
+
+    Raises:
+        RslError: with ``--debug``, where a line and a status would be given; so any other exception.
+        OSError: the same.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments or os.environ.get("HYDRA_FULL_ERROR") == "1"

@@ -76,6 +76,9 @@ def composed(overrides: Sequence[str], config_dir: Path | None = None) -> Compos
         overrides: as on the command line, ``["base=mlp", "lift=16..64"]``.
         config_dir: a folder of configuration groups that stand before the shipped ones.
 
+    Returns:
+        The configuration, with what its user should know about it.
+
     Raises:
         ConfigError: what Hydra could not compose, in one line.
     """
@@ -97,6 +100,9 @@ def compose_line(arguments: Sequence[str]) -> list[Composed]:
 
     Args:
         arguments: overrides and flags of Hydra, in any order.
+
+    Returns:
+        Each configuration that the line asks for, in the order of its values.
 
     Raises:
         ConfigError: what Hydra could not compose, in one line.
@@ -155,6 +161,9 @@ def quoted(override: str, several: bool = False) -> str:
     Args:
         override: ``key=value``; values in quotes of their own and interpolations mean what they mean to Hydra.
         several: whether commas part the values of a multirun.
+
+    Returns:
+        The override to hand to Hydra.
     """
     key, equals, value = override.partition("=")
     name = key.lstrip("+")
@@ -230,6 +239,9 @@ def _numbers_as_text(raw: Any, plain: Any, prefix: str = "") -> Iterator[tuple[s
 
 def _taken(flags: Sequence[str], *names: str) -> tuple[Path | None, list[str]]:
     """Take a flag that names a folder out of a line.
+
+    Returns:
+        The folder, None if no flag names one; and the other flags.
 
     Raises:
         ConfigError: there is no such folder.

@@ -262,7 +262,7 @@ def check_derivatives(
 
     Raises:
         GraphError: they disagree, or there are none.
-    """
+    """  # noqa: DOC501
     variables = [one.clone().requires_grad_() for one in inputs]
     try:
         if not compute(*variables).requires_grad:
@@ -280,6 +280,7 @@ def failing(what: str) -> Iterator[None]:
 
     Raises:
         GraphError: in its place.
+        RslError: as it is raised inside.
     """
     try:
         yield

@@ -51,6 +51,9 @@ class BaseGraph:
             input_shape: shape of one sample, ``(d,)`` for flat data.
             output_size: number of scalar outputs.
 
+        Returns:
+            The graph, its vertices in an order in which every edge leads onwards.
+
         Raises:
             GraphError: anything that is not a base graph; the text names the vertex or the edge.
         """
@@ -79,6 +82,9 @@ class BaseGraph:
     def vertex(self, name: str) -> Vertex:
         """The vertex of that name.
 
+        Returns:
+            It, with all its fields settled.
+
         Raises:
             GraphError: there is none.
         """
@@ -89,6 +95,9 @@ class BaseGraph:
 
     def edge_index(self, source: str, target: str, slot: str | None = None) -> int:
         """Position in `edges` of the edge from ``source`` to ``target``; ``slot`` tells parallel edges apart.
+
+        Returns:
+            A number from 0.
 
         Raises:
             GraphError: there is none, or more than one.

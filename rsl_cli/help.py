@@ -34,6 +34,9 @@ def run_help(words: Sequence[str], directories: Sequence[Path]) -> str:
     Args:
         words: of the line; ``group=option`` chooses whose keys are listed.
         directories: with configuration, the user's before the shipped one.
+
+    Returns:
+        Lines without a final newline.
     """
     options: dict[str, dict[str, Path]] = {}
     for directory in reversed(directories):
@@ -123,6 +126,9 @@ def reference() -> str:
     """The configuration's reference in Markdown: every key with its type, range, default and meaning; every part.
 
     A key that belongs to a run's identity makes other runs when it changes; others do not.
+
+    Returns:
+        A page of Markdown.
     """
     from rsl_cli.graph_config import EDGE, INIT, VERTEX
 

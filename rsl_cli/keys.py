@@ -101,6 +101,9 @@ def identity_of(keys: Keys, settings: Mapping[str, Any]) -> dict[str, Any]:
     Args:
         keys: the declaration.
         settings: values by key, as read; keys that are not declared are left out.
+
+    Returns:
+        Values by key, in the order of the declaration.
     """
     return {
         key: settings[key]

@@ -265,6 +265,9 @@ def disjoint_union(lifts: Sequence[Lift | LiftUnion]) -> LiftUnion:
     Args:
         lifts: one or more lifts or unions, of any degrees and seeds.
 
+    Returns:
+        The union, its replicas in the order given.
+
     Raises:
         LiftError: no lifts, or lifts of different base graphs.
     """
@@ -279,6 +282,9 @@ def disjoint_union(lifts: Sequence[Lift | LiftUnion]) -> LiftUnion:
 
 def fibre_sizes(base: BaseGraph, degree: int) -> dict[str, int]:
     """n_v of every vertex: 1 for the input, one per output, ``round(width * degree ** growth)`` otherwise.
+
+    Returns:
+        Numbers of copies, from 1, by vertex.
 
     Raises:
         LiftError: a fibre too large to be numbered.

@@ -281,6 +281,9 @@ def edge_lifting(config: Any, where: str = "lifting") -> EdgeLifting:
         config: a mapping, or an `EdgeLifting` that is returned as it is.
         where: what to name in an error.
 
+    Returns:
+        The lifting, with where it comes from if it is a user's.
+
     Raises:
         GraphError: an unknown kind or key, or a value that is missing or not accepted.
     """

@@ -49,6 +49,9 @@ class EdgeMap(Part, ABC):
         Args:
             weight: float64 (*W_e); None if the map has none.
             y: float64 (*Y_u).
+
+        Returns:
+            Z_e, float64 (*Z); None if there is nothing to test against.
         """
         return None
 

@@ -91,6 +91,9 @@ class LiftedNetwork(nn.Module):
     def weight(self, source: str, target: str, slot: str | None = None) -> nn.Parameter:
         """Weights of the kept edges over a base edge, (E, *W_e), in the order of ``lift.edges``.
 
+        Returns:
+            The parameter itself, of all replicas one after the other.
+
         Raises:
             GraphError: no such edge.
             KeyError: the edge's map has no weight.
@@ -130,6 +133,9 @@ class LiftedNetwork(nn.Module):
             x: as for `forward`.
             tape: what is noted, by the parameter's name.
             sums: given, each vertex's slots combined, with its bias, (copies, *space, N), by the vertex's name.
+
+        Returns:
+            Outputs, (R, N, outputs).
         """
         return self._edgewise(self._batch(x), {name: getattr(self, name) for name in self._segments}, tape, sums)
 

@@ -30,6 +30,9 @@ def load_study(path: str | Path) -> "Study":
     Args:
         path: its folder, or its name below ``results``.
 
+    Returns:
+        The study, to look into, plot, export or go on with.
+
     Raises:
         StoreError: there is none.
     """
@@ -208,6 +211,9 @@ class Study:
             lift: its degree.
             seed: its seed.
 
+        Returns:
+            A row for each sample, times ascending.
+
         Raises:
             StoreError: no such run was planned, or it is not done.
         """
@@ -220,6 +226,9 @@ class Study:
             lift: its degree.
             seed: its seed.
 
+        Returns:
+            Arrays by the names that ``network.named_parameters()`` has.
+
         Raises:
             StoreError: no such run was planned, or it is not done.
         """
@@ -231,6 +240,9 @@ class Study:
         Args:
             lift: its degree.
             seed: its seed.
+
+        Returns:
+            On the CPU, in the dtype it was trained in.
 
         Raises:
             StoreError: no such run was planned, or it is not done.

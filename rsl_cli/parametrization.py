@@ -18,6 +18,9 @@ def weight_std(edge: Edge, lift: Lift, parametrization: str) -> float:
 
     lambda is the mean in-degree where it is bounded, the source's fibre where the edge is dense. A readout whose
     multiplier already shrinks with the degree keeps unit variance.
+
+    Returns:
+        A number from 0.
     """
     base = lift.base
     if is_multiplied(edge, base, parametrization):

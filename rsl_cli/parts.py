@@ -65,6 +65,7 @@ def make(
 
     Raises:
         GraphError: an unknown name or key, a missing key, a factory that fails or makes something else.
+        RslError: as the factory raises it.
     """
     factory, what = parts.find(name, key), f"{key} {name!r}"
     try:

@@ -75,6 +75,9 @@ class Registry(Mapping[str, T], Generic[T]):
     def add(self, name: str) -> Callable[[P], P]:
         """A decorator that gives a part its name; the module that calls it is the part's home.
 
+        Returns:
+            The decorator, which returns the part as it is.
+
         Raises:
             ConfigError: the name is another part's.
         """
@@ -99,6 +102,9 @@ class Registry(Mapping[str, T], Generic[T]):
             name: a name in this registry, or ``package.attribute``.
             what: what to call it in an error, e.g. its key; the kind, if left out.
 
+        Returns:
+            The part, as it was added, or as its module has it.
+
         Raises:
             RslError: there is none, or it cannot be imported; of the registry's class.
         """
@@ -114,6 +120,9 @@ class Registry(Mapping[str, T], Generic[T]):
         Args:
             name: of a part that `find` finds.
             arguments: what it is made with, numbers, texts, lists and mappings of them.
+
+        Returns:
+            Name, fingerprint and arguments, which make a run another when they change.
 
         Raises:
             ConfigError: its source cannot be read, or the arguments cannot be written down.
@@ -132,6 +141,9 @@ class Registry(Mapping[str, T], Generic[T]):
 
 def plain_arguments(what: str, arguments: object) -> dict[str, Any]:
     """The arguments of a part, if they are a mapping that a file can hold and a worker can be sent.
+
+    Returns:
+        A copy that holds nothing but what JSON knows.
 
     Raises:
         ConfigError: they are not.
@@ -154,6 +166,9 @@ def load(target: object, what: str, error: type[RslError] = ConfigError) -> Any:
         target: the name.
         what: what to call it in an error, e.g. its key.
         error: class of what is raised.
+
+    Returns:
+        Whatever the attribute is.
 
     Raises:
         RslError: of that class; it cannot be imported, or has no such attribute.

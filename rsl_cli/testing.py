@@ -80,6 +80,9 @@ def finished_run(steps: int = 50, degree: int = 4, loss: str = "mse") -> probes.
         steps: of gradient descent.
         degree: of the lift.
         loss: its name.
+
+    Returns:
+        What a probe is given, to try one's own on.
     """
     draw = np.random.default_rng(0)
     x = draw.uniform(-1, 1, (80, 2))

@@ -90,10 +90,13 @@ def read_csv(content: bytes, source: str, settings: Mapping[str, Any]) -> RawTab
         source: names the file in an error.
         settings: ``separator`` and ``decimal``.
 
+    Returns:
+        The table, its columns in the order of the first line.
+
     Raises:
         DataError: not UTF-8, not CSV, no rows, names given twice, a row of another length than the header, or commas
             that may be decimal or part thousands.
-    """
+    """  # noqa: DOC501
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -194,9 +197,12 @@ def read_parquet(content: bytes, source: str, settings: Mapping[str, Any]) -> Ra
         source: names the file in an error.
         settings: none is asked for.
 
+    Returns:
+        The table, its columns in the file's order.
+
     Raises:
         DataError: not Parquet, no rows, or names given twice.
-    """
+    """  # noqa: DOC501
     import pyarrow as pa
     from pyarrow import parquet
 
@@ -259,7 +265,7 @@ def read_npz(content: bytes, source: str, wanted: Mapping[str, str]) -> list[np.
 
     Raises:
         DataError: not an npz archive, an array that is not in it, or one that is not of numbers, booleans or text.
-    """
+    """  # noqa: DOC501
     try:
         archive = np.load(io.BytesIO(content), allow_pickle=False)
     except Exception as error:

@@ -176,6 +176,9 @@ def shift_and_scale(train: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean and deviation of each column (N, d); the deviation of a constant column is 0.
 
     Constant by range, not by deviation: the mean of equal numbers may be off by a rounding, which would be blown up.
+
+    Returns:
+        Two of shape (d,), float64.
     """
     with np.errstate(all="ignore"):
         return train.mean(axis=0), np.where(train.max(axis=0) == train.min(axis=0), 0.0, train.std(axis=0))

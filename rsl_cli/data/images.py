@@ -279,6 +279,9 @@ def _grey_levels(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     All pixels of a channel share shift and scale. By pixel, as columns of a table are standardised, one that is lit in
     a single image of 60000 would stand 245 deviations out, and a convolution would see no longer the same
     pattern everywhere.
+
+    Returns:
+        Two of shape (C,), float64.
     """
     grey, means, scales = np.arange(256.0), [], []
     for channel in _channels(images):

@@ -33,6 +33,9 @@ def _recollect(settings: DatasetSettings, n: int, stream: Stream, *, backwards: 
     1..m. The class is s_j, or s_(m+1-j). Lengths vary, or both tasks would be one up to the names of the questions.
 
     Symbols, in this order: the vocabulary, the blank, the questions 1..length.
+
+    Returns:
+        Symbols one-hot, float64 (n, length + 1, vocabulary + 1 + length), and classes, int64 (n,).
     """
     length, vocabulary = settings["length"], settings["vocabulary"]
     tokens = stream("tokens").integers(0, vocabulary, (n, length))
@@ -53,6 +56,9 @@ def _recall(settings: DatasetSettings, n: int, stream: Stream) -> tuple[np.ndarr
     of distinct keys and of values uniform in 0..vocabulary-1, then one of the keys alone.
 
     Symbols: the keys, as many as values, and in columns after them the values; a token has one of each, the last a key.
+
+    Returns:
+        Tokens, float64 (n, length + 1, 2 vocabulary), of zeros and ones, and classes, int64 (n,).
     """
     length, vocabulary = settings["length"], settings["vocabulary"]
     keys = stream("keys").permuted(np.tile(np.arange(vocabulary), (n, 1)), axis=1)[:, :length]

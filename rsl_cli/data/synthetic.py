@@ -56,6 +56,9 @@ def _lemniscate(settings: DatasetSettings, n: int, stream: Stream) -> tuple[np.n
 
     Toy example of Robin, Scaman and Lelarge, Convergence beyond the over-parameterized regime using Rayleigh
     quotients, NeurIPS 2022.
+
+    Returns:
+        x = u, (n, 1), and y, (n, 2).
     """
     u = stream("x").uniform(-1.0, 1.0, (n, 1))
     sine, cosine = np.sin(np.pi * u), np.cos(np.pi * u)
@@ -66,6 +69,9 @@ def _spirals(settings: DatasetSettings, n: int, stream: Stream) -> tuple[np.ndar
     """Sample two Archimedean arms, half a turn apart; class c has angle 2 pi turns r + pi c at radius r.
 
     Radii start at 0.1: the arms meet at the origin, where no classifier could tell them apart.
+
+    Returns:
+        Points, (n, 2), and their arms, int64 (n,).
     """
     label = stream("y").integers(0, 2, n)
     radius = 0.1 + 0.9 * np.sqrt(stream("radius").uniform(0.0, 1.0, n))
@@ -142,6 +148,13 @@ def _planted(settings: DatasetSettings, teacher: Teacher | None) -> Dataset:
 
     One constant divides all targets, of both parts: the function stays the network that was planted but for its
     readout, so its lift degree remains a bound on the approximation number.
+
+    Returns:
+        Both parts, targets of variance about 1.
+
+    Raises:
+        ConfigError: there is no base graph to plant.
+        DataError: its outputs are not finite, or do not vary.
     """
     if teacher is None:
         raise ConfigError(

@@ -79,6 +79,9 @@ def spectrum(problem: LinearProblem, y: Tensor) -> tuple[Array, Array]:
     Args:
         problem: of the network at its present parameters.
         y: (N, k), targets.
+
+    Returns:
+        m eigenvalues, float64 (m,), and as many shares, whose sum is 1 at most.
     """
     scaled = y.double().reshape(-1, 1) / math.sqrt(len(y))
     matrix, vectors, _ = problem.factor(scaled)

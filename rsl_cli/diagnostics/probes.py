@@ -63,6 +63,9 @@ class FinishedRun:
     def after(self, steps: int) -> LiftedNetwork:
         """The network after its trainer's first steps, see `rsl_cli.train.trainer.Trainer`.
 
+        Returns:
+            A network of its own, on the data's device; the run's stays as it is.
+
         Raises:
             ConfigError: the run does not know its trainer.
         """
@@ -134,6 +137,9 @@ def measure(name: str, probe: Probe, run: FinishedRun, arguments: Mapping[str, A
         run: what it measures.
         arguments: by keyword.
 
+    Returns:
+        The table; None where the probe gives none for this run.
+
     Raises:
         ConfigError: it gives neither a table nor a row of one.
     """
@@ -162,6 +168,7 @@ def check_probe(name: str, probe: Probe, run: FinishedRun, arguments: Mapping[st
 
     Raises:
         RslError: what it breaks, in one line.
+        ConfigError: it gives no table, or changes the run.
     """
     before = {key: value.clone() for key, value in run.result.state.items()}
     try:

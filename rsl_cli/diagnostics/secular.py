@@ -44,6 +44,9 @@ class Spectrum:
             matrix: A, (m, n).
             b: (m,).
             beyond: one more number of b, where A has a row of zeros.
+
+        Returns:
+            The problem along its singular vectors.
         """
         left, values, _ = np.linalg.svd(matrix, full_matrices=False)
         parts = left.T @ b

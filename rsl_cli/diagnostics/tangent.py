@@ -174,6 +174,9 @@ class TangentProbe:
     def from_config(cls, config: Mapping[str, Any]) -> "TangentProbe":
         """Read and validate the settings.
 
+        Returns:
+            The probe, every key settled.
+
         Raises:
             ConfigError: no mapping, an unknown key or a value out of range, with the key as ``theory.tangent.KEY``.
         """

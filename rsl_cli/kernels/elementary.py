@@ -104,6 +104,9 @@ def _power_of_two(builder: Any, k: Any) -> Any:
 
     Far larger than k, the number it is added to leaves k + bias in the lowest bits: AVX2 cannot turn a double into a
     whole number otherwise.
+
+    Returns:
+        A value of LLVM, a double.
     """
     bits = _bits(k.type)
     integer = ir.IntType(bits)

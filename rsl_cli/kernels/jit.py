@@ -19,6 +19,9 @@ def jit(**options: Any) -> Callable[[Callable[..., Any]], Any]:
 
     Args:
         options: of `numba.njit`.
+
+    Returns:
+        A decorator of the function to compile.
     """
 
     def compiled(function: Callable[..., Any]) -> Any:

@@ -87,6 +87,9 @@ class Pattern:
         Args:
             device: where the tensors are.
             arrays: makes the arrays of this pattern; a function of a module, by which they are kept.
+
+        Returns:
+            As many tensors as ``arrays`` makes.
         """
         if (device, arrays) not in self._tensors:
             self._tensors[device, arrays] = tuple(

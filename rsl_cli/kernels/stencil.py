@@ -89,6 +89,9 @@ class Stencil:
             samples: numbers of one row, for all samples together.
             tile: how many of them belong to one tile. Runs of several rows are left whole, since reading on from row to
                 row is worth more than a tile that fits the cache.
+
+        Returns:
+            The pieces, in the order of the result's rows.
         """
         key = (samples, tile)
         if key not in self._plans:

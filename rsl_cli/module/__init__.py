@@ -37,6 +37,9 @@ def base_from_module(module: nn.Module, input_shape: Sequence[int]) -> BaseGraph
             `rsl_cli.module.layers` lists.
         input_shape: shape of one sample.
 
+    Returns:
+        The base graph, which `BaseGraph.from_config` has validated.
+
     Raises:
         GraphError: the module cannot be traced, or a layer has no map; the text names the layer and its line.
     """

@@ -201,6 +201,9 @@ def named_terms(draft: DraftVertex) -> list[Term]:
 def to_config(name: str, last: DraftVertex) -> dict[str, Any]:
     """The base graph whose output is the last draft, as a configuration that `BaseGraph.from_config` reads.
 
+    Returns:
+        Plain mappings and lists, as a YAML file of ``conf/base`` has them.
+
     Raises:
         GraphError: copies joined to themselves by two matchings, which a lift draws independently.
     """

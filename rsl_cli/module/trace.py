@@ -101,6 +101,9 @@ def shape_taken(module: nn.Module, input_shape: Sequence[int]) -> Space | None:
     """As what a module takes samples of a shape: that shape, one channel of it, or not at all (None).
 
     It takes what it makes (N, outputs) of.
+
+    Returns:
+        The shape of one sample as the module takes it; None if it takes neither.
     """
     training = module.training
     module.eval()

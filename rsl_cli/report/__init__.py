@@ -128,6 +128,9 @@ def judge(study: str | Path, *, delta: float = DELTA) -> Verdict:
         study: its folder, or its name below ``results``.
         delta: accepted probability that training misses a target loss, for the learning number.
 
+    Returns:
+        The verdict with its reasons, as ``verdict.json`` has them.
+
     Raises:
         ConfigError: a delta outside (0, 1).
         StoreError: no study is there, or a file is damaged.
@@ -141,6 +144,9 @@ def judge(study: str | Path, *, delta: float = DELTA) -> Verdict:
 
 def figure_names(store: StudyStore) -> list[str]:
     """The names of a study's figures, for `figure`.
+
+    Returns:
+        Names in the order of the report.
 
     Raises:
         StoreError: no study is there, or a file is damaged.

@@ -39,6 +39,9 @@ def coordinate_slopes(rows: Rows) -> list[Slope]:
     """Of every vertex, how its size at the start and its change after the last steps go with n.
 
     What is 0 at some lift, as a readout that starts at nothing, has no slope, nor has a study of one lift.
+
+    Returns:
+        One for each vertex and quantity that has a slope, in the order of the graph.
     """
     found = []
     if len(rows):

@@ -66,6 +66,9 @@ def compared(stores: Sequence[StudyStore], delta: float = 0.1) -> Compared:
         stores: at most six studies, in the order of their colours.
         delta: accepted probability that training misses a target.
 
+    Returns:
+        What page and figure are made from.
+
     Raises:
         ConfigError: no study or too many, losses that differ in kind, or no finite loss at all.
         StoreError: a study is not there, or a file is damaged.

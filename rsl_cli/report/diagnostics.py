@@ -73,6 +73,9 @@ def read_diagnostics(store: StudyStore, runs: StudyRuns) -> DiagnosticTables:
     Args:
         store: the study.
         runs: its runs.
+
+    Returns:
+        Rows by table, empty where nothing was measured, and the faults found.
     """
     found: dict[str, Rows] = {}
     unreadable: list[str] = []

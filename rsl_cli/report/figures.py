@@ -22,6 +22,9 @@ def named_figures(config: Mapping[str, Any]) -> list[str]:
     Args:
         config: of a study; the modules that it lists as plug-ins are imported first.
 
+    Returns:
+        The names as they are written, in their order.
+
     Raises:
         ConfigError: one is not known, or hides a figure that every report has.
     """

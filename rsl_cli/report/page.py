@@ -139,6 +139,9 @@ def fill(template: str, payload: Mapping[str, Any], colours: int, **words: Any) 
         payload: what the script reads.
         colours: how many there are of a ramp, for lifts or for whatever else is ordered.
         **words: what the template shows.
+
+    Returns:
+        The page, HTML that needs no other file.
     """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_WEB),

@@ -37,6 +37,9 @@ def drawings(
         fit: the law of the limits, if the data accept one.
         delta: accepted probability of missing a target.
         diagnostics: what was measured on the networks; a figure of something not measured is left out.
+
+    Returns:
+        By name, in the order of the report: what draws on an empty figure, and the figure's size in inches.
     """
     return {
         "isochrones": (lambda figure: draw_isochrones(figure, runs, headline), WIDE),
@@ -194,6 +197,9 @@ def law_span(runs: StudyRuns, fit: Law) -> tuple[NDArray[np.float64], NDArray[np
 
     It is fitted to lifts all of whose runs have shown their limits, and says nothing of the others. Nothing is returned
     where it runs past the seeds of the largest of them, or of half of them: what is drawn must look true.
+
+    Returns:
+        Two arrays, (lifts,), of parameters and of degrees; empty where the law may not be drawn.
     """
     params, lifts, met = [], [], []
     for lift in runs.lifts:

@@ -94,6 +94,9 @@ class Run:
         """The loss at which a run has gone as far as was asked: its target's, or else what the arithmetic resolves.
 
         The target is one of training: a held-out loss far above it has not gone there.
+
+        Returns:
+            A loss above 0.
         """
         there = self.stop_reason == "target" and self.loss(which) <= FAR * self.train_loss
         return max(self.least, self.loss(which)) if there else self.least
@@ -261,6 +264,9 @@ def read_runs(store: StudyStore, *, tidy: bool = False) -> StudyRuns:
         store: the study.
         tidy: enter what its catalogue lacks, and merge that.
 
+    Returns:
+        The study with all its planned runs, those that are missing or damaged among them.
+
     Raises:
         StoreError: the folder holds no study, or a file is damaged.
     """
@@ -284,6 +290,9 @@ def assemble(
     """Put together what the report speaks of, from a study's plan and each run's record and trajectory.
 
     A run that was carried further than the study now asks for is taken at the time asked for.
+
+    Returns:
+        The same, from parts that are in memory.
     """
     asked, own = study.get("carried") or {}, study.get("config", {}).get("horizons") or {}
     cut = [(key, *_cut(record, frame, {**asked, **own.get(str(key.lift), {})})) for key, record, frame in parts]
@@ -343,6 +352,9 @@ def _clock(trainer: Mapping[str, Any]) -> str | None:
 
     Steps at a constant rate on all samples do. A schedule that ends at rate zero stops the clock, noise of batches or
     of Adam's own step size makes a floor that is not the lift's, and Levenberg-Marquardt is on no flow.
+
+    Returns:
+        ``time``, ``step`` or None.
     """
     if trainer.get("name") == "flow":
         return "time"

@@ -52,6 +52,9 @@ def contrast(groups: Sequence[Array], weights: Array) -> Contrast:
         groups: log losses of the seeds of each lift, at least two; an infinite one makes the sum infinite or undefined.
             Groups of weight 0 say how much the variances of groups differ.
         weights: (groups,).
+
+    Returns:
+        The sum with its variance and degrees of freedom.
     """
     used = weights != 0
     sizes = np.array([group.size for group in groups])[used]

@@ -70,6 +70,9 @@ def local_exponents(lifts: Sequence[int], x: Array, groups: Sequence[Array]) -> 
         lifts: degrees, ascending.
         x: (lifts,), mean log number of parameters.
         groups: finite log losses of each lift's seeds, two at least.
+
+    Returns:
+        One for each pair of neighbours, lifts - 1 in all.
     """
     found = []
     for i in range(len(lifts) - 1):

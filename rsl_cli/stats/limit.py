@@ -57,6 +57,9 @@ def at_saddle(clock: ArrayLike, curvature: ArrayLike) -> bool:
     Args:
         clock: (samples,), flow time, ascending.
         curvature: (samples,), the least eigenvalue times the time; NaN where it was not taken.
+
+    Returns:
+        Whether the last eigenvalue is far below 0, or has stayed below it for a decade of time.
     """
     t, least = np.asarray(clock, dtype=np.float64), np.asarray(curvature, dtype=np.float64)
     if not least.size or not least[-1] < -_SEEN:

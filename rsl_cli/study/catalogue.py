@@ -53,6 +53,9 @@ class Catalogue:
         Args:
             kind: of rows.
             columns: which to read; None: all.
+
+        Returns:
+            A table of Arrow, the shards' rows one after the other.
         """
         return self._read([(path, content) for path, content in self._contents(kind) if content is not None], columns)
 

@@ -42,6 +42,9 @@ def memory(spec: StudySpec, degree: int) -> float:
     Weights with their gradient and the trainer's state, index arrays, what a pass over as many samples as are taken at
     once keeps of each vertex (by circuits, two strips of each row), and for implicit trainers the Jacobian of the
     samples their matrix is made of, with the pass it comes from.
+
+    Returns:
+        Bytes, by expected numbers of edges.
     """
     item = 8 if spec.trainer.dtype == "float64" else 4
     base, fibres = spec.base, fibre_sizes(spec.base, degree)
@@ -141,6 +144,9 @@ def union_size(spec: StudySpec, degree: int, seeds: int) -> int:
 
     Circuits gain nothing from company; one process takes all of them, so that threads share them. Products by autograd
     share their calls: as many seeds as make those calls cheap, have room in memory, and leave work for every process.
+
+    Returns:
+        A number from 1.
     """
     if _by_circuits(spec):
         return seeds if spec.executor.workers == 1 else 1
@@ -161,6 +167,9 @@ def may_share(spec: StudySpec, degrees: Sequence[int], runs: int) -> bool:
         spec: the study.
         degrees: of each run of the union.
         runs: how many there are to share out among processes.
+
+    Returns:
+        Whether to.
     """
     if not spec.trainer.in_step or _by_circuits(spec) or spec.trainer.alone:
         return False

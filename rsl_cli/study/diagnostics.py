@@ -53,6 +53,9 @@ class Diagnostics:
     def from_config(cls, config: Mapping[str, Any], trainer: Trainer, loss: Loss, data: Dataset) -> "Diagnostics":
         """Read and validate; what has no meaning for this trainer, loss or dataset is refused if asked for by name.
 
+        Returns:
+            What is to be measured on each finished run.
+
         Raises:
             ConfigError: an unknown key, a value out of range, kappa of another loss, coverage without a witness.
         """

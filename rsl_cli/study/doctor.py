@@ -45,6 +45,9 @@ def examine(folder: Path, other: Path, through: str = "") -> list[Finding]:
         other: the same folder, as the second process sees it.
         through: words that start a command on the second machine, e.g. ``ssh node2``; empty: this machine.
 
+    Returns:
+        One finding for each thing tried, in the order tried.
+
     Raises:
         StoreError: the folder cannot be written, or the second process does not answer.
     """

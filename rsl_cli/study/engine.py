@@ -273,6 +273,9 @@ class Target(Executor):
 def read_executor(config: Mapping[str, Any]) -> dict[str, Any]:
     """Check an executor's configuration and fill in its defaults.
 
+    Returns:
+        ``name`` and every key of the executor.
+
     Raises:
         ConfigError: an unknown executor, key or value.
     """
@@ -284,6 +287,9 @@ def read_executor(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def make_executor(settings: Mapping[str, Any]) -> Executor:
     """The executor of a configuration that `read_executor` has read.
+
+    Returns:
+        One that has started nothing yet.
 
     Raises:
         ConfigError: one of a user's own that cannot be made.

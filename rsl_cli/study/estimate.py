@@ -17,6 +17,9 @@ def flops(base: BaseGraph, degree: int, lifting: EdgeLifting) -> float:
     """Floating-point operations of a forward pass for one sample: two for each multiply-add of all kept edges.
 
     Attention's products are counted; activations, norms, pooling and sums are not. A training step is three times it.
+
+    Returns:
+        A number from 0, by expected numbers of edges.
     """
     fibres, total = fibre_sizes(base, degree), 0.0
     for edge in base.edges:
@@ -38,6 +41,9 @@ def flow_of_classes(base: BaseGraph, degree: int, lifting: EdgeLifting, data: Da
         degree: the largest lift degree.
         lifting: of edges that name none.
         data: the dataset.
+
+    Returns:
+        Whether it is, and the line.
     """
     numbers = f"P = {expected_parameters(base, degree, lifting):,}, N = {data.samples:,}, K = {data.outputs}"
     seconds = 3 * flops(base, degree, lifting) * data.samples * _GRADIENTS / _RATES[has_circuits(base, "standard")]

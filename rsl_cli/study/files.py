@@ -74,6 +74,9 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON file written by `write_json`.
 
+    Returns:
+        The mapping, without its digest.
+
     Raises:
         StoreError: the file cannot be read, is not a JSON mapping, or its digest does not fit.
     """
@@ -92,8 +95,12 @@ def write_tensors(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mappi
 def read_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """Read named arrays and metadata.
 
+    Returns:
+        Arrays by name, and the metadata.
+
     Raises:
         StoreError: the file is missing or damaged, or its digest does not fit.
+        DamageError: its digest does not fit.
     """
     try:
         content = path.read_bytes()

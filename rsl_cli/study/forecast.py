@@ -180,6 +180,9 @@ def _predicted(cost: float, known: Mapping[float, float]) -> float:
 
     Beyond the largest of them the line is straight in seconds: a part is the same for all runs, and hides among small
     ones how fast the rest grows.
+
+    Returns:
+        Seconds above 0.
     """
     if cost in known:
         return known[cost]

@@ -21,6 +21,9 @@ def study_identity(study: Resolved, lifting: EdgeLifting) -> dict[str, Any]:
     Args:
         study: what it is made of.
         lifting: for edges that name none.
+
+    Returns:
+        Plain mappings, whose JSON is hashed.
     """
     flat = any(study.base.vertex(edge.source).kind == "input" and edge.map.needs_flat for edge in study.base.edges)
     return {

@@ -32,6 +32,9 @@ def seal(content: Mapping[str, Any]) -> bytes:
 def unseal(text: bytes) -> dict[str, Any]:
     """Read what `seal` made; JSON without a digest, as earlier versions wrote it, is taken as it is.
 
+    Returns:
+        The mapping, without its digest.
+
     Raises:
         DamageError: a byte of it is another, or it is no mapping.
     """

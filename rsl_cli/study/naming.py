@@ -30,7 +30,7 @@ def named(spec: StudySpec, asked: Mapping[str, Mapping[str, Any]] | None = None)
     Raises:
         ConfigError: a name of the user's own for two studies that compute different things.
         StoreError: a study in the way is damaged.
-    """
+    """  # noqa: DOC501
     asked = asked or {}
     if spec.config["study"] is not None:
         if differ := differences(asked.get(spec.name, spec.identity), spec.identity):

@@ -37,8 +37,12 @@ class Asked:
 def parse(config: Mapping[str, Any]) -> Asked:
     """Read a configuration as far as it needs no data; a user's plug-ins are imported.
 
+    Returns:
+        The configuration, every key settled but for what depends on the data.
+
     Raises:
-        ConfigError, GraphError: an unknown key, or a value that is not accepted.
+        ConfigError: an unknown key, or a value that is not accepted.
+        GraphError: so of the lifting.
     """
     full = {**read_keys("", STUDY, config, also=GROUPS), **{key: config.get(key, GROUPS[key]) for key in GROUPS}}
     for key in GROUPS:

@@ -76,6 +76,9 @@ def connect(settings: Mapping[str, Any]) -> None:
 def alive(store: StudyStore) -> int:
     """How many pilots of a study there are, waiting ones included.
 
+    Returns:
+        A number from 0.
+
     Raises:
         TrainingError: Ray does not answer.
     """

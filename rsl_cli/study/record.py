@@ -115,6 +115,9 @@ class Record:
             key: which run it is due to be, filled in where nothing is said.
             sealed: whether the file it comes from ends in a digest.
 
+        Returns:
+            A record of this version's fields, whatever version wrote it.
+
         Raises:
             DamageError: no status, the record of another run, or a value of another type than its field's.
         """

@@ -62,6 +62,9 @@ def resolve(asked: Asked, data: Dataset | None = None) -> Resolved:
         asked: the study's configuration.
         data: what reading gave already.
 
+    Returns:
+        Data, base graph, trainer, loss and all else that a run is made from.
+
     Raises:
         ConfigError, GraphError, DataError: the first thing that cannot be run, in one line.
     """
@@ -95,6 +98,9 @@ def planted(base: Mapping[str, Any], dataset: Mapping[str, Any], lifting: EdgeLi
         base: the study's base graph, as configured.
         dataset: its dataset.
         lifting: for edges that name none.
+
+    Returns:
+        A network of one replica, in float64.
     """
     full = content_identity(dataset)
     graph = BaseGraph.from_config(base, input_shape=(full["inputs"],), output_size=full["outputs"])

@@ -87,6 +87,9 @@ def make_plan(spec: StudySpec, *, first: bool = False) -> StudyPlan:
         spec: the study.
         first: see `StudyPlan`.
 
+    Returns:
+        Every run with where it stands, and what is missing.
+
     Raises:
         StoreError: the study's folder computes something else.
     """
@@ -119,6 +122,9 @@ def is_reached(spec: StudySpec, key: RunKey, stand: Stand | None) -> bool:
 def keys_of(spec: StudySpec) -> list[RunKey]:
     """Every run asked for, under the name it has in the study, which may be from when names said more than today.
 
+    Returns:
+        Runs by lift, then seed.
+
     Raises:
         StoreError: the study's folder computes something else.
     """
@@ -138,6 +144,9 @@ def pack(
         missing: what is to be done.
         size: how many seeds of a degree one union is to have, given the degree and how many there are.
         may_share: whether runs of these degrees, as many, may be one union.
+
+    Returns:
+        Batches of ascending degrees, which together hold each run once.
     """
     fresh: list[tuple[RunKey, ...]] = []
     for lift in sorted({key.lift for key in missing}):
@@ -228,6 +237,9 @@ def _together(spec: StudySpec, keys: Sequence[RunKey], claim: Claim) -> list[dic
     """What runs go on from, grouped as they can be one union: to one horizon; in first-order steps from one step.
 
     Runs whose holders died, more than once, are tried alone: one of them may be deadly.
+
+    Returns:
+        What each run of a union goes on from, by run; a mapping for each union.
     """
     groups: dict[Any, dict[RunKey, Saved]] = {}
     for key in keys:

@@ -82,6 +82,9 @@ def check() -> None:
 def alive(store: StudyStore) -> int:
     """How many pilots of a study are queued or run.
 
+    Returns:
+        A number from 0.
+
     Raises:
         TrainingError: Slurm does not answer.
     """

@@ -48,6 +48,9 @@ class StudySpec(Resolved):
             config: see `rsl_cli.study.api.run_study`.
             data: what reading gave already.
 
+        Returns:
+            The study, all of it settled.
+
         Raises:
             ConfigError, GraphError, DataError: the first thing that cannot be run, in one line.
         """

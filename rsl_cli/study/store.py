@@ -117,6 +117,9 @@ class StudyStore:
 
         ``plan`` has the lifts and seeds that were asked for, and of their runs those that were new.
 
+        Returns:
+            The contents, as they were written.
+
         Raises:
             StoreError: the folder holds no study, or a file is damaged.
         """
@@ -135,6 +138,9 @@ class StudyStore:
     def read_study(self) -> dict[str, Any]:
         """What the study is: what was asked for last, with the runs of every time.
 
+        Returns:
+            The content of ``study.json``, its plan being that of all times.
+
         Raises:
             StoreError: the folder holds no study, or a file is damaged.
         """
@@ -148,6 +154,9 @@ class StudyStore:
 
     def create(self, content: Mapping[str, Any]) -> bool:
         """Make the study; False if another process has made it meanwhile, whose it is then.
+
+        Returns:
+            Whether this process made it.
 
         Raises:
             StoreError: the folder cannot be written.
@@ -174,6 +183,9 @@ class StudyStore:
         """Every run that the study has been asked for, by lift, then seed.
 
         Equal numbers written differently once made runs of their own; of such, one that is done stands for all.
+
+        Returns:
+            Each run once.
         """
         keys: dict[tuple[int, int], RunKey] = {}
         for run in self.read_study()["plan"]["runs"]:
@@ -219,6 +231,9 @@ class StudyStore:
         Args:
             key: which run.
             thorough: read all files and compare their digests, instead of names and sizes only.
+
+        Returns:
+            The line, or None.
         """
         try:
             record = self._record(key)
@@ -248,6 +263,9 @@ class StudyStore:
     def content(self, key: RunKey, name: str, record: Record | None) -> bytes | None:
         """A file of a run as its record says it is, or None if the run has none of that name.
 
+        Returns:
+            Its bytes.
+
         Raises:
             DamageError: it is another.
         """
@@ -270,6 +288,9 @@ class StudyStore:
 
     def set_aside(self, path: Path) -> Path:
         """Move a damaged file or folder into ``damaged``, under a name that nothing there has.
+
+        Returns:
+            Where it lies now.
 
         Raises:
             StoreError: it cannot be moved.
@@ -319,6 +340,9 @@ class StudyStore:
 
         What runs of earlier versions did not record is NaN.
 
+        Returns:
+            A row for each sample, times ascending.
+
         Raises:
             StoreError: there is none, or it is damaged.
         """
@@ -331,6 +355,9 @@ class StudyStore:
 
     def table(self, key: RunKey, name: str) -> "pd.DataFrame | None":
         """One of the run's tables by name, or None if the run has no such table.
+
+        Returns:
+            As the run's probe made it.
 
         Raises:
             StoreError: the table is damaged.
@@ -348,6 +375,9 @@ class StudyStore:
 
     def state(self, key: RunKey) -> dict[str, np.ndarray]:
         """The run's final parameters by name.
+
+        Returns:
+            Arrays, of one replica.
 
         Raises:
             StoreError: there are none, or they are damaged.
@@ -457,6 +487,9 @@ class StudyStore:
     def claim(self, keys: Iterable[RunKey], seconds: float = leases.SECONDS) -> leases.Claim:
         """Hold runs, those that no other process holds; see `rsl_cli.study.leases.Claim`.
 
+        Returns:
+            What is held, to be released by leaving it as a context.
+
         Raises:
             StoreError: the folder cannot be written.
         """
@@ -538,6 +571,9 @@ def find_studies(results_dir: Path) -> list[StudyStore]:
 
 def read_verdict(path: Path) -> str:
     """The verdict in a report's ``verdict.json``.
+
+    Returns:
+        One of the words that `rsl_cli.report.judge` gives.
 
     Raises:
         StoreError: the file is damaged, or holds none.

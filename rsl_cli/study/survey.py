@@ -73,6 +73,9 @@ def survey(store: "StudyStore", keys: Iterable[RunKey], *, thoroughly: bool = Fa
         store: their study.
         keys: which runs.
         thoroughly: compare the digests of all files that the catalogue does not know as they are, as a report does.
+
+    Returns:
+        Records by run, and what is wrong with files.
     """
     keys, found = list(keys), Survey()
     closely = thoroughly or len(keys) <= CLOSELY

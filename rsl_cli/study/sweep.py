@@ -38,6 +38,9 @@ def lift_degrees(value: Any) -> tuple[int, ...]:
 def seed_list(value: Any) -> tuple[int, ...]:
     """Expand seeds: a count (``5`` is 0..4), or a list such as ``[0,7]`` or ``0,7``.
 
+    Returns:
+        Seeds, ascending, each once.
+
     Raises:
         ConfigError: anything else.
     """

@@ -47,6 +47,9 @@ def choose_run(store: StudyStore, words: tuple[str, ...] | list[str] = ()) -> Ru
         store: a study.
         words: ``lift=64``, ``seed=0``, or the start of a run's folder, each narrowing the choice.
 
+    Returns:
+        The run.
+
     Raises:
         StoreError: a word that is none of these, or no finished run is left.
     """
@@ -72,6 +75,9 @@ def choose_run(store: StudyStore, words: tuple[str, ...] | list[str] = ()) -> Ru
 
 def run_network(store: StudyStore, key: RunKey) -> TrainedNetwork:
     """The network of a finished run, as trained; neither data nor a module of one's own is read.
+
+    Returns:
+        On the CPU, in the dtype it was trained in, with what is known of its data.
 
     Raises:
         StoreError: the study is damaged, or another version of rsl draws its lifts otherwise.

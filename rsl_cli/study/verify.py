@@ -59,6 +59,9 @@ def verify(store: StudyStore) -> Findings:
 
     A run that another process holds is left alone: it is being written.
 
+    Returns:
+        What was found, with where damaged files were put.
+
     Raises:
         StoreError: ``study.json`` cannot be read; without it nothing can be told.
     """

@@ -89,6 +89,9 @@ class Tracker(ABC):
 
         Args:
             results: the folder of studies, absolute.
+
+        Returns:
+            A folder or an address, as the tracker takes it.
         """
         return str(results / cls.__name__.lower())
 

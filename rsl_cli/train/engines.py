@@ -191,6 +191,9 @@ def replica_state(network: LiftedNetwork, arrays: Mapping[str, Tensor], replica:
 def joined_state(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     """The inverse of `replica_state`: what a union of replicas resumes from.
 
+    Returns:
+        Tensors by name, of all replicas one after the other.
+
     Raises:
         KeyError, RuntimeError: the parts are not of one trainer and one base graph.
     """

@@ -79,6 +79,9 @@ class FirstOrder(Trainer):
     def from_config(cls, config: Mapping[str, Any]) -> "FirstOrder":
         """Read and validate the settings.
 
+        Returns:
+            The trainer, whose optimiser has been made once to see that it can be.
+
         Raises:
             ConfigError: an unknown key or a value out of range, with the key as ``trainer.KEY``.
         """

@@ -45,6 +45,9 @@ def is_dear(parameters: int, samples: int, outputs: int, *, classify: bool) -> b
         samples: N.
         outputs: K.
         classify: whether classes are learned.
+
+    Returns:
+        Whether they do.
     """
     return classify or side(parameters, samples, outputs) > _LARGEST
 

@@ -54,7 +54,9 @@ def gradient_flow(
         The trajectory; for a union one for each replica.
 
     Raises:
-        ConfigError, DataError, TrainingError: what cannot be integrated, in one line.
+        ConfigError: a setting out of its range, or a sample time out of 0 to ``t_end``.
+        DataError: inputs and targets that do not fit each other or the network.
+        TrainingError: the network is not float64.
     """
     chosen = {"t_end": t_end, "rtol": rtol, "atol": atol, "epsilon": epsilon, "max_steps": max_steps}
     settings = Flow.from_config(chosen)

@@ -110,6 +110,9 @@ def _update(
 ) -> Generator[Request, Answer, np.ndarray | None]:
     """Newton's step: solve (I + c grad^2 L) u = -residual by conjugate gradients, until what is left is below a goal.
 
+    Yields:
+        Requests for products with the Hessian.
+
     Returns:
         u, (P,); None where the matrix is seen to have a direction of too little curvature, or none that is finite.
     """

@@ -61,6 +61,9 @@ class Loss(ABC):
         Args:
             y: all targets.
             dtype: of the outputs.
+
+        Returns:
+            A loss from 0.
         """
         epsilon = torch.finfo(dtype).eps
         if self.labels:

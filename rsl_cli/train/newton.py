@@ -97,6 +97,9 @@ class Newton:
             c: above 0.
             norm: of a correction, in units of the step's own tolerance.
 
+        Yields:
+            Requests for gradients, and for matrices where the one kept is too old.
+
         Returns:
             The solution, or None where the step has to be shorter.
         """
@@ -147,6 +150,9 @@ class Newton:
             near: a point on the solution, to the step's tolerance, (P,).
             slope: the solution's derivative by time there, (P,).
             c: about a step: motions much faster than it are put where they rest, slower ones left alone.
+
+        Yields:
+            Requests for gradients.
 
         Returns:
             z, (P,).

@@ -119,6 +119,9 @@ class Objective:
         """For each replica, how far its outputs move with each parameter: E[|dF / dtheta_p|^2]^(1/2), float64 (P,).
 
         Estimated from some samples and random signs (Hutchinson, 1990), to a fraction of itself.
+
+        Returns:
+            Arrays in the order of the replicas.
         """
         chosen, signs = self.probes()
         out = _outputs(network, self.x[torch.as_tensor(chosen, device=self.x.device)])
@@ -189,6 +192,9 @@ def lone_reach(span: float, gradient: np.ndarray, responses: np.ndarray) -> np.n
         span: see `Objective.span`.
         gradient: of the loss, (P,).
         responses: see `Objective.responses`, (P,).
+
+    Returns:
+        Float64 (P,), infinite where outputs do not move.
     """
     # Whatever the probed samples show, no gradient is steeper than span times the response of all.
     least = np.maximum(responses, np.abs(gradient) / max(span, np.finfo(float).tiny))
@@ -210,6 +216,9 @@ def relative_gradient(
         parameters: (P,).
         start: theta_0, (P,).
         lone: see `lone_reach`, (P,).
+
+    Returns:
+        A number from 0.
     """
     slope = np.abs(gradient)
     reach = np.maximum(np.maximum(np.abs(parameters), np.abs(parameters - start)), lone)

@@ -240,8 +240,12 @@ class Lion(Optimizer):
 def make_optimizer(name: str, options: Mapping[str, Any]) -> Optimizer:
     """Make an optimiser from its name and its own settings, a user's being held to its contract.
 
+    Returns:
+        One that has taken no step.
+
     Raises:
         ConfigError: an unknown name or key, a value out of range, or what a user's breaks, in one line.
+        RslError: as the optimiser's class raises it.
     """
     factory = OPTIMIZERS.find(name)
     foreign = f"trainer {name}: is no rsl_cli.Optimizer; name a class of such, or use trainer=torch"

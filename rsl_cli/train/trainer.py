@@ -117,6 +117,9 @@ class Trainer(ABC):
 
         Args:
             horizon: values for some of the keys of `horizon`.
+
+        Returns:
+            A copy; this one stays as it is.
         """
         return replace(cast(Any, self), **horizon)
 
@@ -126,6 +129,9 @@ class Trainer(ABC):
         Args:
             rows: samples of its trajectory.
             state: final parameters by name.
+
+        Returns:
+            Arrays and texts, as a checkpoint has them.
         """
         return {}, {}
 

@@ -59,6 +59,9 @@ def chosen_trainer(
 def trainer_settings(config: Mapping[str, Any]) -> Trainer:
     """Read a trainer's configuration.
 
+    Returns:
+        The trainer, every key settled.
+
     Raises:
         ConfigError: an unknown trainer or key, or a value out of range.
     """
@@ -75,6 +78,9 @@ def horizon_keys(identity: Mapping[str, Any]) -> tuple[str, ...]:
 
     Args:
         identity: its settings, of today or as studies named them when these keys were part of a run's identity.
+
+    Returns:
+        Names of keys; none where a schedule ends the runs.
     """
     ends = identity.get("schedule", "constant") != "constant"  # Its schedule ends such a run.
     return () if ends else horizon_of(TRAINERS.get(identity.get("name", ""), {}))
@@ -89,6 +95,9 @@ def from_results(settings: Trainer, trajectory: "pd.DataFrame", state: Mapping[s
         settings: of the trainer.
         trajectory: its samples.
         state: final parameters by name.
+
+    Returns:
+        Arrays and texts, as a checkpoint has them.
     """
     table = trajectory.reindex(columns=list(COLUMNS))
     return settings.goes_on([Row(int(step), *rest) for step, *rest in table.itertuples(index=False)], state)
