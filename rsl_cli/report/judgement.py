@@ -302,14 +302,19 @@ def _level_since(curve: _Curve) -> int | None:
     for start in range(len(curve.lifts) - MIN_LIFTS + 1):
         if curve.lifts[last] < _OCTAVES * curve.lifts[start]:
             return None
-        least, most = curve.slope(start)
-        if least.above(-LEVEL) >= LEVEL_ALPHA or most.below(LEVEL) >= LEVEL_ALPHA:
+        if not _is_level(curve, start):
             continue
         ends = zip(curve.low[start:], curve.high[start:], strict=True)
         middle = [np.where(np.isfinite(low), (low + high) / 2, high) for low, high in ends]
         if straight(curve.x[start:], middle) >= BENT_ALPHA:
             return start
     return None
+
+
+def _is_level(curve: _Curve, start: int) -> bool:
+    """Whether the exponent from a lift on surely lies in the narrow band around zero."""
+    least, most = curve.slope(start)
+    return least.above(-LEVEL) < LEVEL_ALPHA and most.below(LEVEL) < LEVEL_ALPHA
 
 
 def _left_behind(curve: _Curve) -> bool:
@@ -368,6 +373,8 @@ def _doubt(curve: _Curve) -> str:
             f"{int(curve.stuck.sum())} of {sum(group.size for group in curve.high)} runs are left behind by the "
             "others: whether their share falls to none needs more seeds"
         )
+    if curve.lifts[-1] < _OCTAVES * curve.lifts[0] and _is_level(curve, 0):
+        return f"the loss is level, but over less than {_OCTAVES:g} times the lift: add a larger or a smaller one"
     return "the seeds scatter too much to say whether the loss still falls over the last doubling of the lift"
 
 

@@ -72,6 +72,14 @@ def test_falls(study: Callable[..., dict[str, Any]]) -> None:
     assert verdict["under_trained"] == verdict["overparametrised"] == verdict["dense"] == []
 
 
+def test_a_level_loss_over_few_lifts_is_told_from_scatter(study: Callable[..., dict[str, Any]]) -> None:
+    """Linear networks on a target that is not: all runs end at one loss, to the last digits."""
+    verdict = study(lambda params, lift: 0.125, noise=0.0, lifts=(6, 8, 12, 16))
+    assert verdict["verdict"] == "inconclusive"
+    told = "the loss is level, but over less than 3.9 times the lift: add a larger or a smaller one"
+    assert verdict["headline"] == f"INCONCLUSIVE: {told}"
+
+
 def test_plateau_names_its_level(study: Callable[..., dict[str, Any]]) -> None:
     verdict = study(floor, noise=0.03)
     assert verdict["verdict"] == "plateaus"
