@@ -198,8 +198,10 @@ def test_every_shipped_option_composes(path):
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in problems.CONF.glob("experiment/*.yaml")))
-def test_every_experiment_runs_shrunk(name, tmp_path, capsys):
+def test_every_experiment_runs_shrunk(name, tmp_path, capsys, monkeypatch):
     """Every run of every study is done, by what the file says, and the verdict is of all of them."""
+    # Drawing is the dearest part of a report, and tested elsewhere.
+    monkeypatch.setattr("rsl_cli.report.plots.draw_all", lambda drawn, formats: {})
     line = [f"experiment={name}", "lift=2,4,8", "seeds=3"]
     written = yaml.safe_load((problems.CONF / "experiment" / f"{name}.yaml").read_text(encoding="utf-8"))
     swept = (written.get("hydra") or {}).get("sweeper", {}).get("params", {})
