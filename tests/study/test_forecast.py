@@ -1,10 +1,16 @@
 import heapq
 import math
 import random
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 from rsl_cli.study.forecast import Forecast
+from rsl_cli.study.store import StudyStore
+from rsl_cli.train.flow import FIRST_TIME, Flow
+
+REFERENCE = Path(__file__).parents[2] / "results" / "reference"
 
 
 def simulate(seconds, costs, workers, *, largest_first=True, told=True, until=120.0, startup=0.0):
@@ -89,3 +95,16 @@ def test_the_runs_of_a_union_whose_worker_died_end_one_by_one():
     for key in "abc":
         forecast.ended(key)
     assert forecast.share == 1 and forecast.remaining() == 0
+
+
+@pytest.mark.parametrize("name", ["witness", "versus_flow"])
+def test_the_flow_s_pace_is_that_of_stored_studies(name):
+    shares, found = np.array([0.3, 0.4, 0.5, 0.6, 0.7, 0.8]), []
+    store = StudyStore(REFERENCE / name)
+    for key in store.planned():
+        path = store.trajectory(key)
+        time, steps = path["time"].to_numpy()[1:], path["step"].to_numpy()[1:]
+        way = np.log10(time / FIRST_TIME) / np.log10(time[-1] / FIRST_TIME)
+        found.append(np.interp(shares, way, steps / steps[-1]))
+    ratios = shares**Flow.pace / np.median(found, 0)
+    assert (ratios > 0.5).all() and (ratios < 2).all(), ratios
