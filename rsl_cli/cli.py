@@ -4,19 +4,15 @@ import argparse
 import errno
 import os
 import sys
-import tempfile
-import traceback
 from collections.abc import Callable, Sequence
-from contextlib import suppress
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from rsl_cli.configuration import Composed, compose_line, composed, config_directory, known_keys, split_flags
-from rsl_cli.errors import ConfigError, RslError, StoreError, nearest
+from rsl_cli import commands
+from rsl_cli.configuration import composed, config_directory, known_keys
+from rsl_cli.errors import ConfigError, RslError
 
 _DESCRIPTION = "Convergence studies of random sparse lifts: does the loss fall as the lift grows?"
-_MOST_COMPARED = 6
 _OVERRIDING = ("run", "show")
 """Commands whose words are overrides, hence results_dir among them."""
 _FAULT = 70
@@ -52,10 +48,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except RslError as error:
         if debug:
             raise
-        _complain(str(error))
+        commands.complain(str(error))
         return error.exit_status
     except KeyboardInterrupt:
-        _complain("stopped; finished runs are kept, run the same line again to go on")
+        commands.complain("stopped; finished runs are kept, run the same line again to go on")
         return 130
     except BrokenPipeError:
         # The reader of a pipe has gone (`rsl list | head`); Python would complain again at exit.
@@ -73,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if debug:
             raise
-        _complain(_fault(error))
+        commands.complain(commands.keep_fault(error))
         return _FAULT
 
 
@@ -88,27 +84,6 @@ def _open_streams() -> None:
             setattr(sys, name, os.fdopen(number, "r" if number == 0 else "w", encoding="utf-8", closefd=False))
 
 
-def _complain(text: str) -> None:
-    with suppress(OSError):
-        # A word of the user's may hold an end of line.
-        print("rsl:", "\\n".join(text.splitlines()), file=sys.stderr)
-
-
-def _fault(error: Exception) -> str:
-    """Keep the traceback of an exception that no input should cause; say where."""
-    what = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-    text = "".join(traceback.format_exception(error))
-    try:
-        with tempfile.NamedTemporaryFile(
-            "w", prefix="rsl-fault-", suffix=".txt", delete=False, encoding="utf-8"
-        ) as file:
-            file.write(text)
-        where = f"its traceback is in {file.name}"
-    except OSError:
-        where = "--debug shows its traceback"
-    return f"{what}: a fault of rsl, not of your input; {where}, please report it"
-
-
 def _dispatch(arguments: list[str]) -> int:
     try:
         Path.cwd()
@@ -117,17 +92,17 @@ def _dispatch(arguments: list[str]) -> int:
     command, *rest = arguments or [""]
     # Hydra reads the rest of a `run` line itself, --help and --cfg included.
     if command == "run":
-        return _run(_placed(command, rest))
-    parser, commands = _parser()
+        return commands.run(_placed(command, rest))
+    parser, named = _parser()
     if "_ARGCOMPLETE" in os.environ:
         import argcomplete
 
         argcomplete.autocomplete(parser)
-    if command not in commands:
+    if command not in named:
         parsed = parser.parse_args(arguments)
     else:
         # Flags may stand between words, which argparse grants to no command of commands.
-        parsed = commands[command].parse_intermixed_args(_placed(command, rest))
+        parsed = named[command].parse_intermixed_args(_placed(command, rest))
     return parsed.action(parsed)
 
 
@@ -156,66 +131,64 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version and leave")
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
-    commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    run = commands.add_parser(
+    named = parser.add_subparsers(metavar="COMMAND", required=True)
+    run = named.add_parser(
         "run", help="train every lift of a study, then report; resumes what is there", add_help=False
     )
     _completing(run.add_argument("overrides", nargs="*"), _override_words)
-    run.set_defaults(action=lambda parsed: _run(parsed.overrides))
-    report = commands.add_parser(
-        "report", help="tables, plots and verdict of studies", description="Report on studies."
-    )
-    _completing(report.add_argument("study", nargs="*", help="name or folder; none: the latest"), _study_words)
+    run.set_defaults(action=lambda parsed: commands.run(parsed.overrides))
+    report = named.add_parser("report", help="tables, plots and verdict of studies", description="Report on studies.")
+    _takes_studies(report, "name or folder; none: the latest", nargs="*")
     report.add_argument("--check", action="store_true", help="exit 1 unless every verdict is 'falls'")
     report.add_argument("--format", default="png,pdf", help="of the figures: png, pdf, svg, joined by commas")
     report.add_argument("--delta", type=float, default=0.1, help="accepted failure probability of the learning number")
     report.add_argument("--watch", action="store_true", help="write the page after every run, until none is missing")
-    report.set_defaults(action=_report)
-    show = commands.add_parser("show", help="base graph, fibres, parameters and memory per degree; nothing is trained")
+    report.set_defaults(action=commands.report)
+    show = named.add_parser("show", help="base graph, fibres, parameters and memory per degree; nothing is trained")
     _completing(show.add_argument("overrides", nargs="*", help="as for `rsl run`"), _override_words)
     show.add_argument("--save", type=Path, metavar="FILE", help="draw base and smallest lift: .png, .pdf, .svg, .dot")
     show.add_argument(
         "--engine", choices=["graphviz", "matplotlib"], help="what draws; Graphviz where it is installed, if left out"
     )
     show.add_argument("--config-dir", type=Path, help="folder with configuration of your own")
-    show.set_defaults(action=_show)
-    export = commands.add_parser(
+    show.set_defaults(action=commands.show)
+    export = named.add_parser(
         "export",
         help="a trained lift as plain torch code, tensors and GraphML",
         description="Write a finished run as a folder that needs torch alone: model.py, graph.json, model.safetensors, "
         "graph.graphml. Of the runs named, the one of least held-out loss.",
     )
-    _completing(export.add_argument("study", help="name or folder"), _study_words)
+    _takes_studies(export, "name or folder")
     export.add_argument("run", nargs="*", help="lift=64, seed=0, or the start of a run's folder; none: any")
     export.add_argument("--to", type=Path, required=True, metavar="DIR", help="the folder to make")
     export.add_argument("--force", action="store_true", help="replace DIR if it is there")
-    export.set_defaults(action=_export)
-    verify = commands.add_parser(
+    export.set_defaults(action=commands.export)
+    verify = named.add_parser(
         "verify",
         help="damaged and foreign files by name; exit 1 if there are any",
         description="Compare every file of studies with its digest. Damaged runs are set aside, never deleted; they "
         "count as missing then.",
     )
-    _completing(verify.add_argument("study", nargs="*", help="name or folder; none: all"), _study_words)
-    verify.set_defaults(action=_verify)
-    tracking = commands.add_parser(
+    _takes_studies(verify, "name or folder; none: all", nargs="*")
+    verify.set_defaults(action=commands.verify)
+    tracking = named.add_parser(
         "track",
         help="send what is stored to a tracker of experiments; again, nothing is doubled",
         description="Send studies' configuration, runs, verdict and page to a tracker, on this machine unless --at "
         "says otherwise. A run is known by its id: it is sent once, and once more when it has been carried further.",
     )
-    _completing(tracking.add_argument("study", nargs="+", help="name or folder"), _study_words)
+    _takes_studies(tracking, "name or folder", nargs="+")
     tracking.add_argument("--to", required=True, metavar="TRACKER", help="mlflow, tensorboard, wandb or trackio")
     tracking.add_argument("--at", metavar="PLACE", help="a folder or an address; none: beside the studies")
-    tracking.set_defaults(action=_track)
-    working = commands.add_parser(
+    tracking.set_defaults(action=commands.track)
+    working = named.add_parser(
         "work",
         help="train what a study lacks, as one of any number of workers on any machines",
         description="Take what a study lacks from its folder, the largest lifts first, until nothing is missing. Any "
         "number of workers may do so, on any machine that sees the folder, and come and go at any time. SIGTERM, "
         "SIGUSR1 and SIGUSR2 make one save what it trains, give it back and leave.",
     )
-    _completing(working.add_argument("study", help="name or folder"), _study_words)
+    _takes_studies(working, "name or folder")
     working.add_argument(
         "--until-idle",
         type=float,
@@ -223,8 +196,8 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
         help="stay until there was nothing to train for so long; none: until nothing is missing",
     )
     working.add_argument("--threads", type=int, metavar="N", help="cores to use; none: all")
-    working.set_defaults(action=_work)
-    doctor = commands.add_parser(
+    working.set_defaults(action=commands.work)
+    doctor = named.add_parser(
         "doctor",
         help="what a folder's file system gives that studies rely on; exit 1 if something is missing",
         description="Try in a folder what studies rely on, from two processes: files made once, whole replacements, "
@@ -235,13 +208,13 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     doctor.add_argument(
         "--through", default="", metavar="COMMAND", help="what starts the second process elsewhere, e.g. 'ssh node2'"
     )
-    doctor.set_defaults(action=_doctor)
-    listing = commands.add_parser("list", help="studies, runs done / failed / missing, verdict")
+    doctor.set_defaults(action=commands.doctor)
+    listing = named.add_parser("list", help="studies, runs done / failed / missing, verdict")
     listing.add_argument(
         "--watch", nargs="?", type=float, const=5.0, metavar="SECONDS", help="again and again, until Ctrl-C"
     )
-    listing.set_defaults(action=_list)
-    for command in commands.choices.values():
+    listing.set_defaults(action=commands.listing)
+    for command in named.choices.values():
         command.add_argument(
             "--results-dir",
             default="results",
@@ -249,7 +222,7 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
             metavar="PATH",
             help="where studies lie, also results_dir=PATH",
         )
-    return parser, dict(commands.choices)
+    return parser, dict(named.choices)
 
 
 class _Version(argparse.Action):
@@ -260,271 +233,13 @@ class _Version(argparse.Action):
         parser.exit()
 
 
-def _run(arguments: list[str]) -> int:
-    if {"--help", "-h"} & {*arguments}:
-        from rsl_cli.help import run_help
-
-        own = [Path(b) for a, b in pairwise(arguments) if a in ("--config-dir", "-cd")]
-        print(run_help(arguments, [*own, config_directory()]))
-        return 0
-    from rsl_cli.study.api import check_studies
-
-    status, stores, first = 0, [], "--first" in arguments
-    asked = compose_line([word for word in arguments if word != "--first"])
-    if len(asked) > 1:
-        # Nothing trains before all of a multirun has been found right.
-        _explained(asked, lambda: check_studies([one.config for one in asked]))
-    for one in asked:
-        try:
-            failed, store = _explained([one], lambda one=one: _study(one, first))
-            status = max(status, failed)
-            stores.append(store)
-        except RslError as error:
-            if len(asked) == 1 or os.environ.get("HYDRA_FULL_ERROR") == "1":
-                raise
-            _complain(str(error))
-            status = max(status, error.exit_status)
-    if not first:
-        _compare(stores)
-    return status
-
-
-def _explained(asked: Sequence[Composed], act: Callable[[], Any]) -> Any:
-    """Act, and say of a number that came as text how it comes as a number."""
-    try:
-        return act()
-    except ConfigError as error:
-        for one in asked:
-            error = one.explained(error)
-        raise error from None
-
-
-def _compare(stores: Sequence[Any], formats: Sequence[str] = ("png", "pdf")) -> None:
-    """Lay several studies of one command side by side, beside their folders."""
-    from rsl_cli.report import comparison_file, write_comparison
-
-    distinct = list({store.root: store for store in stores}.values())
-    if len(distinct) > _MOST_COMPARED:
-        print(f"no comparison: {len(distinct)} studies, and {_MOST_COMPARED} are told apart at most; name fewer")
-    elif len(distinct) > 1:
-        folder = distinct[0].root.parent
-        before = comparison_file(distinct, folder).is_file()
-        page = write_comparison(distinct, folder, formats=formats)
-        print(f"comparison: {page}{', in place of the one that was there of the same studies' * before}")
-
-
-def _study(asked: Composed, first: bool) -> tuple[int, Any]:
-    """Train what a study lacks, or the first run of that alone; report. Returns exit status and the study's place."""
-    from rsl_cli.waiting import Waiting
-
-    with Waiting("importing torch and what computes with it"):
-        from rsl_cli.notebook import Study
-        from rsl_cli.progress import say
-        from rsl_cli.report.figures import named_figures
-
-    for note in asked.notes:
-        say(note)
-    # What is drawn at the end is known to be there before anything trains.
-    named_figures(asked.config)
-    study = Study.asked(asked, asked.words).run(first=first)
-    store = study.store
-    for name in study.failed:
-        say(f"rsl: run {name} failed; see {store.folder_of(name) / 'error.txt'}", error=True)
-    if first:
-        return (1 if study.failed else 0), store
-    try:
-        from rsl_cli.report import summary_text, write_report
-
-        verdict = write_report(store)
-        say(f"{summary_text(store, verdict)}\nreport: {store.report_dir / 'index.html'}")
-        for fault in verdict.get("damaged", ()):
-            say(f"rsl: {fault}", error=True)
-        study.tell()
-    except Exception as error:
-        if os.environ.get("HYDRA_FULL_ERROR") == "1":
-            raise
-        reason = str(error) if isinstance(error, RslError) else _fault(error)
-        say(f"rsl: the runs are kept, but not reported: {reason}; `rsl report {store.root}` reports again", error=True)
-        return 1, store
-    return (1 if study.failed else 0), store
-
-
-def _report(parsed: argparse.Namespace) -> int:
-    from rsl_cli.report import summary_text, write_report
-    from rsl_cli.study.store import StudyStore, find_studies
-
-    stores = [_find(name, parsed.results_dir) for name in parsed.study]
-    if not stores:
-        found: list[StudyStore] = find_studies(parsed.results_dir)
-        if not found:
-            raise StoreError(f"no study in {parsed.results_dir}; make one with `rsl run`, or name its folder")
-        stores = found[:1]
-    status = 0
-    for store in stores:
-        if parsed.watch:
-            from rsl_cli.report.watch import watch
-
-            print(f"watching {store.name}: {store.report_dir / 'index.html'}")
-            watch(store, lambda line: print(line, flush=True), delta=parsed.delta)
-        verdict = write_report(store, formats=tuple(parsed.format.split(",")), delta=parsed.delta)
-        print(f"study {store.name}\n{summary_text(store, verdict)}\nreport: {store.report_dir / 'index.html'}")
-        for fault in verdict.get("damaged", ()):
-            print(f"rsl: {fault}", file=sys.stderr)
-        if parsed.check and verdict["verdict"] != "falls":
-            print(f"rsl: study {store.name}: the verdict is '{verdict['verdict']}', not 'falls'", file=sys.stderr)
-            status = 1
-    _compare(stores, tuple(parsed.format.split(",")))
-    return status
-
-
-def _find(name: str, results_dir: Path) -> Any:
-    from rsl_cli.study.store import StudyStore, find_studies
-
-    known = {store.name: store for store in find_studies(results_dir)}
-    if (Path(name) / "study.json").is_file():
-        return StudyStore(Path(name))
-    if name in known:
-        return known[name]
-    there = ", ".join(known) or "none"
-    raise StoreError(f"no study '{name}' in {results_dir}; there are: {there}{nearest(name, known)}")
-
-
-def _show(parsed: argparse.Namespace) -> int:
-    from rsl_cli.show import describe, draw
-    from rsl_cli.study.spec import StudySpec
-
-    overrides, _ = split_flags(parsed.overrides)
-    if len(overrides) < len(parsed.overrides):
-        raise ConfigError(f"show {' '.join(parsed.overrides)}; accepted: overrides key=value, as for `rsl run`")
-    asked = composed(overrides, parsed.config_dir)
-    spec = _explained([asked], lambda: StudySpec.from_config(asked.config))
-    print("\n".join([*asked.notes, describe(spec)]))
-    if parsed.save:
-        draw(spec, parsed.save, parsed.engine)
-        print(f"drawn: {parsed.save}")
-    return 0
-
-
-def _export(parsed: argparse.Namespace) -> int:
-    from rsl_cli.portable import export
-    from rsl_cli.study.trained import choose_run, run_network
-
-    store = _find(parsed.study, parsed.results_dir)
-    key = choose_run(store, parsed.run)
-    export(run_network(store, key), parsed.to, force=parsed.force)
-    print(f"exported run {key.directory} of study {store.name}: {parsed.to}")
-    return 0
-
-
-def _track(parsed: argparse.Namespace) -> int:
-    from rsl_cli.track import check_tracker, track
-
-    check_tracker(parsed.to)
-    for store in [_find(name, parsed.results_dir) for name in parsed.study]:
-        print(f"study {store.name}: {track(store, parsed.to, at=parsed.at).text()}")
-    return 0
-
-
-def _work(parsed: argparse.Namespace) -> int:
-    import signal
-    import threading
-
-    store, leave = _find(parsed.study, parsed.results_dir), threading.Event()
-    if (parsed.threads is not None and parsed.threads < 1) or not (parsed.until_idle is None or parsed.until_idle >= 0):
-        raise ConfigError(f"--threads={parsed.threads} --until-idle={parsed.until_idle}; accepted: from 1, from 0")
-    for name in ("SIGTERM", "SIGINT", "SIGUSR1", "SIGUSR2"):
-        signal.signal(getattr(signal, name), lambda *_: leave.set())
-    from rsl_cli.progress import Display
-    from rsl_cli.study.pilots import pilot
-
-    print(f"study {store.name} in {store.root}: taking what is missing", flush=True)
-    with Display() as display:
-        tally = pilot(
-            store,
-            threads=parsed.threads,
-            idle=parsed.until_idle,
-            leave=leave,
-            progress=display.progress,
-            finished=display.finished,
-        )
-    word = "told to leave; what was being trained is saved and given back" if leave.is_set() else "nothing is missing"
-    word = word if parsed.until_idle is None or leave.is_set() else "nothing to train"
-    print(f"study {store.name}: {len(tally.done)} runs done here, {len(tally.failed)} failed; {word}")
-    return 1 if tally.failed else 0
-
-
-def _doctor(parsed: argparse.Namespace) -> int:
-    from rsl_cli.study.doctor import examine
-
-    findings = examine(parsed.folder, parsed.other or parsed.folder, parsed.through)
-    print("\n".join(one.text for one in findings))
-    return int(any(one.harms for one in findings))
-
-
-def _list(parsed: argparse.Namespace) -> int:
-    if parsed.watch is None:
-        return _listed(parsed)
-    import time
-
-    if not parsed.watch > 0:
-        raise ConfigError(f"--watch {parsed.watch:g}; accepted: seconds above 0")
-    while True:
-        if sys.stdout.isatty():
-            print("\033[H\033[2J", end="")
-        _listed(parsed)
-        sys.stdout.flush()
-        time.sleep(parsed.watch)
-
-
-def _listed(parsed: argparse.Namespace) -> int:
-    from rsl_cli.study.leases import at_work
-    from rsl_cli.study.store import find_studies, read_verdict
-
-    studies = find_studies(parsed.results_dir)
-    if not studies:
-        print(f"no study in {parsed.results_dir}; make one with `rsl run`")
-        return 0
-    width = max(5, *(len(store.name) for store in studies))
-    print(f"{'study':<{width}} {'done':>6} {'failed':>6} {'missing':>7}  verdict")
-    status = 0
-    for store in studies:
-        file = store.report_dir / "verdict.json"
-        try:
-            done, failed, missing = store.counted()
-            verdict = read_verdict(file) if file.is_file() else "no report yet"
-        except StoreError as error:
-            # One damaged study hides no other.
-            print(f"{store.name:<{width}} {'?':>6} {'?':>6} {'?':>7}  damaged")
-            print(f"rsl: {error}", file=sys.stderr)
-            status = 1
-            continue
-        print(f"{store.name:<{width}} {done:>6} {failed:>6} {missing:>7}  {verdict}")
-        if parsed.watch is not None:
-            for line in at_work(store.lease_dir):
-                print(f"  {line}")
-    return status
-
-
-def _verify(parsed: argparse.Namespace) -> int:
-    from rsl_cli.study.store import find_studies
-    from rsl_cli.study.verify import verify
-
-    status = 0
-    for store in [_find(name, parsed.results_dir) for name in parsed.study] or find_studies(parsed.results_dir):
-        try:
-            found = verify(store)
-        except StoreError as error:
-            print(f"rsl: {error}", file=sys.stderr)
-            status = 1
-            continue
-        print(found.text(store.name))
-        status = max(status, int(not found.clean))
-    return status
-
-
 def compose(overrides: Sequence[str], config_dir: Path | None = None) -> dict[str, Any]:
     """The configuration that words of a command line make; see `rsl_cli.configuration.composed`."""
     return composed(overrides, config_dir).config
+
+
+def _takes_studies(parser: argparse.ArgumentParser, help: str, nargs: str | None = None) -> None:
+    _completing(parser.add_argument("study", nargs=nargs, help=help), _study_words)
 
 
 def _completing(action: argparse.Action, words: Callable[..., Any]) -> None:

@@ -47,6 +47,7 @@ ORDER = [
     "configuration",
     "notebook",
     "help",
+    "commands",
     "cli",
 ]
 MODULES = sorted(PACKAGE.rglob("*.py"))

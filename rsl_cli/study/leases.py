@@ -7,9 +7,11 @@ was stopped, or could not be reached) does no harm: both compute the same number
 save work, and no result rests on them.
 """
 
+import ctypes
 import json
 import os
 import platform
+import sys
 import threading
 import time
 import uuid
@@ -219,6 +221,8 @@ def _started(process: int) -> int | None:
         pass
     if Path("/proc/self/stat").exists():
         return None
+    if sys.platform == "win32":  # Where os.kill would end it.
+        return _runs_on_windows(process)
     try:
         os.kill(process, 0)
     except ProcessLookupError:
@@ -226,6 +230,16 @@ def _started(process: int) -> int | None:
     except OSError:
         pass
     return 0
+
+
+def _runs_on_windows(process: int) -> int | None:
+    kernel, code = ctypes.windll.kernel32, ctypes.c_ulong()  # pyright: ignore[reportAttributeAccessIssue]
+    handle = kernel.OpenProcess(0x1000, False, process)  # PROCESS_QUERY_LIMITED_INFORMATION
+    if not handle:
+        return None
+    kernel.GetExitCodeProcess(handle, ctypes.byref(code))
+    kernel.CloseHandle(handle)
+    return 0 if code.value == 259 else None  # STILL_ACTIVE
 
 
 def _take(path: Path, seconds: float) -> tuple[int, Holder] | None:

@@ -16,7 +16,7 @@ _KEPT_BYTES = (1 << 30, 32 << 20)
 
 def memory_limit() -> float:
     """Bytes that this process and its children may use: the machine's, or less where a limit is set."""
-    limits = [float(os.sysconf("SC_PAGE_SIZE")) * os.sysconf("SC_PHYS_PAGES")]
+    limits = [_installed()]
     for file in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
         with suppress(OSError, ValueError):  # No such file; "max".
             limits.append(float(Path(file).read_text()))
@@ -26,6 +26,14 @@ def memory_limit() -> float:
         soft = resource.getrlimit(resource.RLIMIT_AS)[0]
         limits += [float(soft)] if soft != resource.RLIM_INFINITY else []
     return min(limits)
+
+
+def _installed() -> float:
+    if sys.platform == "win32":
+        status = (ctypes.c_ulonglong * 8)(64)  # A MEMORYSTATUSEX, which begins with its size.
+        ctypes.windll.kernel32.GlobalMemoryStatusEx(ctypes.byref(status))
+        return float(status[1])
+    return float(os.sysconf("SC_PAGE_SIZE")) * os.sysconf("SC_PHYS_PAGES")
 
 
 def cores() -> int:

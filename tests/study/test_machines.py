@@ -1,13 +1,18 @@
 """Studies on machines that lack what Linux has, and from scripts as people write them."""
 
+import ctypes
 import json
 import os
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import problems
 import pytest
+
+from rsl_cli.study import leases
+from rsl_cli.study.machine import memory_limit
 
 ROOT = Path(__file__).resolve().parents[2]
 HIDDEN = """
@@ -87,3 +92,32 @@ def test_kernels_compile_where_no_cache_can_be_written(tmp_path):
     done = python(["-c", script], tmp_path, env={"NUMBA_CACHE_DIR": ""})
     assert (done.returncode, done.stdout) == (0, "1\n"), done.stderr
     assert done.stderr.count("set NUMBA_CACHE_DIR to a folder that can be written") == 1
+
+
+def filled(status):
+    assert status._obj[0] == 64
+    status._obj[1] = 3 << 30
+
+
+def still_active(handle, code):
+    code._obj.value = 259
+
+
+KERNEL = types.SimpleNamespace(
+    GlobalMemoryStatusEx=filled,
+    OpenProcess=lambda access, inherits, process: int(process == 7),
+    GetExitCodeProcess=still_active,
+    CloseHandle=lambda handle: None,
+)
+"""What of Windows is asked: 3 GiB, and of processes number 7 alone."""
+
+
+def test_windows_is_asked_for_its_memory_and_processes_and_none_is_ended(monkeypatch):
+    monkeypatch.setattr(sys, "platform", "win32")
+    monkeypatch.setattr(ctypes, "windll", types.SimpleNamespace(kernel32=KERNEL), raising=False)
+    monkeypatch.delattr(os, "sysconf")
+    monkeypatch.setattr(os, "kill", lambda *_: pytest.fail("a process was ended"))
+    monkeypatch.setattr(Path, "exists", lambda _: False)
+    monkeypatch.setattr(Path, "read_text", lambda *_, **__: (_ for _ in ()).throw(FileNotFoundError))
+    assert memory_limit() == 3 << 30
+    assert leases._started(7) == 0 and leases._started(8) is None
