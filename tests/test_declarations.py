@@ -89,7 +89,7 @@ def test_a_trainer_by_its_name_is_the_one_of_its_file(name):
 def test_classes_have_the_declared_defaults():
     assert Flow() == trainer_settings({"name": "flow"})
     assert LevenbergMarquardt() == trainer_settings({"name": "lm"})
-    for name in ("adam", "gd", "adamw", "lion"):
+    for name in ("adam", "sgd", "gd", "adamw", "lion"):
         settings = trainer_settings({"name": name})
         assert isinstance(settings, FirstOrder) and settings.optimizer == OPTIMIZERS[name]()
 

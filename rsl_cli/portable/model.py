@@ -15,6 +15,7 @@ results up per target: y_b = sigma( sum over edges a -> b of M(w_ab, y_a) ).
 
 import json
 import math
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -91,13 +92,13 @@ class LiftedModel(nn.Module):
 
     def vertex(self, vertex: dict[str, Any], slots: dict[str, Tensor]) -> Tensor:
         """Combine the slots, add the bias, normalise, activate, pool."""
-        z = combine(vertex["combine"], slots)
+        z = COMBINES[vertex["combine"]["name"]](vertex["combine"], slots)
         if vertex["bias"] is not None:
             z = z + getattr(self, vertex["bias"])
         if vertex["norm"]:
             z = normalise(vertex["norm"], z)
         y = ACTIVATIONS[vertex["activation"]](z)
-        return pool(vertex["pool"], y) if vertex["pool"] else y
+        return POOLS[vertex["pool"]["name"]](vertex["pool"], y) if vertex["pool"] else y
 
 
 def predict(model: Any, data: dict[str, Any] | None, table: Any) -> Any:
@@ -229,19 +230,27 @@ def patches(y: Tensor, side: int) -> Tensor:
     return cut.reshape(*y.shape[:2], *cut.shape[1:])
 
 
-def combine(kind: dict[str, Any], slots: dict[str, Tensor]) -> Tensor:
-    """Add or multiply the slots, or attend with q (N, heads, T, d) to k (N, heads, S, d) and v."""
-    if kind["name"] == "attention":
-        q, k, v = slots["q"], slots["k"], slots["v"]
-        scores = q @ k.transpose(2, 3) / math.sqrt(q.shape[3])
-        if kind["causal"]:
-            later = torch.ones(scores.shape[2:], dtype=torch.bool, device=scores.device).triu(1)
-            scores = scores.masked_fill(later, -math.inf)
-        return scores.softmax(3) @ v
-    first, *others = slots.values()
-    for other in others:
-        first = first * other if kind["name"] == "product" else first + other
-    return first
+def add(kind: dict[str, Any], slots: dict[str, Tensor]) -> Tensor:
+    """The sum of the slots."""
+    return reduce(torch.add, slots.values())
+
+
+def multiply(kind: dict[str, Any], slots: dict[str, Tensor]) -> Tensor:
+    """The product of the slots, number by number."""
+    return reduce(torch.mul, slots.values())
+
+
+def attend(kind: dict[str, Any], slots: dict[str, Tensor]) -> Tensor:
+    """Attend with q (N, heads, T, d) to k (N, heads, S, d) and v."""
+    q, k, v = slots["q"], slots["k"], slots["v"]
+    scores = q @ k.transpose(2, 3) / math.sqrt(q.shape[3])
+    if kind["causal"]:
+        later = torch.ones(scores.shape[2:], dtype=torch.bool, device=scores.device).triu(1)
+        scores = scores.masked_fill(later, -math.inf)
+    return scores.softmax(3) @ v
+
+
+COMBINES = {"sum": add, "product": multiply, "attention": attend}
 
 
 def normalise(kind: dict[str, Any], z: Tensor) -> Tensor:
@@ -252,10 +261,10 @@ def normalise(kind: dict[str, Any], z: Tensor) -> Tensor:
     return z * (z.square().mean(axes, keepdim=True) + kind["eps"]).rsqrt()
 
 
-def pool(kind: dict[str, Any], y: Tensor) -> Tensor:
-    """Squares of maps, whole maps, or tokens."""
-    if kind["name"] == "max":
-        return functional.max_pool2d(y, kind["size"])
-    if kind["name"] == "avg":
-        return functional.avg_pool2d(y, kind["size"])
-    return y.mean(2) if kind["name"] == "token_avg" else y.mean((2, 3))
+POOLS = {
+    "max": lambda kind, y: functional.max_pool2d(y, kind["size"]),
+    "avg": lambda kind, y: functional.avg_pool2d(y, kind["size"]),
+    "global_avg": lambda kind, y: y.mean((2, 3)),
+    "token_avg": lambda kind, y: y.mean(2),
+}
+"""Squares of maps, whole maps, or tokens."""

@@ -9,6 +9,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from rsl_cli.errors import RslError
+from rsl_cli.liftings import edge_lifting
 from rsl_cli.stats import ZERO_LOSS, Limit, at_saddle, tail_limit
 from rsl_cli.study.record import Record, RunKey
 from rsl_cli.study.store import StudyStore
@@ -176,15 +178,14 @@ class StudyRuns:
     @cached_property
     def dense_lifts(self) -> tuple[int, ...]:
         """The lifts that are complete graphs, since the in-degree reaches a fibre: small dense networks."""
-        return tuple(lift for lift in self.lifts if self._dense(lift))
-
-    def _dense(self, lift: int) -> bool:
         config = self.study.get("config", {})
-        lifting = config.get("lifting") or {}
-        degree, kind = lifting.get("in_degree"), lifting.get("kind")
-        if kind not in ("random", "regular") or not isinstance(degree, int | float):
-            return False
-        return degree >= min(_fibres(config.get("base") or {}, lift), default=lift)
+        try:
+            law = edge_lifting(config.get("lifting")).law
+        except RslError:
+            return ()  # A user's own that is not here any more.
+        least = {lift: min(_fibres(config.get("base") or {}, lift), default=lift) for lift in self.lifts}
+        reached = [lift for lift, n in least.items() if law.mean_in_degree(n, n) >= n]
+        return () if law.complete else tuple(reached)
 
     @cached_property
     def headline(self) -> Which:

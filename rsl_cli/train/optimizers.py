@@ -19,6 +19,7 @@ from rsl_cli.errors import ConfigError, RslError, first_line, one_of
 from rsl_cli.kernels.circuit import BETA1, BETA2, EPSILON
 from rsl_cli.network import LiftedNetwork
 from rsl_cli.registry import Registry
+from rsl_cli.train.settings import TRAINERS
 
 
 class Steps(Protocol):
@@ -137,7 +138,7 @@ class Sgd(Optimizer):
         nesterov: look ahead by one step of it (Sutskever et al., 2013), as torch does.
     """
 
-    momentum: float = 0.0
+    momentum: float = TRAINERS["sgd"]["momentum"].default
     nesterov: bool = False
 
     def __post_init__(self) -> None:
@@ -167,6 +168,7 @@ class Sgd(Optimizer):
 class Gd(Sgd):
     """Gradient descent on all samples: Euler's method on the gradient flow."""
 
+    momentum: float = 0.0
     euler: ClassVar[bool] = True
 
     def __post_init__(self) -> None:

@@ -355,7 +355,7 @@ def test_captured_steps_are_those_launched_one_by_one():
     ("optimizer", "torchs"),
     [
         (Adam(), torch.optim.Adam),
-        (Sgd(), torch.optim.SGD),
+        (Sgd(0.0), torch.optim.SGD),
         (Sgd(0.9), partial(torch.optim.SGD, momentum=0.9)),
         (Sgd(0.9, nesterov=True), partial(torch.optim.SGD, momentum=0.9, nesterov=True)),
         (AdamW(0.3, 0.8, 0.95), partial(torch.optim.AdamW, weight_decay=0.3, betas=(0.8, 0.95))),

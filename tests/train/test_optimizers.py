@@ -22,7 +22,7 @@ from rsl_cli.train.optimizers import OPTIMIZERS, Adam, AdamW, Gd, Lion, Sgd
 from rsl_cli.train.trainers import trainer_settings
 
 CONF = problems.CONF / "trainer"
-OWN = [Adam(), Sgd(), Sgd(0.9), Sgd(0.9, nesterov=True), Gd(), AdamW(), AdamW(0.5, 0.5, 0.5), Lion(), Lion(0.5)]
+OWN = [Adam(), Sgd(0.0), Sgd(), Sgd(0.9, nesterov=True), Gd(), AdamW(), AdamW(0.5, 0.5, 0.5), Lion(), Lion(0.5)]
 
 
 @pytest.mark.parametrize("optimizer", OWN, ids=repr)
