@@ -17,7 +17,7 @@ from rsl_cli.report.charts import charts, size_axes
 from rsl_cli.report.diagnostics import NOTHING, DiagnosticTables
 from rsl_cli.report.joint import params_of
 from rsl_cli.report.page_data import MOST_DRAWN, MOST_LISTED, Data, page_data
-from rsl_cli.report.runs import LOSS_NAMES, StudyRuns, Which
+from rsl_cli.report.runs import LOSS_NAMES, MOST_SHOWN, StudyRuns, Which
 from rsl_cli.report.tables import LiftSummary, summary_cells
 from rsl_cli.report.vega import vega_script
 from rsl_cli.report.words import CAPTIONS, figure_of, powers, remedy_of
@@ -229,12 +229,18 @@ def image_data(content: bytes) -> str:
 
 
 def _few(runs: StudyRuns) -> str:
-    if len(runs.runs) <= MOST_DRAWN:
-        return ""
-    return (
-        f"Of {len(runs.runs):,} runs, about {MOST_DRAWN} are drawn one by one, the first seeds of each lift; medians, "
-        "quartiles and shares are those of all, unless a figure says otherwise."
-    )
+    words = []
+    if len(runs.runs) > MOST_DRAWN:
+        words.append(
+            f"Of {len(runs.runs):,} runs, about {MOST_DRAWN} are drawn one by one, the first seeds of each lift; "
+            "medians, quartiles and shares of what runs end at are those of all, unless a figure says otherwise."
+        )
+    if len(runs.shown) < len(runs.done):
+        words.append(
+            f"What is told of the way there (losses at a time, the law of lift and clock, what was measured) is told "
+            f"by the first {MOST_SHOWN} seeds of each lift."
+        )
+    return " ".join(words)
 
 
 def _columns(data: Data) -> tuple[list[dict[str, Any]], list[tuple[str, str]]]:

@@ -1,4 +1,7 @@
-"""The figures of a study. Every run is shown: what diverged or reached zero is marked at the edge of the plot."""
+"""The figures of a study. What diverged or reached zero is marked at the edge of the plot.
+
+Every run is shown, up to a number of seeds of each lift; medians, quartiles and shares are those of all.
+"""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -14,7 +17,7 @@ from rsl_cli.report.check_plots import check_drawings
 from rsl_cli.report.diagnostics import NOTHING, DiagnosticTables
 from rsl_cli.report.isochrones import draw_isochrones
 from rsl_cli.report.population_plots import population_drawings
-from rsl_cli.report.runs import LOSS_NAMES, Run, StudyRuns, Which
+from rsl_cli.report.runs import LOSS_NAMES, MOST_SHOWN, Run, StudyRuns, Which
 from rsl_cli.report.tangent_plots import tangent_drawings
 from rsl_cli.report.trajectory_plots import trajectory_drawings
 from rsl_cli.report.verdict import learning_numbers, success_by_epsilon
@@ -112,9 +115,10 @@ def _points(axes: Axes, runs: StudyRuns, view: Which, by_lift: bool, bottom: flo
             label=f"{name} loss is zero ({len(zero)})",
             zorder=4,
         )
-    inside = [run for run in found if 0 < run.loss(view) < math.inf]
+    inside = [run for run in runs.shown if 0 < run.loss(view) < math.inf]
     if not inside:
         return
+    seeds = "each seed" if len(runs.shown) == len(runs.done) else f"{MOST_SHOWN} seeds a lift"
     axes.scatter(
         *([_place(run, by_lift) * dodge for run in inside], [run.loss(view) for run in inside]),
         s=24,
@@ -123,7 +127,7 @@ def _points(axes: Axes, runs: StudyRuns, view: Which, by_lift: bool, bottom: flo
         edgecolors=colour,
         alpha=0.75,
         linewidths=1.0,
-        label=f"{name} loss, each seed",
+        label=f"{name} loss, {seeds}",
         zorder=3,
     )
     groups = [[run for run in found if run.key.lift == lift] for lift in sorted({run.key.lift for run in found})]
@@ -141,8 +145,9 @@ def _mark_runs(axes: Axes, runs: StudyRuns, by_lift: bool, top: float) -> None:
     under = [run for run in runs.done if run.under_trained and 0 < run.loss(runs.headline) < math.inf]
     dodge = _dodge(axes, runs, runs.headline)
     if under:
+        drawn = [run for run in runs.shown if run.under_trained and 0 < run.loss(runs.headline) < math.inf]
         axes.scatter(
-            *([_place(run, by_lift) * dodge for run in under], [run.loss(runs.headline) for run in under]),
+            *([_place(run, by_lift) * dodge for run in drawn], [run.loss(runs.headline) for run in drawn]),
             s=85,
             marker="o",
             facecolors="none",
@@ -161,7 +166,8 @@ def _mark_runs(axes: Axes, runs: StudyRuns, by_lift: bool, top: float) -> None:
 def _limit_bars(axes: Axes, runs: StudyRuns, by_lift: bool, bottom: float) -> None:
     """A bar from each loss down to the least that its limit can be, an arrow where that is 0."""
     dodge = _dodge(axes, runs, runs.headline)
-    shown = [run for run in runs.done if 0 < run.loss(runs.headline) < math.inf]
+    finite = [run for run in runs.done if 0 < run.loss(runs.headline) < math.inf]
+    shown = [run for run in runs.shown if 0 < run.loss(runs.headline) < math.inf]
     known = [run for run in shown if run.limit(runs.headline).low > 0]
     if known:
         axes.vlines(
@@ -188,7 +194,7 @@ def _limit_bars(axes: Axes, runs: StudyRuns, by_lift: bool, bottom: float) -> No
             elinewidth=0.7,
             alpha=0.5,
             uplims=True,
-            label=f"limit open below ({len(open_)})",
+            label=f"limit open below ({sum(run.limit(runs.headline).low <= 0 for run in finite)})",
         )
 
 

@@ -18,7 +18,7 @@ from fake_study import make_study, params_of
 from jsonschema.exceptions import ValidationError
 from matplotlib.figure import Figure
 
-from rsl_cli.report import canvas, write_comparison, write_report
+from rsl_cli.report import canvas, figure, write_comparison, write_report
 from rsl_cli.report.charts import charts
 from rsl_cli.report.diagnostics import DiagnosticTables, Rows, read_diagnostics
 from rsl_cli.report.page_data import page_data
@@ -227,6 +227,17 @@ def test_the_page_of_a_large_study_opens(tmp_path: Path) -> None:
     text = (store.report_dir / "index.html").read_text()
     assert len(text.encode()) < SIZE
     assert "Of 10,000 runs, about 600 are drawn one by one" in text and "Of 10,000 runs, 5,000 are listed" in text
+
+
+def test_what_is_said_of_many_seeds_is_said_by_which(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rsl_cli.report.runs.MOST_SHOWN", 2)
+    store = make_study(tmp_path / "s", falling, lifts=(16, 32, 64), seeds=4)
+    write_report(store, formats=())
+    text = (store.report_dir / "index.html").read_text()
+    assert "What is told of the way there" in text and "drawn one by one" not in text
+    labels = figure(store, "loss_vs_lift").legends[0].get_texts()
+    assert any("seeds a lift" in label.get_text() for label in labels)
+    assert len(read_runs(store).table("train", lambda run: True).seeds) == 4
 
 
 def test_charts_obey_the_schema(study: StudyStore) -> None:
