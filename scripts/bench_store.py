@@ -6,26 +6,23 @@ without waiting for the disk, then each command is timed in a process of its own
     python scripts/bench_store.py [RUNS ...]
 """
 
-import io
-import math
 import os
 import subprocess
 import sys
 import tempfile
 import time
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+from pyarrow import parquet
 
 from rsl_cli.study.record import Record, RunKey
 from rsl_cli.study.store import StudyStore
 
 LIFTS = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
-DISTINCT = 64
-"""Different trajectories of a lift."""
 ITEM = 20
 """Runs that are noted together, as the runs of one union are."""
 COMMANDS = {
@@ -61,14 +58,14 @@ def write(store: StudyStore, keys: list[RunKey]) -> None:
     for start in range(0, len(keys), ITEM):
         part = keys[start : start + ITEM]
         for key in part:
-            path = trajectory(key.lift, key.seed % DISTINCT)
+            path = trajectory(key.lift, key.seed)
             loss = path["loss"].to_numpy()
             store.write_run(key, record_of(key, float(loss[-1])), {"trajectory": path}, {"w": loss[:8]})
         store.note(part)
 
 
 class Encoded(pd.DataFrame):
-    """A table that is encoded once, which would take most of the time."""
+    """A table that is encoded without what pandas adds, which would take most of the time."""
 
     @property
     def _constructor(self) -> type[pd.DataFrame]:
@@ -76,21 +73,20 @@ class Encoded(pd.DataFrame):
 
     def to_parquet(self, path: Any = None, **options: Any) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Write it as ever."""
-        if "encoded" not in self.attrs:
-            buffer = io.BytesIO()
-            pd.DataFrame(self).to_parquet(buffer, **options)
-            self.attrs["encoded"] = buffer.getvalue()
-        path.write(self.attrs["encoded"])
+        del options
+        parquet.write_table(pa.table({name: self[name].to_numpy() for name in self.columns}), path)
 
 
-@cache
-def trajectory(lift: int, kind: int) -> Encoded:
-    """A flow's loss on its way to its limit."""
-    at = np.concatenate([[0.0], np.geomspace(1e-2, 1e6, 33)])
-    rng = np.random.default_rng([lift, kind])
-    loss = (1 / lift * math.exp(0.2 * rng.standard_normal()) + 0.5 / (1 + at)) * 0.5
-    columns = {"step": np.arange(at.size), "time": at, "loss": loss, "test_loss": 1.1 * loss}
-    return Encoded(columns | {"grad_norm": loss, "distance": at, "dissipation": np.ones(at.size)})
+AT = np.concatenate([[0.0], np.geomspace(1e-2, 1e6, 33)])
+
+
+def trajectory(lift: int, seed: int) -> Encoded:
+    """A flow's loss on its way to its limit; no two are alike."""
+    rng = np.random.default_rng([lift, seed])
+    limit, begin = np.exp(0.2 * rng.standard_normal(2)) * (1 / lift, 0.5)
+    loss = (limit + begin / (1 + AT)) * 0.5
+    columns = {"step": np.arange(AT.size), "time": AT, "loss": loss, "test_loss": 1.1 * loss}
+    return Encoded(columns | {"grad_norm": loss**0.5, "distance": np.log1p(AT * begin), "dissipation": 1 + 0.01 * loss})
 
 
 def key_of(lift: int, seed: int) -> RunKey:
@@ -118,32 +114,45 @@ def plan(name: str, keys: list[RunKey]) -> dict[str, Any]:
     return content | {"plan": grid | {"runs": runs}}
 
 
-def timed(code: str) -> tuple[float, float]:
-    """Seconds and peak memory, GB, of a program in a process of its own."""
-    peak = "\nimport resource; print('peak', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+def timed(code: str) -> str:
+    """Seconds by the clock, seconds of processor time, and peak memory of a program in a process of its own."""
+    used = "\nimport resource; used = resource.getrusage(resource.RUSAGE_SELF)"
+    tell = f"{used}; print('used', used.ru_utime + used.ru_stime, used.ru_maxrss)"
     began = time.perf_counter()
-    done = subprocess.run([sys.executable, "-c", code + peak], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-c", code + tell], capture_output=True, text=True, check=False)
     seconds = time.perf_counter() - began
     if done.returncode:
         raise SystemExit(done.stderr)
-    return seconds, int(done.stdout.rsplit("peak", 1)[1]) / 2**20
+    processor, peak = map(float, done.stdout.rsplit("used", 1)[1].split())
+    return f"{seconds:.1f}, {processor:.1f}, {peak / 2**20:.2f}"
 
 
 def main(sizes: list[int]) -> None:
     """Print the table; what is made up need not outlive a power cut."""
     os.fsync = lambda _: None
-    print("| runs | write, ms a run | files a run | " + " | ".join(f"{name}, s (GB)" for name in COMMANDS) + " |")
+    names = [f"{name}: s, s of CPU, GB" for name in COMMANDS]
+    print("| runs | write, ms a run | files a run | " + " | ".join(names) + " | growth wrote, MB of MB |")
+    print("| ---: " * (4 + len(names)) + "|")
     for runs in sizes:
         with tempfile.TemporaryDirectory(prefix="rsl-store-") as results:
             began = time.perf_counter()
             root = make(Path(results) / "s", runs).root
             each = (time.perf_counter() - began) / runs * 1e3
+            before = {path: path.stat().st_mtime_ns for path in root.rglob("*") if path.is_file()}
             entries = sum(1 for _ in root.rglob("*")) / runs
-            cells = []
-            for code in COMMANDS.values():
-                seconds, memory = timed(code.format(results=results, study=root, runs=runs))
-                cells.append(f"{seconds:.1f} ({memory:.2f})")
-            print(f"| {runs} | {each:.1f} | {entries:.2f} | " + " | ".join(cells) + " |", flush=True)
+            cells, wrote, have = [], 0, 0
+            for name, code in COMMANDS.items():
+                cells.append(timed(code.format(results=results, study=root, runs=runs)))
+                if name == "grow":
+                    files = {path: path.stat() for path in root.rglob("*") if path.is_file()}
+                    new = [one.st_size for path, one in files.items() if before.get(path) != one.st_mtime_ns]
+                    # Of study.json the time is changed, and nothing else.
+                    wrote, have = (
+                        sum(new) - (root / "study.json").stat().st_size,
+                        sum(one.st_size for one in files.values()),
+                    )
+            sizes_of = f"{wrote / 1e6:.2f} of {have / 1e6:.0f}"
+            print(f"| {runs} | {each:.1f} | {entries:.2f} | " + " | ".join(cells) + f" | {sizes_of} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -5,11 +5,12 @@ believes it only while they are that still. It is at once the study's manifest, 
 
 A shard is a Parquet file that is written once, under the digest of its content; a damaged one is known by that. Of rows
 for one run the last counts. Shards are merged by reading them, writing one, and removing those that were read, so that
-a death or another process in between costs nothing but space.
+a death or another process in between costs nothing but space. What is larger than all that is smaller together is left
+as it is: a study that grows by a little has little to write, and its shards are never more than a few.
 """
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,14 +65,13 @@ class Catalogue:
         return [path for kind in KINDS for path, content in self._contents(kind) if content is None]
 
     def merge(self, kinds: Sequence[Kind] = KINDS) -> None:
-        """Make the shards of each kind one; of rows for one run only the last is kept. Damaged shards are left."""
+        """Make few shards of many; of rows for one run only the last is kept. Damaged shards are left."""
         for kind in kinds:
-            self._merge(kind)
-
-    def _merge(self, kind: Kind) -> None:
-        parts = [(path, content) for path, content in self._contents(kind) if content is not None]
-        if len(parts) > 1:
-            self.replace(kind, latest(self._read(parts)), [path for path, _ in parts])
+            parts = [(path, content) for path, content in self._contents(kind) if content is not None]
+            small = _small({path: len(content) for path, content in parts})
+            if small:
+                parts = [part for part in parts if part[0] in small]
+                self.replace(kind, latest(self._read(parts)), [path for path, _ in parts])
 
     def replace(self, kind: Kind, table: "pyarrow.Table", old: Sequence[Path] = ()) -> None:
         """Add rows, in a shard of their own, and remove shards in whose place they are.
@@ -119,6 +119,16 @@ class Catalogue:
             for _, content in parts
         ]
         return pa.concat_tables(tables, promote_options="default") if tables else None
+
+
+def _small(sizes: Mapping[Path, int]) -> set[Path]:
+    """The shards to merge: all but those each of which is larger than all smaller ones together."""
+    ordered, total, last = sorted(sizes, key=lambda path: sizes[path]), 0, 0
+    for i, path in enumerate(ordered):
+        if i and sizes[path] <= total:
+            last = i
+        total += sizes[path]
+    return set(ordered[: last + 1]) if last else set()
 
 
 def latest(table: "pyarrow.Table") -> "pyarrow.Table":
