@@ -253,7 +253,7 @@ def _override_words(**_: Any) -> list[str]:
 
 
 def _study_words(**_: Any) -> list[str]:
-    from rsl_cli.study.store import find_studies
+    from rsl_cli.study.studies import find_studies
 
     return [store.name for store in find_studies(Path("results"))]
 

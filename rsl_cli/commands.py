@@ -123,7 +123,8 @@ def _study(asked: Composed, first: bool) -> tuple[int, Any]:
 def report(parsed: argparse.Namespace) -> int:
     """Report on stored studies; of several, compare them too."""
     from rsl_cli.report import summary_text, write_report
-    from rsl_cli.study.store import StudyStore, find_studies
+    from rsl_cli.study.store import StudyStore
+    from rsl_cli.study.studies import find_studies
 
     stores = [_find(name, parsed.results_dir) for name in parsed.study]
     if not stores:
@@ -150,7 +151,8 @@ def report(parsed: argparse.Namespace) -> int:
 
 
 def _find(name: str, results_dir: Path) -> Any:
-    from rsl_cli.study.store import StudyStore, find_studies
+    from rsl_cli.study.store import StudyStore
+    from rsl_cli.study.studies import find_studies
 
     known = {store.name: store for store in find_studies(results_dir)}
     if (Path(name) / "study.json").is_file():
@@ -259,7 +261,7 @@ def listing(parsed: argparse.Namespace) -> int:
 
 def _listed(parsed: argparse.Namespace) -> int:
     from rsl_cli.study.leases import at_work
-    from rsl_cli.study.store import find_studies, read_verdict
+    from rsl_cli.study.studies import find_studies, read_verdict
 
     studies = find_studies(parsed.results_dir)
     if not studies:
@@ -288,7 +290,7 @@ def _listed(parsed: argparse.Namespace) -> int:
 
 def verify(parsed: argparse.Namespace) -> int:
     """Print which files of studies are not what was written."""
-    from rsl_cli.study.store import find_studies
+    from rsl_cli.study.studies import find_studies
     from rsl_cli.study.verify import verify as examined
 
     status = 0

@@ -19,7 +19,8 @@ from rsl_cli.study.api import Outcome, run_study
 from rsl_cli.study.naming import named
 from rsl_cli.study.runner import RunBatch
 from rsl_cli.study.spec import StudySpec
-from rsl_cli.study.store import RunKey, StudyStore, open_study
+from rsl_cli.study.store import RunKey, StudyStore
+from rsl_cli.study.studies import open_study
 from rsl_cli.study.trained import TrainedNetwork, run_network
 from rsl_cli.track import Sent, check_tracker, track
 

@@ -356,7 +356,7 @@ def test_a_fault_of_rsl_ends_with_70_and_keeps_its_traceback(tmp_path, monkeypat
     def broken(*_):
         raise TypeError("two\nlines")
 
-    monkeypatch.setattr("rsl_cli.study.store.find_studies", broken)
+    monkeypatch.setattr("rsl_cli.study.studies.find_studies", broken)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     assert main(["list"]) == 70
     [line] = capsys.readouterr().err.strip().splitlines()

@@ -12,7 +12,7 @@ import yaml
 from rsl_cli.cli import main
 from rsl_cli.report import judge
 from rsl_cli.report.runs import read_runs
-from rsl_cli.study.store import open_study
+from rsl_cli.study.studies import open_study
 
 ROOT = Path(__file__).parents[1]
 _spec = importlib.util.spec_from_file_location("reproduce", ROOT / "scripts" / "reproduce.py")

@@ -19,7 +19,8 @@ from rsl_cli.report.terminal import loss_plot
 from rsl_cli.report.verdict import give_verdict
 from rsl_cli.study.files import write_atomic, write_json
 from rsl_cli.study.integrity import seal
-from rsl_cli.study.store import StudyStore, open_study
+from rsl_cli.study.store import StudyStore
+from rsl_cli.study.studies import open_study
 from rsl_cli.study.verify import write_digests
 
 if TYPE_CHECKING:

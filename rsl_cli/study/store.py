@@ -13,36 +13,30 @@ Layout of a study::
     <root>/leases/                  which runs are being trained, and by whom: see `rsl_cli.study.leases`
     <root>/report/
 
-``record.json`` is the last file a run writes: a run is done when its record says so, never before. A run
-that is carried further writes its files beside the old ones, under names that end in how often it was, ``.1``, ``.2``:
-its record, replaced, says which are its own, and they then take the old ones' places. ``resume.safetensors`` says by
+A run is done when its record says so, never before: see `rsl_cli.study.run_files`. ``resume.safetensors`` says by
 itself where it stands, which may be beyond the record. Studies of earlier versions have their runs in ``runs`` itself
 and no catalogue, and keep it so. JSON ends in a digest of its own, and a record holds the digests
 of its run's files: a run that they do not fit is missing.
 """
 
-import io
 import math
 import os
 import sys
-import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from safetensors import numpy as safetensors_numpy
 
 from rsl_cli.errors import StoreError, first_line
-from rsl_cli.study import leases
+from rsl_cli.study import grids, leases, run_files
 from rsl_cli.study.catalogue import Catalogue
 from rsl_cli.study.files import (
     MENDED,
     cannot_read,
     cannot_write,
-    contiguous,
     read_json,
     read_tensors,
     write_atomic,
@@ -50,13 +44,10 @@ from rsl_cli.study.files import (
     write_tensors,
 )
 from rsl_cli.study.integrity import SCHEMA as SCHEMA
-from rsl_cli.study.integrity import DamageError, check_study, digest, is_sealed, seal, unseal
-from rsl_cli.study.record import RECORD_SCHEMA, Record, Written
+from rsl_cli.study.integrity import DamageError, check_study, digest, seal
+from rsl_cli.study.record import Record
 from rsl_cli.study.record import RunKey as RunKey
 from rsl_cli.study.survey import LATER, counted, note, survey, unswept
-
-_ABANDONED = 3600.0
-"""Seconds after which a temporary file is nobody's."""
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -144,13 +135,7 @@ class StudyStore:
         Raises:
             StoreError: the folder holds no study, or a file is damaged.
         """
-        grids = self.grids()
-        if len(grids) == 1:
-            return grids[0]
-        every = {(run["lift"], run["seed"], run["run_id"]): run for grid in grids for run in grid["plan"]["runs"]}
-        runs = sorted(every.values(), key=lambda run: (run["lift"], run["seed"]))
-        plan = {key: sorted({one for grid in grids for one in grid["plan"][key]}) for key in ("lifts", "seeds")}
-        return {**grids[0], **grids[-1], "plan": {**grids[-1]["plan"], **plan, "runs": runs}}
+        return grids.merged(self.grids())
 
     def create(self, content: Mapping[str, Any]) -> bool:
         """Make the study; False if another process has made it meanwhile, whose it is then.
@@ -197,7 +182,7 @@ class StudyStore:
 
     def carried(self, lift: int | None = None) -> dict[str, Any]:
         """How far the latest call asked the study's runs to be carried, see `carried`."""
-        return carried(self.read_study(), lift)
+        return grids.carried(self.read_study(), lift)
 
     def run_dir(self, key: RunKey) -> Path:
         """The run's folder."""
@@ -214,14 +199,12 @@ class StudyStore:
 
     def files_of(self, key: RunKey, record: Record) -> dict[str, Path]:
         """A run's record and the files that it names, by the names they have at present."""
-        folder = self.run_dir(key)
-        found = [_located(folder, name, record) for name in record.files]
-        return {path.name: path for path in [folder / "record.json", *found]}
+        return run_files.files_of(self.run_dir(key), record)
 
     def record(self, key: RunKey) -> Record | None:
         """The run's record, or None if it has none yet, or one that `fault` finds fault with."""
         try:
-            return self._record(key)
+            return run_files.read_record(self.run_dir(key), key)
         except DamageError:
             return None
 
@@ -236,29 +219,13 @@ class StudyStore:
             The line, or None.
         """
         try:
-            record = self._record(key)
+            folder = self.run_dir(key)
+            record = run_files.read_record(folder, key)
             for name in record.files if record and thorough else ():
-                self._checked(key, name, record)
+                run_files.check_content(folder, name, record)
         except DamageError as error:
             return str(error)
         return None
-
-    def _record(self, key: RunKey) -> Record | None:
-        folder = self.run_dir(key)
-        path = folder / "record.json"
-        try:
-            if not path.exists():
-                return None
-            content = path.read_bytes()
-            record = Record.read(unseal(content), key, sealed=is_sealed(content))
-        except (OSError, DamageError) as error:
-            raise DamageError(f"{path}: {first_line(error)}") from error
-        for name, due in record.files.items():
-            file = _located(folder, name, record)
-            size = file.stat().st_size if file.is_file() else None
-            if size != due.bytes:
-                raise DamageError(f"{file}: {'missing' if size is None else f'{size} bytes'}; {due.bytes} were written")
-        return record
 
     def content(self, key: RunKey, name: str, record: Record | None) -> bytes | None:
         """A file of a run as its record says it is, or None if the run has none of that name.
@@ -269,22 +236,7 @@ class StudyStore:
         Raises:
             DamageError: it is another.
         """
-        # What a record with digests does not name is no file of the run's.
-        named = record is None or not record.files or name in record.files
-        return (
-            self._checked(key, name, record) if named and _located(self.run_dir(key), name, record).exists() else None
-        )
-
-    def _checked(self, key: RunKey, name: str, record: Record | None) -> bytes:
-        """A file of a run, as its record says it is; what has no digest is taken as it is."""
-        path, due = _located(self.run_dir(key), name, record), record and record.files.get(name)
-        try:
-            content = path.read_bytes()
-        except OSError as error:
-            raise DamageError(f"{path}: {error.strerror}") from error
-        if due is not None and digest(content) != due.sha256:
-            raise DamageError(f"{path}: its content does not fit the digest in its record")
-        return content
+        return run_files.read_content(self.run_dir(key), name, record)
 
     def set_aside(self, path: Path) -> Path:
         """Move a damaged file or folder into ``damaged``, under a name that nothing there has.
@@ -362,16 +314,7 @@ class StudyStore:
         Raises:
             StoreError: the table is damaged.
         """
-        import pandas as pd
-
-        path = self.run_dir(key) / f"{name}.parquet"
-        try:
-            content = self.content(key, path.name, self._record(key))
-            return None if content is None else pd.read_parquet(io.BytesIO(content))
-        except DamageError as error:
-            raise StoreError(f"cannot read {error}; {MENDED}") from error
-        except (OSError, ValueError) as error:
-            raise StoreError(f"cannot read {path}: {first_line(error)}; {MENDED}") from error
+        return run_files.read_table(self.run_dir(key), key, name)
 
     def state(self, key: RunKey) -> dict[str, np.ndarray]:
         """The run's final parameters by name.
@@ -382,12 +325,7 @@ class StudyStore:
         Raises:
             StoreError: there are none, or they are damaged.
         """
-        try:
-            record = self._record(key)
-            self._checked(key, "state.safetensors", record)
-        except DamageError as error:
-            raise StoreError(f"cannot read {error}; {MENDED}") from error
-        return read_tensors(_located(self.run_dir(key), "state.safetensors", record))[0]
+        return run_files.read_state(self.run_dir(key), key)
 
     def resume_file(self, key: RunKey) -> Path:
         """Where lies what the run goes on from."""
@@ -419,39 +357,16 @@ class StudyStore:
         *,
         final: bool = True,
     ) -> None:
-        """Write a finished run, or one that was and has been carried further, its record last; hold the run's lease.
+        """Write a finished run; hold the run's lease. See `rsl_cli.study.run_files.write_run`.
 
         Args:
             key: which run.
             record: what is read back by `record`.
-            tables: by name; ``trajectory`` must be among them. Tables of an earlier attempt that are not are removed,
-                so that a record never stands beside a table it does not belong to.
+            tables: by name; ``trajectory`` must be among them.
             state: final parameters by name.
             final: whether it goes no further, so that what it would go on from is removed.
         """
-        assert "trajectory" in tables
-        folder, before = self.run_dir(key), self.record(key)
-        times = before.continued + 1 if before and before.done else 0
-        _take_places(folder, times - 1)
-        for left in folder.glob(".*.tmp"):
-            with suppress(OSError):
-                if time.time() - left.stat().st_mtime > _ABANDONED:  # By a process that was killed.
-                    left.unlink()
-        if not times:
-            _remove_other_tables(folder, tables)
-        files = {"state.safetensors": safetensors_numpy.save(contiguous(state))}
-        for name, table in tables.items():
-            buffer = io.BytesIO()
-            table.to_parquet(buffer, index=False)
-            files[f"{name}.parquet"] = buffer.getvalue()
-        for name, content in files.items():
-            write_atomic(folder / _named(name, times), content)
-        written = {name: Written(len(content), digest(content)) for name, content in files.items()}
-        record = replace(record, schema=RECORD_SCHEMA, continued=times, files=written)
-        write_json(folder / "record.json", record.plain())
-        _take_places(folder, times)
-        _remove_other_tables(folder, tables)
-        (folder / "error.txt").unlink(missing_ok=True)
+        run_files.write_run(self.run_dir(key), self.record(key), record, tables, state)
         if final:
             self.resume_file(key).unlink(missing_ok=True)
 
@@ -504,81 +419,3 @@ def _time(path: Path) -> float:
         return path.stat().st_mtime
     except OSError:
         return 0.0
-
-
-def carried(study: Mapping[str, Any], lift: int | None = None) -> dict[str, Any]:
-    """How far the latest call asked a study's runs to be carried; they may stand further, or not yet there.
-
-    Args:
-        study: the content of ``study.json``.
-        lift: runs of which lift; None: those that were given no horizon of their own.
-
-    Returns:
-        Of the flow ``t_end``, ``max_steps`` and ``epsilon`` (None: no target), of Levenberg-Marquardt the last two, of
-        a first-order trainer at a constant rate ``steps``; nothing where a schedule ends the runs.
-    """
-    if "carried" in study:
-        return {**study["carried"], **study.get("config", {}).get("horizons", {}).get(str(lift), {})}
-    # Before runs could be carried on, what they were named by said how far.
-    trainer = study.get("identity", {}).get("trainer", {})
-    keys = ("t_end", "max_steps", "epsilon", *(("steps",) if trainer.get("schedule") == "constant" else ()))
-    return {key: trainer[key] for key in keys if key in trainer}
-
-
-def _named(name: str, times: int) -> str:
-    """A file's name when its run had been carried further a number of times, until it takes the old one's place."""
-    return f"{name}.{times}" if times else name
-
-
-def _located(folder: Path, name: str, record: Record | None) -> Path:
-    own = folder / _named(name, record.continued if record else 0)
-    return own if own.is_file() else folder / name
-
-
-def _take_places(folder: Path, times: int) -> None:
-    for path in folder.glob(f"*.{times}") if times > 0 else ():
-        path.replace(path.with_suffix(""))
-
-
-def _remove_other_tables(folder: Path, tables: Mapping[str, "pd.DataFrame"]) -> None:
-    for path in folder.glob("*.parquet"):
-        if path.stem not in tables:
-            path.unlink(missing_ok=True)
-
-
-def open_study(path: str | Path) -> StudyStore:
-    """Return the store of a study that is there.
-
-    Args:
-        path: its folder, or its name below ``results``.
-
-    Raises:
-        StoreError: there is none, or its ``study.json`` cannot be read.
-    """
-    folder = Path(path)
-    if not (folder / "study.json").is_file() and len(folder.parts) == 1:
-        folder = Path("results") / folder
-    store = StudyStore(folder)
-    store.read_study()
-    return store
-
-
-def find_studies(results_dir: Path) -> list[StudyStore]:
-    """The studies in a results folder (and in ``reference`` below it), the most recently changed first."""
-    files = [*results_dir.glob("*/study.json"), *results_dir.glob("reference/*/study.json")]
-    return [StudyStore(path.parent) for path in sorted(files, key=lambda path: -path.stat().st_mtime)]
-
-
-def read_verdict(path: Path) -> str:
-    """The verdict in a report's ``verdict.json``.
-
-    Returns:
-        One of the words that `rsl_cli.report.judge` gives.
-
-    Raises:
-        StoreError: the file is damaged, or holds none.
-    """
-    verdict = read_json(path).get("verdict")
-    if not isinstance(verdict, str):
-        raise StoreError(f"cannot read {path}: its verdict is {verdict!r}; `rsl report` writes it anew")
-    return verdict

@@ -15,7 +15,8 @@ from rsl_cli.errors import StoreError
 from rsl_cli.study import files
 from rsl_cli.study.files import read_json, read_tensors, write_atomic, write_json
 from rsl_cli.study.record import Record
-from rsl_cli.study.store import RunKey, StudyStore, find_studies
+from rsl_cli.study.store import RunKey, StudyStore
+from rsl_cli.study.studies import find_studies
 
 KEY = RunKey(64, 3, "0123456789abcdef")
 DONE = Record(run_id=KEY.run_id, lift=64, seed=3, status="done")
