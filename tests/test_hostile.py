@@ -46,6 +46,26 @@ def test_values_are_refused_before_anything_is_written(capsys, tmp_path, word, a
     assert answer in refusal(capsys, tmp_path, word)
 
 
+@pytest.mark.parametrize(
+    ("words", "answer"),
+    [
+        (
+            "dataset.samples=100000000",
+            "the data of dataset=sine2d are expected to take 4.47 GB, where this machine has",
+        ),
+        ("dataset=teacher dataset.degree=100000000", "the data of dataset=teacher are expected to take"),
+        ("dataset=tokens dataset.length=1024 dataset.vocabulary=1024 dataset.samples=4096", "expected to take"),
+        ("base=module base.target=torch.nn.Linear dataset.samples=1000000000", "s before anything is trained; lower"),
+    ],
+)
+def test_data_that_cost_too_much_are_not_begun(capsys, tmp_path, monkeypatch, words, answer):
+    monkeypatch.setattr("rsl_cli.study.resolve.load_dataset", lambda *_, **__: pytest.fail("data are drawn"))
+    monkeypatch.setattr("rsl_cli.study.resolve.memory_limit", lambda: 16 * 2**30)
+    assert answer in refusal(capsys, tmp_path, *words.split(" "))
+    with pytest.raises(pytest.fail.Exception, match="data are drawn"):
+        StudySpec.from_config(compose(["theory=none", "dataset.samples=100000000", "force=true"]))
+
+
 @pytest.mark.parametrize("value", ["", "  ", None, 3, "a\0b"])
 def test_a_results_folder_needs_a_name(value):
     with pytest.raises(ConfigError, match=r"results_dir( is not set|=.*); accepted: the path of a folder; e.g."):

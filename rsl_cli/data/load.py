@@ -67,6 +67,16 @@ def content_identity(config: Mapping[str, Any], *, flat: bool = False, data: Dat
     return content
 
 
+def drawn_numbers(config: Mapping[str, Any]) -> int:
+    """How many numbers a dataset's inputs are made of that are drawn, not read; 0 for one that is read.
+
+    Raises:
+        ConfigError: as for :func:`load_dataset`.
+    """
+    builder, settings = _resolved(config, flat=False)
+    return 0 if builder.inputs is None else (settings["samples"] + settings["test_samples"]) * builder.inputs(settings)
+
+
 def text_keys() -> dict[str, str]:
     """Keys of any dataset that take text to the letter: ``text``, or ``list`` for several, by key."""
     return {key: spec.text for builder in DATASETS.values() for key, spec in builder.keys.items() if spec.text}

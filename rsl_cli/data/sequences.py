@@ -123,6 +123,7 @@ BUILDERS: dict[str, DatasetBuilder] = {
     "tokens": sampled(
         Function(
             "classification",
+            lambda settings: 2 * (settings["length"] + 1) * settings["vocabulary"],
             "vocabulary",
             _draw,
             {

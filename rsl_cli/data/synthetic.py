@@ -34,10 +34,11 @@ _CONSTANT = 1e-12
 class Function:
     """A law of (x, y): ``draw(settings, n, stream)`` returns float64 (n, *inputs) and the targets of the task.
 
-    ``outputs`` is their number, or the name of the key that says it.
+    ``outputs`` is their number, or the name of the key that says it; ``inputs`` their number for a sample.
     """
 
     task: Task
+    inputs: Callable[[DatasetSettings], int]
     outputs: int | str
     draw: Callable[[DatasetSettings, int, Stream], tuple[np.ndarray, np.ndarray]]
     keys: Mapping[str, Key] = field(default_factory=dict)
@@ -95,9 +96,10 @@ def _check_parity(settings: DatasetSettings) -> None:
 
 
 _FUNCTIONS: dict[str, Function] = {
-    "sine2d": Function("regression", 1, _sine2d),
+    "sine2d": Function("regression", lambda _: 2, 1, _sine2d),
     "spirals": Function(
         "classification",
+        lambda _: 2,
         2,
         _spirals,
         {
@@ -107,6 +109,7 @@ _FUNCTIONS: dict[str, Function] = {
     ),
     "parity": Function(
         "classification",
+        lambda settings: settings["bits"],
         2,
         _parity,
         {
@@ -115,7 +118,7 @@ _FUNCTIONS: dict[str, Function] = {
         },
         _check_parity,
     ),
-    "lemniscate": Function("regression", 2, _lemniscate),
+    "lemniscate": Function("regression", lambda _: 1, 2, _lemniscate),
 }
 
 
@@ -140,7 +143,9 @@ def sampled(function: Function) -> DatasetBuilder:
             outputs=settings[function.outputs] if isinstance(function.outputs, str) else function.outputs,
         )
 
-    return DatasetBuilder({**function.keys, **SIZES}, build, function.check, own_shape=function.own_shape)
+    return DatasetBuilder(
+        {**function.keys, **SIZES}, build, function.check, own_shape=function.own_shape, inputs=function.inputs
+    )
 
 
 def _planted(settings: DatasetSettings, teacher: Teacher | None) -> Dataset:
@@ -212,5 +217,6 @@ BUILDERS: dict[str, DatasetBuilder] = {
             **told(SIZES, seed="of the points, and of the planted graph and weights"),
         },
         _planted,
+        inputs=lambda settings: settings["inputs"],
     ),
 }

@@ -9,21 +9,28 @@ from typing import Any
 import numpy as np
 import torch
 
-from rsl_cli.data import Dataset, content_identity, load_dataset
+from rsl_cli.data import Dataset, content_identity, drawn_numbers, load_dataset
 from rsl_cli.errors import ConfigError
 from rsl_cli.graph import BaseGraph, EdgeLifting, Init
 from rsl_cli.graph_config import read_graph
-from rsl_cli.lift import check_fibres, sample_lift
+from rsl_cli.lift import check_fibres, expected_parameters, sample_lift
 from rsl_cli.module import module_config
 from rsl_cli.network import LiftedNetwork
 from rsl_cli.registry import Origin
 from rsl_cli.study.diagnostics import Diagnostics
-from rsl_cli.study.estimate import flow_of_classes
+from rsl_cli.study.estimate import flops, flow_of_classes
+from rsl_cli.study.machine import memory_limit
 from rsl_cli.study.parse import Asked
 from rsl_cli.train.losses import Loss, check_fit, read_loss
 from rsl_cli.train.trainer import Trainer
 from rsl_cli.train.trainers import chosen_trainer, trainer_settings
 
+_DRAWN_BYTES, _DRAWN_RATE, _TAUGHT_RATE = 24, 2e7, 5e9
+"""Of data that are drawn: bytes of a number at the peak, numbers a second, operations a second of a planted network."""
+_DRAWN_SECONDS = 5.0
+"""Seconds from which drawing data is said to take long; half of the memory there is is too much."""
+_PLANTED_BYTES = 200
+"""Of a planted network's parameter, as it is sampled."""
 _NAMING = ("base", "dataset", "trainer")
 """Groups whose names make a study's, where none is given."""
 
@@ -69,6 +76,8 @@ def resolve(asked: Asked, data: Dataset | None = None) -> Resolved:
         ConfigError, GraphError, DataError: the first thing that cannot be run, in one line.
     """
     full = dict(asked.config)
+    if data is None and not full["force"]:
+        _check_data(full, asked.lifting)
     if "target" in full["base"]:
         full["base"] = module_config(full["base"], *_shapes(full["dataset"]))
     if data is None:
@@ -91,6 +100,29 @@ def resolve(asked: Asked, data: Dataset | None = None) -> Resolved:
     return Resolved(full, base, data, trainer, loss, origin, diagnostics, _name(full), notes)
 
 
+def _check_data(config: Mapping[str, Any], lifting: EdgeLifting) -> None:
+    """Say what drawing the data would take, if that is long or beyond this machine, before any is drawn.
+
+    Raises:
+        ConfigError: so it is.
+    """
+    dataset, numbers = config["dataset"], drawn_numbers(config["dataset"])
+    size, seconds = _DRAWN_BYTES * numbers, numbers / _DRAWN_RATE
+    if numbers and dataset["name"] == "teacher":
+        full = content_identity(dataset)
+        graph, degree = _planted_base(config["base"], full), full["degree"]
+        parameters = expected_parameters(graph, degree, lifting)
+        size += _PLANTED_BYTES * parameters
+        passes = flops(graph, degree, lifting) * (full["samples"] + full["test_samples"])
+        seconds += passes / _TAUGHT_RATE + parameters / _DRAWN_RATE
+    if seconds > _DRAWN_SECONDS or size > memory_limit() / 2:
+        raise ConfigError(
+            f"the data of dataset={dataset['name']} are expected to take {size / 2**30:.3g} GB, where this machine has "
+            f"{memory_limit() / 2**30:.3g}, and {seconds:.3g} s before anything is trained; lower dataset.samples, or "
+            "what else makes them large, or begin with force=true"
+        )
+
+
 def planted(base: Mapping[str, Any], dataset: Mapping[str, Any], lifting: EdgeLifting) -> LiftedNetwork:
     """The network behind ``dataset=teacher``: a lift of the study's base, its readout drawn even where it starts at 0.
 
@@ -103,11 +135,15 @@ def planted(base: Mapping[str, Any], dataset: Mapping[str, Any], lifting: EdgeLi
         A network of one replica, in float64.
     """
     full = content_identity(dataset)
-    graph = BaseGraph.from_config(base, input_shape=(full["inputs"],), output_size=full["outputs"])
+    graph = _planted_base(base, full)
     drawn = tuple(edge if edge.init.law.variance else replace(edge, init=Init()) for edge in graph.edges)
     graph = replace(graph, edges=drawn)
     lift = sample_lift(graph, full["degree"], full["seed"], lifting)
     return LiftedNetwork(lift, full["seed"], torch.float64)
+
+
+def _planted_base(base: Mapping[str, Any], settings: Mapping[str, Any]) -> BaseGraph:
+    return BaseGraph.from_config(base, input_shape=(settings["inputs"],), output_size=settings["outputs"])
 
 
 def _teacher(base: Mapping[str, Any], lifting: EdgeLifting) -> Any:
