@@ -6,6 +6,7 @@ from typing import Any
 
 from rsl_cli.study.costs import check_affordable, unions
 from rsl_cli.study.growth import register
+from rsl_cli.study.leases import sweep
 from rsl_cli.study.naming import named
 from rsl_cli.study.runner import Progress, RunBatch, StudyPlan, make_plan
 from rsl_cli.study.spec import StudySpec
@@ -76,6 +77,7 @@ def run_study(
             finished(batch, states)
 
     spec.executor.run(spec, unions(spec, plan.to_do), progress or (lambda *_: None), end)
+    sweep(spec.store.lease_dir)
     return outcome
 
 

@@ -185,6 +185,16 @@ def holders(folder: Path) -> dict[str, Holder]:
     return {name: one for name, one in found.items() if one is not None and not _is_over(folder / name, one)}
 
 
+def sweep(folder: Path) -> None:
+    """Remove what the dead have left: leases, and files that they were about to make leases of."""
+    with suppress(OSError):
+        paths = list(folder.iterdir()) if folder.is_dir() else []
+        Claim(folder, [path.name for path in paths if path.suffix != ".tmp" and _is_over(path, read(path))]).release()
+        for path in [path for path in paths if path.suffix == ".tmp"]:
+            if now(folder) - path.stat().st_mtime > SECONDS:
+                path.unlink(missing_ok=True)
+
+
 def at_work(folder: Path) -> list[str]:
     """A line for each process that holds leases of a folder: what it trains, and how far that is."""
     lines, by = [], {}

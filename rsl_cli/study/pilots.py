@@ -16,7 +16,7 @@ from rsl_cli.errors import TrainingError
 from rsl_cli.study.costs import unions
 from rsl_cli.study.engine import EXECUTORS, Pilots
 from rsl_cli.study.executors import Finished
-from rsl_cli.study.leases import Holder, holders
+from rsl_cli.study.leases import Holder, holders, sweep
 from rsl_cli.study.machine import prepare
 from rsl_cli.study.runner import LeavingError, Progress, RunBatch, is_reached, make_plan, stand_of, work
 from rsl_cli.study.spec import StudySpec
@@ -93,6 +93,7 @@ def pilot(
             if idle is not None and time.monotonic() - useful > idle:
                 break
             leave.wait(_LOOK)
+    sweep(store.lease_dir)
     return tally
 
 

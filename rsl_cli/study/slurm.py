@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ from rsl_cli.study.store import StudyStore
 _ANSWER = 60.0
 """Seconds that Slurm has to answer."""
 _AT_WORK = ("PENDING", "CONFIGURING", "RUNNING", "SUSPENDED", "STOPPED", "REQUEUED", "REQUEUE_HOLD", "RESIZING")
+_FAREWELL = 30.0
+"""Seconds that pilots have to save what they have when told to leave."""
 _LEAVE = 90
 """Seconds before its time limit at which a pilot is told to leave."""
 
@@ -132,11 +135,21 @@ def start(store: StudyStore, settings: Mapping[str, Any], count: int) -> None:
 
 
 def end(store: StudyStore) -> None:
-    """Tell a study's pilots to leave, which gives them Slurm's KillWait to save what they have."""
+    """Tell a study's pilots to leave, which gives them Slurm's KillWait to save what they have.
+
+    What submitit wrote for them is removed once they have; what they said stays.
+    """
     try:
         _said(["scancel", "-u", getpass.getuser(), "-n", _name(store)])
+        until = time.monotonic() + _FAREWELL
+        while (left := alive(store)) and time.monotonic() < until:
+            time.sleep(1.0)
     except TrainingError as error:
         print(f"rsl: {error}; `scancel -n {_name(store)}` ends the pilots", file=sys.stderr)
+        return
+    for pattern in () if left else ("*.pkl", "*.sh"):
+        for path in store.pilot_dir.glob(pattern):
+            path.unlink(missing_ok=True)
 
 
 def _name(store: StudyStore) -> str:

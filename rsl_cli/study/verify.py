@@ -1,11 +1,13 @@
 """Whether a study's files are what was written: what is damaged, missing or foreign, by name.
 
 A damaged run is set aside, so that it counts as missing and the same `rsl run` line trains it anew; so is a damaged
-report, or what a run would go on from. Nothing is deleted.
+report, or what a run would go on from. Nothing is deleted. A study that may be read only is told about, and left as it
+is.
 """
 
 import re
 from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,8 +77,8 @@ def verify(store: StudyStore) -> Findings:
         found = _faults(store, key, noted)
         if found:
             # Unless it is being written: nobody else does once it is held here.
-            with store.claim([key]) as claim:
-                found = _faults(store, key, noted) if key.directory in claim else []
+            with _held(store, key) as held:
+                found = _faults(store, key, noted) if held else []
                 damaged += [f"{fault}; {_aside(store, path)}" if path else fault for fault, path in found]
         path = store.run_dir(key) / "record.json"
         if path.is_file():
@@ -86,13 +88,26 @@ def verify(store: StudyStore) -> Findings:
         there = f"; {_aside(store, path)}" if path.exists() else ""
         damaged.append(f"{path}: {fault}{there}; `rsl report {store.root}` writes it anew")
     if store.sharded:
-        note(store, planned, anew=True)
+        with suppress(StoreError):  # A copy of what is there, which may be read only.
+            note(store, planned, anew=True)
     return Findings(tuple(damaged), tuple(_foreign(store, planned)), runs, unsealed)
 
 
 def write_digests(folder: Path, names: Iterable[str]) -> None:
     """Keep what the files of a folder are, in one more file, so that `verify` can tell whether they are that still."""
     write_json(folder / _DIGESTS, {name: digest((folder / name).read_bytes()) for name in sorted(names)})
+
+
+@contextmanager
+def _held(store: StudyStore, key: RunKey) -> Iterator[bool]:
+    """Whether nobody else writes a run meanwhile; nobody does where nothing can be written."""
+    try:
+        claim = store.claim([key])
+    except StoreError:
+        yield True
+        return
+    with claim:
+        yield key.directory in claim
 
 
 def _report_faults(folder: Path) -> Iterator[tuple[Path, str]]:
@@ -114,7 +129,10 @@ def _report_faults(folder: Path) -> Iterator[tuple[Path, str]]:
 
 
 def _aside(store: StudyStore, path: Path) -> str:
-    return f"set aside: {store.set_aside(path)}"
+    try:
+        return f"set aside: {store.set_aside(path)}"
+    except StoreError as error:
+        return f"left there, since it cannot be set aside: {error}"
 
 
 def _faults(store: StudyStore, key: RunKey, noted: Collection[str]) -> list[tuple[str, Path | None]]:

@@ -1,8 +1,10 @@
 """A changed, truncated, missing or misplaced file is found, named, set aside, and reported as no number."""
 
 import json
+import os
 import random
 import shutil
+import subprocess
 from pathlib import Path
 
 import pandas as pd
@@ -213,3 +215,25 @@ def test_read_json_names_the_file(tmp_path):
     (tmp_path / "f.json").write_text("3")
     with pytest.raises(StoreError, match=r"cannot read .*f\.json: int where a mapping is due; restore"):
         read_json(tmp_path / "f.json")
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("mount"), reason="needs root, to mount")
+def test_a_study_that_may_be_read_only_is_verified_and_left_as_it_is(tmp_path):
+    store = a_study(tmp_path / "s")
+    store.note(KEYS)
+    record = store.run_dir(KEYS[0]) / "record.json"
+    record.write_bytes(record.read_bytes().replace(b"0.25", b"0.24"))
+    place = tmp_path / "mounted"
+    place.mkdir()
+    bind = ["mount", "--bind", str(store.root), str(place)]
+    if subprocess.run(bind, check=False, capture_output=True).returncode:
+        pytest.skip("may not mount here")
+    try:
+        subprocess.run(["mount", "-o", "remount,bind,ro", str(place)], check=True)
+        before = sorted(place.rglob("*"))
+        found = verify(StudyStore(place))
+        assert [line.partition(":")[0] for line in found.damaged] == [str(place / record.relative_to(store.root))]
+        assert "left there, since it cannot be set aside: cannot write" in found.damaged[0]
+        assert sorted(place.rglob("*")) == before and not StudyStore(place).is_done(KEYS[0])
+    finally:
+        subprocess.run(["umount", str(place)], check=True)

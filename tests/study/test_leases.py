@@ -210,3 +210,17 @@ def test_a_worker_that_was_stopped_and_comes_back_writes_nothing(tmp_path):
     assert stopped.returncode == 0 and out.splitlines()[-1] == "1 []" and f"took over {key.directory}" in err
     assert {path: path.read_bytes() for path in outcome.store.run_dir(key).iterdir()} == files
     assert not list(outcome.store.lease_dir.iterdir())
+
+
+def test_what_the_dead_left_is_swept(tmp_path):
+    process = other(tmp_path, 60)
+    process.kill()
+    process.communicate()
+    old, new = tmp_path / ".a.tmp", tmp_path / ".b.tmp"
+    for path in (old, new):
+        path.touch()
+    os.utime(old, (0, 0))
+    with Claim(tmp_path, ["mine"]):
+        leases.sweep(tmp_path)
+        assert {path.name for path in tmp_path.iterdir()} == {"mine", ".b.tmp"}
+    leases.sweep(tmp_path / "nowhere")
