@@ -10,7 +10,7 @@ import time
 
 import problems
 import pytest
-from test_runner import snapshot
+from faults import snapshot
 
 import rsl_cli as rsl
 from rsl_cli.cli import main

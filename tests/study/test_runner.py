@@ -7,6 +7,7 @@ import time
 
 import problems
 import pytest
+from faults import snapshot
 
 from rsl_cli import load_study
 from rsl_cli.errors import ConfigError, StoreError
@@ -16,18 +17,6 @@ from rsl_cli.study.files import read_tensors, write_tensors
 from rsl_cli.study.spec import StudySpec
 from rsl_cli.study.store import StudyStore
 from rsl_cli.train.first_order import FirstOrder
-
-TIMES = ["wall_seconds"]
-
-
-def snapshot(store):
-    """Everything that a study computed, by run; only the time it took is left out."""
-    runs = {}
-    for key in store.planned():
-        record = {name: value for name, value in store.record(key).values().items() if name not in TIMES}
-        state = {name: array.tobytes() for name, array in store.state(key).items()}
-        runs[key.directory] = (json.dumps(record), store.trajectory(key).to_json(double_precision=15), state)
-    return runs
 
 
 def stamps(store):
