@@ -1,6 +1,5 @@
 """Pilots as actors of a Ray cluster. They are detached: they outlive the process that started them."""
 
-import hashlib
 import importlib
 import os
 import sys
@@ -102,7 +101,7 @@ def start(store: StudyStore, settings: Mapping[str, Any], count: int) -> None:
     places = os.pathsep.join(dict.fromkeys([str(Path(__file__).parents[2]), str(Path.cwd()), *filter(None, sys.path)]))
     taken, number = set(_pilots(store)), 0
     for _ in range(count):
-        while (name := f"{_name(store)}-{number}") in taken:
+        while (name := f"{store.pilot_name}-{number}") in taken:
             number += 1
         taken.add(name)
         try:
@@ -141,8 +140,4 @@ def _pilots(store: StudyStore) -> list[str]:
         names = importlib.import_module("ray.util").list_named_actors()
     except Exception as error:
         raise TrainingError(f"Ray does not answer: {type(error).__name__}: {first_line(error)}") from error
-    return [name for name in names if name.startswith(f"{_name(store)}-")]
-
-
-def _name(store: StudyStore) -> str:
-    return f"{store.name}-{hashlib.sha256(os.fsencode(store.root.resolve())).hexdigest()[:8]}"
+    return [name for name in names if name.startswith(f"{store.pilot_name}-")]

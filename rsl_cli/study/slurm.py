@@ -5,9 +5,7 @@ name that the study's folder gives them.
 """
 
 import getpass
-import hashlib
 import importlib
-import os
 import shutil
 import signal
 import subprocess
@@ -91,7 +89,7 @@ def alive(store: StudyStore) -> int:
     Raises:
         TrainingError: Slurm does not answer.
     """
-    words = ["squeue", "-h", "-r", "-u", getpass.getuser(), "-n", _name(store), "-o", "%T"]
+    words = ["squeue", "-h", "-r", "-u", getpass.getuser(), "-n", store.pilot_name, "-o", "%T"]
     return sum(state in _AT_WORK for state in _said(words).split())
 
 
@@ -108,7 +106,7 @@ def start(store: StudyStore, settings: Mapping[str, Any], count: int) -> None:
     """
     submitit = importlib.import_module("submitit")
     given = {
-        "job_name": _name(store),
+        "job_name": store.pilot_name,
         "cpus_per_task": settings["cpus"],
         "gpus_per_node": settings["gpus"] or None,
         "mem": None if settings["mem"] is None else f"{round(1024 * settings['mem'])}M",
@@ -140,21 +138,16 @@ def end(store: StudyStore) -> None:
     What submitit wrote for them is removed once they have; what they said stays.
     """
     try:
-        _said(["scancel", "-u", getpass.getuser(), "-n", _name(store)])
+        _said(["scancel", "-u", getpass.getuser(), "-n", store.pilot_name])
         until = time.monotonic() + _FAREWELL
         while (left := alive(store)) and time.monotonic() < until:
             time.sleep(1.0)
     except TrainingError as error:
-        print(f"rsl: {error}; `scancel -n {_name(store)}` ends the pilots", file=sys.stderr)
+        print(f"rsl: {error}; `scancel -n {store.pilot_name}` ends the pilots", file=sys.stderr)
         return
     for pattern in () if left else ("*.pkl", "*.sh"):
         for path in store.pilot_dir.glob(pattern):
             path.unlink(missing_ok=True)
-
-
-def _name(store: StudyStore) -> str:
-    """The name of a study's jobs, its folder's alone."""
-    return f"rsl-{store.name}-{hashlib.sha256(os.fsencode(store.root.resolve())).hexdigest()[:8]}"
 
 
 def _said(words: list[str]) -> str:

@@ -395,6 +395,11 @@ class StudyStore:
         return self.root / "pilots"
 
     @property
+    def pilot_name(self) -> str:
+        """What a cluster calls the study's tasks: a name of this folder's alone."""
+        return f"rsl-{self.name}-{digest(os.fsencode(self.root.resolve()))[:8]}"
+
+    @property
     def lease_dir(self) -> Path:
         """Where lies who trains what."""
         return self.root / "leases"
