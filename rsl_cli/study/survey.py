@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -206,11 +207,20 @@ class _Rows:
             return False
 
     def record(self, row: int) -> Record:
-        # Its fields one by one, as a frozen class sets them, take three times as long.
+        # Its fields one by one, as a frozen class sets them, take five times as long.
         record = object.__new__(Record)
-        vars(record).update({name: self.columns[name][row] for name in FIELDS})
-        vars(record)["files"] = {name: Written(*due) for name, due in json.loads(self.columns["files"][row]).items()}
+        fields = vars(record)
+        fields.update(zip(FIELDS, self._tuples[row], strict=True))
+        fields["files"] = {name: Written(*due) for name, due in self._files[row].items()}
         return record
+
+    @cached_property
+    def _files(self) -> list[dict[str, tuple[int, str]]]:
+        return json.loads(f"[{','.join(self.columns['files'])}]")
+
+    @cached_property
+    def _tuples(self) -> list[tuple[Any, ...]]:
+        return list(zip(*(self.columns[name] for name in FIELDS), strict=True))
 
 
 def _state(path: str) -> tuple[int, int]:
