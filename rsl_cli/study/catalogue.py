@@ -10,7 +10,7 @@ as it is: a study that grows by a little has little to write, and its shards are
 """
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,19 +58,19 @@ class Catalogue:
         Returns:
             A table of Arrow, the shards' rows one after the other.
         """
-        return self._read([(path, content) for path, content in self._contents(kind) if content is not None], columns)
+        parts = self._contents(self.shards(kind))
+        return self._read([(path, content) for path, content in parts if content is not None], columns)
 
     def damaged(self) -> list[Path]:
         """The shards that are not what was written."""
-        return [path for kind in KINDS for path, content in self._contents(kind) if content is None]
+        return [path for kind in KINDS for path, content in self._contents(self.shards(kind)) if content is None]
 
     def merge(self, kinds: Sequence[Kind] = KINDS) -> None:
         """Make few shards of many; of rows for one run only the last is kept. Damaged shards are left."""
         for kind in kinds:
-            parts = [(path, content) for path, content in self._contents(kind) if content is not None]
-            small = _small({path: len(content) for path, content in parts})
-            if small:
-                parts = [part for part in parts if part[0] in small]
+            small = _small(self.shards(kind))
+            parts = [(path, content) for path, content in self._contents(small) if content is not None]
+            if len(parts) > 1:
                 self.replace(kind, latest(self._read(parts)), [path for path, _ in parts])
 
     def replace(self, kind: Kind, table: "pyarrow.Table", old: Sequence[Path] = ()) -> None:
@@ -97,17 +97,17 @@ class Catalogue:
     def _path(self, kind: Kind, content: bytes) -> Path:
         return self.root / f"{kind}-{digest(content)[:32]}.parquet"
 
-    def _contents(self, kind: Kind) -> list[tuple[Path, bytes | None]]:
+    def _contents(self, shards: Sequence[Path]) -> list[tuple[Path, bytes | None]]:
         """Each shard with what it holds, None if that is not what was written."""
         found: list[tuple[Path, bytes | None]] = []
-        for path in self.shards(kind):
+        for path in shards:
             try:
                 content = path.read_bytes()
             except FileNotFoundError:
                 continue  # Merged by another process meanwhile; what it lacks is read from the runs.
             except OSError:
                 content = b""
-            found.append((path, content if self._path(kind, content) == path else None))
+            found.append((path, content if digest(content)[:32] == path.stem.rpartition("-")[2] else None))
         return found
 
     def _read(self, parts: Sequence[tuple[Path, bytes]], columns: Sequence[str] | None = None) -> Any:
@@ -121,14 +121,18 @@ class Catalogue:
         return pa.concat_tables(tables, promote_options="default") if tables else None
 
 
-def _small(sizes: Mapping[Path, int]) -> set[Path]:
-    """The shards to merge: all but those each of which is larger than all smaller ones together."""
-    ordered, total, last = sorted(sizes, key=lambda path: sizes[path]), 0, 0
+def _small(shards: Sequence[Path]) -> list[Path]:
+    """Of shards, in their order, those to merge: all but such as are each larger than all smaller ones together."""
+    sizes = {}
+    for path in shards:
+        with suppress(FileNotFoundError):
+            sizes[path] = path.stat().st_size
+    ordered, total, last = sorted(sizes, key=lambda path: sizes[path]), 0, -1
     for i, path in enumerate(ordered):
-        if i and sizes[path] <= total:
-            last = i
+        last = i if sizes[path] <= total else last
         total += sizes[path]
-    return set(ordered[: last + 1]) if last else set()
+    chosen = set(ordered[: last + 1])
+    return [path for path in shards if path in chosen]
 
 
 def latest(table: "pyarrow.Table") -> "pyarrow.Table":

@@ -11,7 +11,7 @@ import pytest
 from rsl_cli import load_study
 from rsl_cli.errors import ConfigError, StoreError
 from rsl_cli.progress import Display
-from rsl_cli.study import costs, leases, store
+from rsl_cli.study import costs, leases, run_files, store
 from rsl_cli.study.api import run_study
 from rsl_cli.study.files import read_json, write_json
 from rsl_cli.study.identity import run_id
@@ -299,7 +299,8 @@ def killed_at(monkeypatch, count):
 
         return guarded
 
-    monkeypatch.setattr(store, "write_atomic", step(store.write_atomic))
+    for module in (store, run_files):
+        monkeypatch.setattr(module, "write_atomic", step(module.write_atomic))
     monkeypatch.setattr(Path, "replace", step(Path.replace))
     monkeypatch.setattr(Path, "unlink", step(Path.unlink))
 
