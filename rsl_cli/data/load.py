@@ -68,7 +68,10 @@ def content_identity(config: Mapping[str, Any], *, flat: bool = False, data: Dat
 
 
 def drawn_numbers(config: Mapping[str, Any]) -> int:
-    """How many numbers a dataset's inputs are made of that are drawn, not read; 0 for one that is read.
+    """How many numbers a dataset's inputs are made of that are drawn, not read.
+
+    Returns:
+        Of both parts together; 0 for a dataset that is read.
 
     Raises:
         ConfigError: as for :func:`load_dataset`.

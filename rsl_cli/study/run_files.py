@@ -30,7 +30,10 @@ _STATE = "state.safetensors"
 
 
 def read_record(folder: Path, key: RunKey) -> Record | None:
-    """A run's record, None if it has none.
+    """A run's record.
+
+    Returns:
+        What it says; None if there is none.
 
     Raises:
         DamageError: it, or the size of a file that it names, is not what was written.
@@ -60,6 +63,9 @@ def files_of(folder: Path, record: Record) -> dict[str, Path]:
 def read_content(folder: Path, name: str, record: Record | None) -> bytes | None:
     """A file of a run as its record says it is, or None if the run has none of that name.
 
+    Returns:
+        Its bytes.
+
     Raises:
         DamageError: it is another.
     """
@@ -70,6 +76,9 @@ def read_content(folder: Path, name: str, record: Record | None) -> bytes | None
 
 def check_content(folder: Path, name: str, record: Record | None) -> bytes:
     """A file of a run, as its record says it is; what has no digest is taken as it is.
+
+    Returns:
+        Its bytes.
 
     Raises:
         DamageError: it is another, or there is none.
@@ -86,6 +95,9 @@ def check_content(folder: Path, name: str, record: Record | None) -> bytes:
 
 def read_table(folder: Path, key: RunKey, name: str) -> "pd.DataFrame | None":
     """One of a run's tables by name, or None if the run has no such table.
+
+    Returns:
+        As the run's probe made it.
 
     Raises:
         StoreError: the table is damaged.
@@ -104,6 +116,9 @@ def read_table(folder: Path, key: RunKey, name: str) -> "pd.DataFrame | None":
 
 def read_state(folder: Path, key: RunKey) -> dict[str, np.ndarray]:
     """A run's final parameters by name.
+
+    Returns:
+        Arrays, of one replica.
 
     Raises:
         StoreError: there are none, or they are damaged.
