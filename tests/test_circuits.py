@@ -190,7 +190,7 @@ def test_readouts_are_multiplied_as_in_the_network(parametrization):
 
 def test_what_has_no_circuit():
     others = {path.stem for path in (CONF / "base").glob("*.yaml")} - {*PERCEPTRONS, "module"}
-    assert {name for name in others if has_circuits(base_of(name), "standard")} == {"rnn"}
+    assert {name for name in others if has_circuits(base_of(name), "standard")} == {"perceptron", "rnn"}
     wide = BaseGraph.from_config(group("base", "mlp"), input_shape=(784,), output_size=10)
     assert not has_circuits(wide, "standard")
     lift = sample_lift(base_of("cnn"), 2, 0, {"kind": "random", "in_degree": 2})

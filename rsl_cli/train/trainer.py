@@ -15,9 +15,6 @@ from rsl_cli.train.trajectory import Row, Stand, TrainingResult
 Progress = Callable[[int, int, float], None]
 """Called with (done, of how many, median training loss)."""
 
-STEP = 1e5
-"""Operations' worth of what a step takes beside its arithmetic."""
-
 
 @dataclass(frozen=True)
 class Sizes:

@@ -4,9 +4,12 @@ import random
 from pathlib import Path
 
 import numpy as np
+import problems
 import pytest
 
+from rsl_cli.study.costs import effort
 from rsl_cli.study.forecast import Forecast
+from rsl_cli.study.spec import StudySpec
 from rsl_cli.study.store import StudyStore
 from rsl_cli.train.flow import FIRST_TIME, Flow
 
@@ -107,4 +110,16 @@ def test_the_flow_s_pace_is_that_of_stored_studies(name):
         way = np.log10(time / FIRST_TIME) / np.log10(time[-1] / FIRST_TIME)
         found.append(np.interp(shares, way, steps / steps[-1]))
     ratios = shares**Flow.pace / np.median(found, 0)
+    assert (ratios > 0.5).all() and (ratios < 2).all(), ratios
+
+
+def test_small_runs_of_the_flow_cost_what_a_step_costs_beside_its_arithmetic():
+    # Seconds of runs at lifts 4, 8, 16, 32 and 64, measured: 6, 6.5, 8.5, 9.5 and 28.
+    data = problems.group("dataset", "sine2d", samples=2048)
+    lifting = {"kind": "random", "in_degree": 8}
+    spec = StudySpec.from_config(
+        problems.study(trainer=problems.group("trainer", "flow"), dataset=data, lifting=lifting, theory={})
+    )
+    costs = np.array([effort(spec, lift) for lift in (4, 8, 16, 32, 64)])
+    ratios = costs / costs[-1] / (np.array([6, 6.5, 8.5, 9.5, 28]) / 28)
     assert (ratios > 0.5).all() and (ratios < 2).all(), ratios
