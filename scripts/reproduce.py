@@ -285,14 +285,15 @@ def drawing(item: Item, studies: Sequence[StudyRuns]) -> Drawing:
         values = [
             value for study in studies for n in study.lifts for value in figures_of(study, n, which, errors=errors)
         ]
-        what = "share of held-out samples misclassified" if errors else f"{LOSS_NAMES[which]} loss"
-        canvas.loss_axis(panels[0], values, f"{what}, median and quartiles")
+        what = "held-out share of errors" if errors else f"{LOSS_NAMES[which]} loss"
+        none = " (0: at the edge)" if min(values, default=1.0) <= 0 else ""
+        bottom, _ = canvas.loss_axis(panels[0], values, f"{what}, median and quartiles{none}")
         for axes in panels:
             canvas.lift_axis(axes, lifts)
         for i, study in enumerate(studies):
             style = {"color": COLOURS[i], "marker": MARKERS[i], "linestyle": DASHES[i % len(DASHES)]}
             groups = {lift: figures_of(study, lift, which, errors=errors) for lift in study.lifts}
-            _losses(panels[0], groups, item.called(study.name), style)
+            _losses(panels[0], groups, bottom, item.called(study.name), style)
             if item.epsilon is not None:
                 shift = 2 ** (0.03 * (i - (len(studies) - 1) / 2))
                 _shares(panels[1], shares(item, study), shift, style)
@@ -304,9 +305,11 @@ def drawing(item: Item, studies: Sequence[StudyRuns]) -> Drawing:
     return draw, (canvas.WIDE[0], canvas.WIDE[1] + 0.4)
 
 
-def _losses(axes: Axes, groups: Mapping[int, list[float]], name: str, style: Mapping[str, Any]) -> None:
+def _losses(axes: Axes, groups: Mapping[int, list[float]], bottom: float, name: str, style: Mapping[str, Any]) -> None:
     places = [lift for lift, found in groups.items() if found]
-    low, middle, high = (np.array([_drawable(quantile(groups[lift], q)) for lift in places]) for q in (0.25, 0.5, 0.75))
+    low, middle, high = (
+        np.array([_drawable(quantile(groups[lift], q), bottom) for lift in places]) for q in (0.25, 0.5, 0.75)
+    )
     axes.plot(places, middle, label=name, **style)
     axes.fill_between(places, low, high, color=style["color"], alpha=0.15, linewidth=0)
 
@@ -345,8 +348,8 @@ def _rates(figure: Figure, studies: Sequence[StudyRuns]) -> None:
     canvas.lift_bar(figure, list(panels), lifts)
 
 
-def _drawable(value: float) -> float:
-    return value if 0 < value < math.inf else math.nan
+def _drawable(value: float, bottom: float = math.nan) -> float:
+    return value if 0 < value < math.inf else bottom if value <= 0 else math.nan
 
 
 if __name__ == "__main__":
