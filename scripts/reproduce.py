@@ -32,7 +32,7 @@ from rsl_cli.report.runs import LOSS_NAMES, StudyRuns, Which, read_runs
 from rsl_cli.report.words import figure_of
 from rsl_cli.stats import clopper_pearson, cochran_armitage, quantile
 from rsl_cli.study.integrity import seal
-from rsl_cli.study.store import open_study
+from rsl_cli.study.studies import open_study
 
 ROOT = Path(__file__).parents[1]
 REFERENCE = ROOT / "results" / "reference" / "gallery"
