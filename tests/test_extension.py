@@ -75,6 +75,16 @@ def largest(run, power=1.0):
     sizes = {name: float(p.detach().abs().max()) ** power for name, p in run.network.named_parameters()}
     return {"largest": max(sizes.values()), "loss": run.result.trajectory.last["loss"]}
 """,
+    "my_figure.py": """
+from matplotlib.figure import Figure
+from rsl_cli import load_study
+
+def spread(store):
+    figure = Figure()
+    runs = load_study(store.root).runs
+    figure.subplots().plot(runs["lift"], runs["train_loss"], "o")
+    return figure
+""",
     "my_lifting.py": """
 import numpy as np
 from rsl_cli import Lifting
@@ -123,6 +133,7 @@ LINE = [
     "dataset.arguments={n: 80}", "loss={target: my_loss.pseudo_huber, arguments: {delta: 0.5}}",
     "theory=none", "theory.probes=[{target: my_probe.largest, arguments: {power: 2.0}}]", "trainer=target",
     "trainer.target=my_optimizer.Decayed", "trainer.arguments={decay: 0.001}",
+    "figures=[my_figure.spread]",
     "trainer.steps=40", "trainer.batch_size=32", "lift=2,4", "seeds=2", "executor=process", "executor.workers=2",
     "study=mine",
 ]  # fmt: skip
@@ -186,7 +197,8 @@ def test_a_users_parts_are_trained_reported_exported_and_resumed(folder, capsys)
         assert record is not None and table["loss"][0] == record.train_loss
         state = study.store.state(key)
         assert table["largest"][0] == pytest.approx(max(np.abs(v).max() for v in state.values()) ** 2)
-    assert Path("results/mine/report/index.html").is_file()
+    assert Path("results/mine/report/spread.png").is_file()
+    assert "spread" in Path("results/mine/report/index.html").read_text()
 
     # A run that is lost is made again, bit for bit, the others are left.
     key = study.store.planned()[0]
@@ -547,6 +559,7 @@ def test_a_probe_that_lies_is_one_line(folder, capsys, text, message):
         (["plugins=[3]"], "plugins=[3]; accepted: null or a list of modules"),
         (["loss={target: my_loss.pseudo_huber, arguments: {gamma: 1}}"], "unexpected keyword argument 'gamma'"),
         (["loss={target: mse, arguments: {a: 1}}"], "loss 'mse' has no arguments"),
+        (["figures=[my_figure.sprea]"], "my_figure has no sprea; did you mean 'spread'?"),
         (["loss=my_loss.huber"], "loss=my_loss.huber: my_loss has no huber"),
         (["theory.probes=[my_probe.tangent]"], "table 'tangent' of my_probe.tangent is shipped"),
         (["theory.probes=[my_probe.ntk]"], "table 'ntk' of my_probe.ntk is shipped"),
