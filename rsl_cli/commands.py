@@ -16,8 +16,10 @@ from typing import Any
 
 from rsl_cli.configuration import Composed, compose_line, composed, config_directory, split_flags
 from rsl_cli.errors import ConfigError, RslError, StoreError, nearest
+from rsl_cli.waiting import Waiting
 
 _MOST_COMPARED = 6
+_REPORTING = "writing the report: tables, figures, the page"
 
 
 def run(arguments: list[str]) -> int:
@@ -86,8 +88,6 @@ def _compare(stores: Sequence[Any], formats: Sequence[str] = ("png", "pdf")) -> 
 
 def _study(asked: Composed, first: bool) -> tuple[int, Any]:
     """Train what a study lacks, or the first run of that alone; report. Returns exit status and the study's place."""
-    from rsl_cli.waiting import Waiting
-
     with Waiting("importing torch and what computes with it"):
         from rsl_cli.notebook import Study
         from rsl_cli.progress import say
@@ -106,7 +106,8 @@ def _study(asked: Composed, first: bool) -> tuple[int, Any]:
     try:
         from rsl_cli.report import summary_text, write_report
 
-        verdict = write_report(store)
+        with Waiting(_REPORTING):
+            verdict = write_report(store)
         say(f"{summary_text(store, verdict)}\nreport: {store.report_dir / 'index.html'}")
         for fault in verdict.get("damaged", ()):
             say(f"rsl: {fault}", error=True)
@@ -139,7 +140,8 @@ def report(parsed: argparse.Namespace) -> int:
 
             print(f"watching {store.name}: {store.report_dir / 'index.html'}")
             watch(store, lambda line: print(line, flush=True), delta=parsed.delta)
-        verdict = write_report(store, formats=tuple(parsed.format.split(",")), delta=parsed.delta)
+        with Waiting(_REPORTING):
+            verdict = write_report(store, formats=tuple(parsed.format.split(",")), delta=parsed.delta)
         print(f"study {store.name}\n{summary_text(store, verdict)}\nreport: {store.report_dir / 'index.html'}")
         for fault in verdict.get("damaged", ()):
             print(f"rsl: {fault}", file=sys.stderr)
