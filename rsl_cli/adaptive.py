@@ -157,20 +157,22 @@ def _more_time(
     if outlook is None:
         return _more_steps(asked, runs, chosen)
     # Of a lift's runs some may have ended before its horizon, at the target say: the horizon is what moves on.
-    common = (runs.study.get("carried") or {}).get("t_end")
-    reached = {lift: asked.get(str(lift), {}).get("t_end", common or _farthest(runs, lift)) for lift in outlook.lifts}
+    key = outlook.key.removeprefix("trainer.")
+    common = (runs.study.get("carried") or {}).get(key)
+    reached = {lift: asked.get(str(lift), {}).get(key, common or _farthest(runs, lift)) for lift in outlook.lifts}
     ends = {lift: max(min(outlook.time, at * 10**_LEAP), 10 * at) for lift, at in reached.items()}
     if max(reached.values()) >= LATEST * (1 - 1e-9):
         return _more_lifts(lifts, used, set(runs.overparametrised_lifts))
     for lift, end in ends.items():
-        asked[str(lift)] = {**asked.get(str(lift), {}), "t_end": end}
-    names = ", ".join(f"lift {lift} to t = {end:.0e}" for lift, end in sorted(ends.items()))
-    return Round({"horizons": asked}, names)
+        asked[str(lift)] = {**asked.get(str(lift), {}), key: end if key == "t_end" else round(end)}
+    goals = {lift: f"t = {end:.0e}" if key == "t_end" else f"{end:.0f} steps" for lift, end in sorted(ends.items())}
+    return Round({"horizons": asked}, ", ".join(f"lift {lift} to {goal}" for lift, goal in goals.items()))
 
 
 def _farthest(runs: StudyRuns, lift: int) -> float:
     """Where the farthest run of a lift stands, for studies that did not yet say how far they were to be carried."""
-    return max(run.flow_time for run in runs.at(lift) if run.flow_time > 0)
+    ends = [run.steps if runs.clock == "step" else run.flow_time for run in runs.at(lift)]
+    return max(end for end in ends if end > 0)
 
 
 def _more_steps(asked: dict[str, dict[str, Any]], runs: StudyRuns, chosen: Judgement) -> Round | str:

@@ -15,6 +15,7 @@ _BELOW = 0.05
 """A tail shows its limit about when what is still to fall is this share of it."""
 LATEST = 1e16
 """No prediction goes beyond this flow time: parameters in float64 cannot be told apart there."""
+_MOST_STEPS = 1e9
 
 
 @dataclass(frozen=True)
@@ -22,13 +23,15 @@ class Outlook:
     """When an unfinished verdict is predicted to decide.
 
     Args:
-        time: flow time to which the open lifts should be carried.
+        key: what carries them there: ``trainer.t_end``, or ``trainer.steps`` where steps are the clock.
+        time: flow time, or steps, to which the open lifts should be carried.
         minutes: what that costs, at the pace so far; NaN where that is unknown.
         lifts: the lifts whose runs are open.
         runs: names of those runs.
         foreseen: whether limits of other lifts predict the time; else it is a decade more, to see further.
     """
 
+    key: Literal["trainer.t_end", "trainer.steps"]
     time: float
     minutes: float | None
     lifts: tuple[int, ...]
@@ -98,24 +101,26 @@ def read_success(table: Mapping[str, Mapping[int, Proportion]], delta: float) ->
 
 def foresee(runs: StudyRuns, chosen: Judgement) -> Outlook | None:
     """Predict when an unfinished verdict decides, for runs on a flow's clock; None for all others."""
-    if chosen.verdict != "unfinished":
+    if chosen.verdict != "unfinished" or runs.clock is None:
         return None
-    open_ = [run for run in runs.done if run.key.lift in chosen.rests_on and run.can_go_on and run.flow_time > 0]
+    by_steps = runs.clock == "step"
+    stands = {run.name: run.steps if by_steps else run.flow_time for run in runs.done}
+    open_ = [run for run in runs.done if run.key.lift in chosen.rests_on and run.can_go_on and stands[run.name] > 0]
     open_ = [run for run in open_ if not run.limit(runs.headline).finished or run.under_trained]
     if not open_:
         return None
-    end = max(run.flow_time for run in open_)
     goal = _predicted_limits(runs, chosen)
-    times = [end * (10 if goal else 100)]
+    times = [max(stands[run.name] for run in open_) * (10 if goal else 100)]
     for run in open_:
         loss, limit = run.loss(runs.headline), goal.get(run.key.lift)
         slope = run.limit(runs.headline).slope
         if limit is not None and math.isfinite(loss) and loss > 0:
             slope = slope if slope > 0.2 else 1.0
-            times.append(run.flow_time * max(1.0, loss / (_BELOW * limit)) ** (1 / slope))
-    time = min(LATEST, 10.0 ** math.ceil(math.log10(max(times)) - 1e-9))
-    cost = sum(_pace(run) * math.log10(time / run.flow_time) for run in open_) / 60
+            times.append(stands[run.name] * max(1.0, loss / (_BELOW * limit)) ** (1 / slope))
+    time = min(_MOST_STEPS if by_steps else LATEST, 10.0 ** math.ceil(math.log10(max(times)) - 1e-9))
+    cost = sum(_seconds(run, stands[run.name], time, by_steps) for run in open_) / 60
     return Outlook(
+        "trainer.steps" if by_steps else "trainer.t_end",
         time,
         cost if math.isfinite(cost) else None,
         tuple(sorted({run.key.lift for run in open_})),
@@ -124,9 +129,11 @@ def foresee(runs: StudyRuns, chosen: Judgement) -> Outlook | None:
     )
 
 
-def _pace(run: Run) -> float:
-    """Seconds a decade of flow time took, of those from 0.01 on."""
-    return run.wall_seconds / max(1.0, math.log10(run.flow_time / 1e-2))
+def _seconds(run: Run, stands: float, time: float, by_steps: bool) -> float:
+    """What going on costs: as much a step, or a decade of flow time of those from 0.01 on, as so far."""
+    if by_steps:
+        return run.wall_seconds * (time / stands - 1)
+    return run.wall_seconds * math.log10(time / stands) / max(1.0, math.log10(stands / 1e-2))
 
 
 def _predicted_limits(runs: StudyRuns, chosen: Judgement) -> dict[int, float]:

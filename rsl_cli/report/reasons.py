@@ -146,12 +146,15 @@ def _clock_reasons(runs: StudyRuns, chosen: Judgement, outlook: Outlook | None) 
         return reasons
     if outlook is not None:
         cost = "" if outlook.minutes is None else f", in about {max(1, round(outlook.minutes))} min"
+        by_steps = outlook.key == "trainer.steps"
+        goal = f"{outlook.time:.0f} steps" if by_steps else f"t = {outlook.time:.0e}"
         words = (
-            f"The other lifts' limits predict that t = {outlook.time:.0e} decides{cost}"
+            f"The other lifts' limits predict the decision at {goal}{cost}"
             if outlook.foreseen
-            else f"Too few lifts have shown a limit to predict when it decides; t = {outlook.time:.0e} tells more{cost}"
+            else f"Too few lifts have shown a limit to predict when it decides; {goal} will tell more{cost}"
         )
-        reasons.append(f"{words}: {paste(runs, f'trainer.t_end={outlook.time:.0e}')}")
+        value = f"{outlook.time:.0f}" if by_steps else f"{outlook.time:.0e}"
+        reasons.append(f"{words}: {paste(runs, f'{outlook.key}={value}')}")
     elif open_ and open_[0].trainer != "flow":
         # An experiment may set keys that the flow does not have, and for classes it wants a target (trainer.epsilon).
         given = [str(word) for word in runs.study.get("line") or []]

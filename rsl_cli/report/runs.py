@@ -53,6 +53,7 @@ class Run:
     dissipation: float
     resolution: float
     flow_time: float
+    steps: float
     wall_seconds: float
     witness_degree: int | None
     error: str | None
@@ -236,6 +237,11 @@ class StudyRuns:
         return ends == {"target"} and {record.loss for record in self.records} == {"cross_entropy"}
 
     @property
+    def clock(self) -> Literal["time", "step"] | None:
+        """The column of a trajectory in which the trainer follows the gradient flow, if it does."""
+        return _clock(self.study.get("config", {}).get("trainer") or {})
+
+    @property
     def compared_at_target(self) -> bool:
         """Whether the verdict compares held-out losses so; their runs' `Run.test_limit` is not a number then."""
         return self.headline == "test" and self.at_one_target
@@ -348,7 +354,7 @@ def _ended_early(record: Record, frame: Sampled, reason: str) -> Record:
     )
 
 
-def _clock(trainer: Mapping[str, Any]) -> str | None:
+def _clock(trainer: Mapping[str, Any]) -> Literal["time", "step"] | None:
     """The column of a trajectory in which the trainer follows the gradient flow, if it does.
 
     Steps at a constant rate on all samples do. A schedule that ends at rate zero stops the clock, noise of batches or
@@ -401,6 +407,7 @@ def _run(key: RunKey, record: Record | None, frame: Sampled | None, tested: bool
         dissipation=_worst_dissipation(frame),
         resolution=_number(record.resolution),
         flow_time=_number(record.flow_time),
+        steps=_number(record.steps),
         wall_seconds=_number(record.wall_seconds),
         witness_degree=record.witness_degree,
         error=record.error,

@@ -12,7 +12,9 @@ from rsl_cli.adaptive import Round, next_round, run_until, until_of
 from rsl_cli.errors import ConfigError
 from rsl_cli.report.judgement import judge_views
 from rsl_cli.report.runs import read_runs
+from rsl_cli.report.verdict import give_verdict
 from rsl_cli.study.api import run_study
+from rsl_cli.study.files import write_json
 from rsl_cli.study.store import StudyStore
 
 
@@ -49,6 +51,25 @@ def test_open_lifts_are_carried_further(tmp_path: Path) -> None:
     assert set(step.changes) == {"horizons"}
     assert all(1e6 < horizon["t_end"] <= 1e8 * 1.001 for horizon in step.changes["horizons"].values())
     assert "to t = 1e+0" in step.why
+
+
+def test_steps_at_a_constant_rate_are_a_clock(tmp_path: Path) -> None:
+    def change(lift: int, seed: int) -> dict[str, Any]:
+        return {"stop_reason": "budget" if lift >= 256 else "stationary", "trainer": "gd"}
+
+    store = make_study(tmp_path / "s", falling, change=change, noise=0.05)
+    study = store.read_study()
+    study["config"]["trainer"] = {"name": "gd", "schedule": "constant"}
+    write_json(store.study_file, study | {"line": ["trainer=gd"], "carried": {"steps": 1000}})
+    step = following(store)
+    assert isinstance(step, Round)
+    assert step.changes["horizons"]["256"]["steps"] in range(10_000, 100_001)
+    assert step.why.startswith("lift 256 to ") and step.why.endswith(" steps")
+    runs = read_runs(store)
+    verdict = give_verdict(runs, judge_views(runs), 0.1)
+    (told,) = [reason for reason in verdict["reasons"] if "rsl run" in reason]
+    assert f"the decision at {verdict['outlook']['time']:.0f} steps, in about" in told
+    assert told.endswith(f": rsl run trainer=gd trainer.steps={verdict['outlook']['time']:.0f}")
 
 
 def test_scatter_asks_for_seeds(tmp_path: Path) -> None:
