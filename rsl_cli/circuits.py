@@ -1,7 +1,7 @@
 """Lifted networks as circuits: every number they compute as one row of a triangular sparse matrix.
 
-Possible where vertices add or multiply and apply a function number by number, and where few weights are shared: in
-perceptrons of every kind. Convolutions, attention, norms and pooling keep to products edge by edge.
+Possible where vertices add or multiply, apply a function number by number and take means: in perceptrons of every kind,
+and in convolutions of small images. Attention, norms and other pooling keep to products edge by edge.
 """
 
 import math
@@ -15,7 +15,7 @@ from rsl_cli.kernels.stencil import Stencil
 from rsl_cli.lift import Lift
 from rsl_cli.parametrization import is_multiplied, weight_multiplier
 
-_MOST_SHARING = 4
+_MOST_SHARING = 64
 """Uses of each weight by one kept edge, above which a stencil's long runs are faster than one entry for each use."""
 
 _WIDEST = 512
@@ -24,19 +24,22 @@ _WIDEST = 512
 
 def has_circuits(base: BaseGraph, parametrization: str) -> bool:
     """Whether lifts of a base graph are written out as circuits, in a network of some parametrization."""
-    # What has no weight has no place where a readout's multiplier could stand.
+    # What has no weight has no place where a readout's multiplier, or a mean's divisor, could stand.
     bare = [edge for edge in base.edges if base.weight_shape(edge) is None]
-    if any(is_multiplied(edge, base, parametrization) for edge in bare):
+    if any(is_multiplied(edge, base, parametrization) or base.vertex(edge.source).pool for edge in bare):
         return False
     weighted = [base.stencil(edge) for edge in base.edges if base.weight_shape(edge) is not None]
-    return all(map(_is_pointwise, base.vertices)) and all(
+    return all(_is_plain(base, vertex) for vertex in base.vertices) and all(
         _uses(stencil) <= _MOST_SHARING and stencil.columns <= _WIDEST for stencil in weighted
     )
 
 
-def _is_pointwise(vertex: Vertex) -> bool:
-    plain = vertex.combine.circuit is not None and vertex.norm is None and vertex.pool is None
-    return vertex.kind == "input" or (plain and vertex.activation in FUNCTIONS and not vertex.origins)
+def _is_plain(base: BaseGraph, vertex: Vertex) -> bool:
+    if vertex.kind == "input":
+        return True
+    pooled = vertex.pool is None or vertex.pool.groups(base.sum_space(vertex.name)) is not None
+    plain = vertex.combine.circuit is not None and vertex.norm is None and pooled
+    return plain and vertex.activation in FUNCTIONS and not vertex.origins
 
 
 def _uses(stencil: Stencil) -> float:
@@ -76,7 +79,8 @@ class _CircuitBuilder:
             shape = base.weight_shape(edge)
             if shape is not None:
                 count = len(self.lift.lists[index][0]) * math.prod(shape)
-                factors.append(np.full(count, weight_multiplier(edge, self.lift, self.parametrization)))
+                factor = weight_multiplier(edge, self.lift, self.parametrization) / self._divisor(edge.source)
+                factors.append(np.full(count, factor))
                 places[f"weight {edge.name}"] = start
                 start += count
         for vertex in base.vertices:
@@ -87,6 +91,12 @@ class _CircuitBuilder:
                 places[f"bias {vertex.name}"] = start
                 start += count
         return places, np.concatenate(factors) if factors else np.empty(0)
+
+    def _divisor(self, vertex: str) -> float:
+        """Of the sums that stand for the means of a vertex's pool."""
+        base = self.lift.base
+        pooled = base.vertex(vertex).pool is not None
+        return math.prod(base.sum_space(vertex)) / math.prod(base.space(vertex)) if pooled else 1.0
 
     def finished(self) -> tuple[Circuit, np.ndarray]:
         hidden = [vertex for vertex in self.lift.base.vertices if vertex.kind == "hidden"]
@@ -141,6 +151,12 @@ class _CircuitBuilder:
             shared = np.broadcast_to(numbers, (fibre, *space)).reshape(-1)
             place = self.places[f"bias {vertex.name}"] + shared
             self.entries.append((row + np.arange(size), np.zeros(size, np.int64), place))
+        if vertex.pool is not None:
+            groups, pooled = vertex.pool.groups(space), math.prod(base.space(vertex.name))
+            assert groups is not None
+            unpooled, row = row, self._add_rows("identity", fibre * pooled)
+            sums = np.arange(fibre)[:, None] * pooled + groups
+            self.entries.append((row + sums.reshape(-1), unpooled + np.arange(size), np.full(size, constant)))
         self.values[vertex.name] = row
 
     def _add_rows(self, function: str, count: int) -> int:

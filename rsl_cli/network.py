@@ -1,6 +1,6 @@
 """Networks over lifts: one weight per kept edge, one bias per copy, and nothing dense that is not dense.
 
-On a CPU, perceptrons of every kind go through their circuits, whole strips of samples at a time, see
+On a CPU, what has circuits goes through them, whole strips of samples at a time, see
 `rsl_cli.circuit_node`; everything else goes edge by edge. There activations are feature-major,
 (copies * numbers per copy, samples), so that a sparse product streams contiguous rows.
 Every base edge is a sparse product; but on a GPU one whose copies are all joined (from the input, or a readout) is one

@@ -164,6 +164,10 @@ class Stage(Part, ABC):
         """The space it makes of another; raises GraphError if it cannot act on it."""
         return space
 
+    def groups(self, space: Space) -> np.ndarray | None:
+        """If all it does is to average groups of equal size: of each number of a copy's space, its group; else None."""
+        return None
+
     def identity(self) -> Any:
         """What determines it, in a run's identity."""
         return {"name": type(self).__name__, **self.keys()}
@@ -353,6 +357,11 @@ class Pool(Stage):
             raise GraphError(f"pool of size {self.size} needs a space (H, W) of sizes it divides, got {space}")
         return tuple(side // self.size for side in space)
 
+    def groups(self, space: Space) -> np.ndarray | None:
+        """The squares."""
+        rows, columns = (np.arange(side) // self.size for side in space)
+        return None if self.largest else (rows[:, None] * (space[1] // self.size) + columns).reshape(-1)
+
     def __call__(self, y: Tensor) -> Tensor:
         """Pool (n_v, H, W, N)."""
         copies, height, width, samples = y.shape
@@ -380,6 +389,10 @@ class Mean(Stage):
         if len(space) != 2:
             raise GraphError(f"pool needs a space {'(T, d)' if self.tokens else '(H, W)'}, got {space}")
         return space[1:] if self.tokens else ()
+
+    def groups(self, space: Space) -> np.ndarray | None:
+        """One, or one for each feature."""
+        return np.arange(math.prod(space)) % math.prod(self.space(space))
 
     def __call__(self, y: Tensor) -> Tensor:
         """Pool (n_v, *space, N)."""

@@ -28,6 +28,7 @@ from rsl_cli.train.optimizers import Adam, AdamW, Gd, Lion, Sgd
 from rsl_cli.vertex_maps import ACTIVATIONS
 
 PERCEPTRONS = ["shallow", "mlp", "deep", "skip", "gated"]
+CONVOLUTIONS = {"cnn", "densenet", "resnet", "resnet_random", "unet"}
 HIDDEN = {"kind": "hidden", "activation": "tanh", "bias": True}
 
 
@@ -166,6 +167,11 @@ GRAPHS = {
         input_shape=(3,),
         output_size=2,
     ),
+    "convolutions": BaseGraph.from_config(group("base", "cnn", pool=2), input_shape=(2, 4, 6), output_size=2),
+    "mean of all": graph_of(
+        HIDDEN | {"bias": "copy", "pool": "global_avg"}, {"map": "conv", "kernel": 3}, shape=(4, 5)
+    ),
+    "mean of tokens": graph_of(HIDDEN | {"pool": "token_avg"}, {"map": "token_linear", "out": 2}, shape=(3, 4)),
 }
 
 
@@ -175,7 +181,7 @@ def test_curvature_of_other_graphs(base):
 
 
 @pytest.mark.parametrize("base", GRAPHS.values(), ids=GRAPHS)
-def test_vectors_shared_biases_products_and_edges_without_weight(base):
+def test_vectors_images_shared_biases_products_means_and_edges_without_weight(base):
     assert has_circuits(base, "ntk")
     task = "classification" if base.output_size > 1 else "regression"
     against_the_loop(network_of(base, (3, 4)), task, "cross_entropy" if base.output_size > 1 else "mse")
@@ -190,10 +196,11 @@ def test_readouts_are_multiplied_as_in_the_network(parametrization):
 
 def test_what_has_no_circuit():
     others = {path.stem for path in (CONF / "base").glob("*.yaml")} - {*PERCEPTRONS, "module"}
-    assert {name for name in others if has_circuits(base_of(name), "standard")} == {"perceptron", "rnn"}
-    wide = BaseGraph.from_config(group("base", "mlp"), input_shape=(784,), output_size=10)
-    assert not has_circuits(wide, "standard")
-    lift = sample_lift(base_of("cnn"), 2, 0, {"kind": "random", "in_degree": 2})
+    assert {name for name in others if has_circuits(base_of(name), "standard")} == CONVOLUTIONS | {"perceptron", "rnn"}
+    for name, shape in (("mlp", (784,)), ("cnn", (1, 28, 28))):
+        wide = BaseGraph.from_config(group("base", name), input_shape=shape, output_size=10)
+        assert not has_circuits(wide, "standard")
+    lift = sample_lift(base_of("attention"), 2, 0, {"kind": "random", "in_degree": 2})
     assert circuit_of(lift, "standard") is None
     assert (
         CircuitObjective.of(

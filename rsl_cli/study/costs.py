@@ -54,7 +54,8 @@ def memory(spec: StudySpec, degree: int) -> float:
     matrix = _matrix(spec, degree)
     implicit = ((2 * parameters + _KEPT * numbers) * _SUBSET + _MATRICES * matrix**2) * item if matrix else 0
     if _by_circuits(spec):
-        return implicit + _CIRCUIT_PARAMETER * parameters + 2 * numbers * BYTES
+        entries = max(parameters, int(flops(base, degree, spec.lifting) / 2))
+        return implicit + _CIRCUIT_PARAMETER * entries + 2 * numbers * BYTES
     samples = samples_at_once(base, fibres)
     samples = max(samples, spec.trainer.batch_size or 0)
     kept = _KEPT * numbers * min(samples, spec.data.samples) * item

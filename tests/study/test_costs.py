@@ -11,8 +11,19 @@ from rsl_cli.study.spec import StudySpec
 PROCESSES = {"name": "process", "workers": 2}
 
 
-def spec(tmp_path, base="cnn", **changes) -> StudySpec:
-    config = {"base": problems.group("base", base), "dataset": problems.group("dataset", "digits"), "seeds": 6}
+def by_autograd():
+    """Convolutions that have no circuits."""
+    base = problems.group("base", "cnn")
+    base["vertices"]["c{depth}"]["pool"]["kind"] = "max"
+    return base
+
+
+def spec(tmp_path, base=None, **changes) -> StudySpec:
+    config = {
+        "base": problems.group("base", base) if base else by_autograd(),
+        "dataset": problems.group("dataset", "digits"),
+        "seeds": 6,
+    }
     return StudySpec.from_config(problems.study(results_dir=str(tmp_path), executor=PROCESSES) | config | changes)
 
 
