@@ -1,7 +1,8 @@
 """Gradient flow to t = 1e6 against what else integrates it, on one network, in one run.
 
 Rivals: SciPy's BDF given the exact Gauss-Newton Jacobian, once by this package's kernels and once as one would write it
-with torch.func; torchdiffeq's dopri5 (if installed), which is explicit and so is stopped at ``--explicit-until``.
+with torch.func; CVODE, given the first (``pip install 'rsl-cli[bench]'``); torchdiffeq's dopri5 (if installed), which
+is explicit and so is stopped at ``--explicit-until``.
 Losses are compared with BDF at a tight tolerance. Run by hand: ``python scripts/bench_flow.py --n 16 --samples 2048``.
 """
 
@@ -60,6 +61,7 @@ def main() -> None:
     reference = None
     if not arguments.alone:
         outcomes.append(problem.scipy("SciPy BDF, H by our kernels", times, rtol, atol, problem.matrix))
+        outcomes += problem.cvode("CVODE, H by our kernels", times, rtol, atol)
         outcomes.append(problem.scipy("SciPy BDF, H by torch.func", times, rtol, atol, problem.matrix_by_functorch))
         if arguments.explicit_until > 0:
             outcomes += problem.explicit([t for t in times if t <= arguments.explicit_until], rtol, atol)
@@ -84,12 +86,12 @@ def main() -> None:
 class Problem:
     """One network on one dataset, as every integrator sees it."""
 
-    def __init__(self, n: int, samples: int, dataset: str) -> None:
+    def __init__(self, n: int, samples: int, dataset: str, seed: int = 0) -> None:
         from rsl_cli.study.spec import StudySpec
 
         overrides = [f"dataset={dataset}", f"dataset.samples={samples}", f"lift={n}", "trainer=flow", "seeds=1"]
         spec = StudySpec.from_config(compose(overrides))
-        self.lift = sample_lift(spec.base, n, 0, spec.lifting)
+        self.lift = sample_lift(spec.base, n, seed, spec.lifting)
         self.objective = Objective(spec.data, "mse", dtype=torch.float64)
         self.replicas = Replicas(self.network(), self.objective)
         self.start = self.replicas.start[0]
@@ -181,6 +183,27 @@ class Problem:
         )
         seconds, gradients, matrices = time.perf_counter() - began, self.gradients, self.matrices
         return Outcome(name, seconds, gradients, matrices, [self.gradient(theta)[0] for theta in solution.y.T])
+
+    def cvode(self, name: str, times: list[float], rtol: float, atol: float) -> list[Outcome]:
+        """CVODE of SUNDIALS (Hindmarsh et al., 2005), BDF of order 1 to 5, with the Gauss-Newton matrix."""
+        try:
+            from sksundae.cvode import CVODE  # pyright: ignore[reportMissingImports]
+        except ImportError:
+            print("scikit-sundae is not installed; `pip install 'rsl-cli[bench]'` adds CVODE to the table")
+            return []
+        self.gradients = self.matrices = 0
+
+        def slope(_: float, theta: np.ndarray, into: np.ndarray) -> None:
+            into[:] = -self.gradient(theta.copy())[1]
+
+        def jacobian(_: float, theta: np.ndarray, __: np.ndarray, into: np.ndarray) -> None:
+            into[:] = self.matrix(theta.copy())
+
+        began = time.perf_counter()
+        options = {"jacfn": jacobian, "linsolver": "lapackdense", "rtol": rtol, "atol": atol, "max_num_steps": 10**6}
+        path = CVODE(slope, **options).solve(np.array([0.0, *times]), self.start).y
+        seconds, gradients, matrices = time.perf_counter() - began, self.gradients, self.matrices
+        return [Outcome(name, seconds, gradients, matrices, [self.gradient(theta)[0] for theta in path[1:].copy()])]
 
     def explicit(self, times: list[float], rtol: float, atol: float) -> list[Outcome]:
         """Dopri5 of torchdiffeq."""

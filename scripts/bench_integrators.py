@@ -2,15 +2,16 @@
 
 Linearly implicit and exponential methods take the Gauss-Newton matrix H for the flow's Jacobian -grad^2 L, which costs
 them order where residuals are large; formulas that solve an implicit equation only converge more slowly. Each has the
-same error norm and tolerance and stops at t = 1, 10, ...; losses there are compared with BDF at a tight tolerance. By
-hand: ``python scripts/bench_integrators.py``.
+same error norm and tolerance and stops at t = 1, 10, ...; losses there are compared with BDF at a tight tolerance. A
+second table sets what this package's takes for an error beside what SciPy's BDF and CVODE take for it, over several
+tolerances and starts, since one error is chance. By hand: ``python scripts/bench_integrators.py``.
 """
 
 import argparse
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from bench_flow import Outcome, Problem
@@ -27,6 +28,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=2048)
     parser.add_argument("--decades", type=int, default=6, help="integrate to t = 10^decades")
     parser.add_argument("--rtol", type=float, default=1e-3)
+    parser.add_argument("--starts", type=int, default=3, help="seeds that errors and costs are taken over")
     parser.add_argument("--datasets", nargs="+", default=["teacher", "sine2d"])
     arguments = parser.parse_args()
     use_threads(1)
@@ -41,25 +43,53 @@ def main() -> None:
         )
         columns = ("", "t reached", "gradients", "matrices", "error %", "s")
         Table(f"integrators-{dataset}", title, columns, compared(problem, times, rtol, atol)).show()
+        title = (
+            f"Work and precision, {dataset}: P={problem.parameters}, N={arguments.samples}, one thread, to t = "
+            f"{times[-1]:.0e}; means of {arguments.starts} starts, of the loss's worst error the geometric one"
+        )
+        problems = [Problem(arguments.n, arguments.samples, dataset, seed) for seed in range(arguments.starts)]
+        columns = ("", "rtol", "gradients", "matrices", "s", "error %")
+        Table(f"precision-{dataset}", title, columns, precision(problems, times)).show()
 
 
 def compared(problem: Problem, times: list[float], rtol: float, atol: float) -> tuple[tuple[str | float, ...], ...]:
     """A row of figures for each integrator."""
     reference = problem.scipy("", times, 1e-7, 1e-10, problem.matrix)
+    outcomes = [stepped(problem, name, method, times, rtol, atol) for name, method in METHODS.items()]
     rows = []
-    for name in (*METHODS, "SciPy BDF", "rsl: NDF 1-5, subsets, secants"):
-        if name in METHODS:
-            outcome = stepped(problem, name, METHODS[name], times, rtol, atol)
-        elif name == "SciPy BDF":
-            outcome = problem.scipy(name, times, rtol, atol, problem.matrix)
-        else:
-            outcome = problem.ours(times, rtol, atol)
-        pairs = zip(outcome.losses, reference.losses, strict=False)
-        error = 100 * max((abs(a / b - 1) for a, b in pairs), default=math.nan)
+    for outcome in (*outcomes, *implicit(problem, times, rtol, atol)):
+        error = 100 * worst(outcome, reference)
         reached = times[len(outcome.losses) - 1] if outcome.losses else 0.0
-        rows.append((name, f"{reached:.0e}", outcome.gradients, outcome.matrices, error, outcome.seconds))
-        print(f"{name}: {outcome.gradients} + {outcome.matrices}, {error:.2g} %", flush=True)
+        rows.append((outcome.name, f"{reached:.0e}", outcome.gradients, outcome.matrices, error, outcome.seconds))
+        print(f"{outcome.name}: {outcome.gradients} + {outcome.matrices}, {error:.2g} %", flush=True)
     return tuple(rows)
+
+
+def implicit(problem: Problem, times: list[float], rtol: float, atol: float) -> list[Outcome]:
+    """What solves an implicit equation: two standard packages, and this one last."""
+    ours = replace(problem.ours(times, rtol, atol), name="rsl: NDF 1-5, subsets, secants")
+    bdf = problem.scipy("SciPy BDF", times, rtol, atol, problem.matrix)
+    return [bdf, *problem.cvode("CVODE", times, rtol, atol), ours]
+
+
+def worst(outcome: Outcome, reference: Outcome) -> float:
+    """The largest relative error of the loss."""
+    pairs = zip(outcome.losses, reference.losses, strict=False)
+    return max((abs(a / b - 1) for a, b in pairs), default=math.nan)
+
+
+def precision(problems: list[Problem], times: list[float]) -> tuple[tuple[str | float, ...], ...]:
+    """A row for each integrator and tolerance."""
+    references = [problem.scipy("", times, 1e-8, 1e-12, problem.matrix) for problem in problems]
+    rows = []
+    for rtol in (1e-2, 1e-3, 1e-4, 1e-5):
+        found = [implicit(problem, times, rtol, 1e-3 * rtol) for problem in problems]
+        for outcomes in zip(*found, strict=True):
+            figures = np.array([(one.gradients, one.matrices, one.seconds) for one in outcomes]).mean(0)
+            errors = [worst(one, reference) for one, reference in zip(outcomes, references, strict=True)]
+            error = 100 * float(np.exp(np.log(errors).mean()))
+            rows.append((outcomes[0].name, f"{rtol:.0e}", *figures.tolist(), error))
+    return tuple(sorted(rows, key=lambda row: str(row[0])))
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ def main() -> None:
     page = ROOT / "docs" / "performance.md"
     before, rest = page.read_text().split(MARKS[0])
     after = rest.split(MARKS[1])[1]
-    parts = [ratios(tables), integrators(tables)]
+    parts = [ratios(tables), integrators(tables), precision(tables)]
     page.write_text("\n\n".join([before + MARKS[0], *parts, MARKS[1] + after]))
     print(f"{len(tables)} tables in {TABLES}, their sum in {page}, {PICTURE}")
 
@@ -67,6 +67,20 @@ def integrators(tables: list[Table]) -> str:
         for name, *rows in zip(names, *(table.rows for table in found.values()), strict=True)
     ]
     return lines(["gradients + matrices to t = 10⁶ (worst error in the loss)", *found], rows)
+
+
+def precision(tables: list[Table]) -> str:
+    """A line for each implicit integrator and tolerance: what it takes, and the error that leaves."""
+    found = {table.name.split("-")[1]: table for table in tables if table.name.startswith("precision-")}
+    names = [row[:2] for row in next(iter(found.values())).rows] if found else []
+    rows = [
+        [
+            *map(str, name),
+            *(f"{shown(row[4])} s, {shown(row[2])} + {shown(row[3])} ({shown(row[5])} %)" for row in rows),
+        ]
+        for name, *rows in zip(names, *(table.rows for table in found.values()), strict=True)
+    ]
+    return lines(["work and precision to t = 10⁶, mean of three starts", "rtol", *found], rows)
 
 
 def lines(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
