@@ -15,7 +15,7 @@ from scipy.integrate import solve_ivp
 from torch import Tensor
 from torch.func import grad_and_value, hessian
 
-from rsl_cli.train.flow import Flow, train_flow
+from rsl_cli.train.flow import Flow
 
 _AGREED = 0.01
 
@@ -97,7 +97,7 @@ def dense(problem: Problem, theta: Tensor) -> Tensor:
 def ours(problem: Problem, times: list[float], rtol: float) -> list[float]:
     """This package's losses at each time."""
     settings = Flow(t_end=times[-1], rtol=rtol, atol=1e-3 * rtol, log_per_decade=1, stationary=0.0)
-    rows = train_flow(problem.network(), problem.objective, settings)[0].trajectory.rows
+    rows = settings.train(problem.network(), problem.objective)[0].trajectory.rows
     return [next(row.loss for row in rows if abs(row.time / t - 1) < 1e-9) for t in times]
 
 

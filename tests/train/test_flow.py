@@ -146,7 +146,7 @@ def test_it_agrees_to_late_times_with_an_integrator_that_shares_nothing_with_it(
         t_eval=times,
     ).y.T
     settings = Flow(t_end=times[-1], rtol=1e-5, atol=1e-8, stationary=0.0)
-    result = train_flow(net, Objective(DATA, "mse", dtype=torch.float64), settings)[0]
+    result = trained(net, Objective(DATA, "mse", dtype=torch.float64), settings)[0]
     rows = result.trajectory.rows
     points = {round(math.log10(point.time)): point.parameters.numpy() for point in result.path if point.time > 0}
     for k, (time, exact) in enumerate(zip(times, path, strict=True), start=2):
