@@ -40,6 +40,7 @@ bench: $(READY) ## layers, steps, sweeps, memory and the flow against their riva
 	$(BIN)/python scripts/bench_layer.py
 	$(BIN)/python scripts/bench_layer.py --dtype float64
 	$(BIN)/python scripts/bench_layer.py --n 16384 --in-degree 16 --repeats 21
+	$(BIN)/python scripts/bench_order.py
 	$(BIN)/python scripts/bench_network.py
 	$(BIN)/python scripts/bench_step.py
 	$(BIN)/python scripts/bench_sweep.py

@@ -80,7 +80,7 @@ def precision(tables: list[Table]) -> str:
         ]
         for name, *rows in zip(names, *(table.rows for table in found.values()), strict=True)
     ]
-    return lines(["work and precision to t = 10⁶, mean of three starts", "rtol", *found], rows)
+    return lines(["work and precision to t = 10⁶, means of some starts", "rtol", *found], rows)
 
 
 def lines(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
