@@ -10,9 +10,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from rsl_cli.edge_steps import Tape, WeightUse
 from rsl_cli.errors import ConfigError
 from rsl_cli.kernels.autograd import kernels_for
-from rsl_cli.network import LiftedNetwork, Tape, WeightUse
+from rsl_cli.network import LiftedNetwork
 
 Probe = Callable[[Tensor], Tensor]
 """From outputs (N, k) to cotangents (C, N, k), along which the outputs are differentiated."""

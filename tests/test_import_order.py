@@ -29,6 +29,7 @@ ORDER = [
     "parametrization",
     "circuits",
     "circuit_node",
+    "edge_steps",
     "network",
     "module",
     "portable",
