@@ -7,6 +7,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -93,6 +94,19 @@ def test_every_flip_in_the_numbers_of_a_checkpoint_is_refused(tmp_path):
             continue
         # What changes nothing that is read may stay: the digest's own name, blanks.
         assert list(found) == list(arrays) and (found["w"] == arrays["w"]).all() and words.items() >= text.items()
+
+
+def test_every_flip_in_the_header_of_a_checkpoint_is_refused(tmp_path):
+    path = tmp_path / "resume.safetensors"
+    write_tensors(path, {"w": np.arange(3.0)}, {"training": "{}"})
+    content = path.read_bytes()
+    for at in range(8 + int.from_bytes(content[:8], "little")):
+        for bit in range(8):
+            path.write_bytes(content[:at] + bytes([content[at] ^ 1 << bit]) + content[at + 1 :])
+            with pytest.raises(StoreError):
+                read_tensors(path)
+    write_tensors(path, {"w": np.arange(3.0)})
+    assert read_tensors(path)[1] == {}
 
 
 def test_runs_in_each_others_places_are_found(tmp_path):
