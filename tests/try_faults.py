@@ -4,12 +4,11 @@
     python tests/try_faults.py ray             200 runs on a head and two nodes, where a worker is killed
     python tests/try_faults.py storm [KILLS]   random kills, 100, over flow, Adam and a convolutional base
     python tests/try_faults.py growth          four processes on one study, each of which asks for more, one killed
-    python tests/try_faults.py disk            a disk that fills, may be read only, or is gone, by each executor
 
 On both clusters the process that began the study is killed too, and begun again. ``--seed N`` draws other kills. Slurm
-and disks need root, Slurm also submitit and the packages that ``tests/slurm/two_nodes.sh`` names, Ray needs ray. Equal
-means each number of each record, trajectory and final state, bit for bit; doubled, that a run was trained to its end
-twice. The exit status is 1 where anything was lost, doubled or unequal.
+needs root, submitit and the packages that ``tests/slurm/two_nodes.sh`` names, Ray needs ray. Equal means each number of
+each record, trajectory and final state, bit for bit; doubled, that a run was trained to its end twice. The exit status
+is 1 where anything was lost, doubled or unequal.
 """
 
 import argparse
@@ -17,13 +16,12 @@ import contextlib
 import json
 import os
 import random
-import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +55,7 @@ STORM: dict[str, Config] = {
 def main() -> int:
     """Try what is asked for; see above."""
     parser = argparse.ArgumentParser(description="Disturb studies, and compare them with undisturbed ones.")
-    parser.add_argument("what", choices=["slurm", "ray", "storm", "growth", "disk"])
+    parser.add_argument("what", choices=["slurm", "ray", "storm", "growth"])
     parser.add_argument("kills", nargs="?", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
@@ -69,8 +67,6 @@ def main() -> int:
             return storm(folder, draw, given.kills)
         if given.what == "growth":
             return growth(folder, draw)
-        if given.what == "disk":
-            return disk(folder)
         local = undisturbed(folder, hundreds(folder / "local", {"name": "local"}))
         with contextlib.ExitStack() as stack:
             if given.what == "slurm":
@@ -211,102 +207,16 @@ def growth(folder: Path, draw: random.Random) -> int:
     return status or judged(store, local)
 
 
-LINE = ["dataset.samples=256", "dataset.test_samples=64", "trainer=adam", "trainer.steps=4000", "theory=none"]
-LINE += ["lift=2,4,8", "seeds=3", "study=s", "executor.checkpoint_seconds=0.1"]
-EXECUTORS = {
-    "local": ["executor=local"],
-    "process": ["executor=process", "executor.workers=2"],
-    "pilots": ["executor=pilots", "executor.workers=2"],
-}
-
-
-def disk(folder: Path) -> int:
-    """Take the disk away in several ways: each command says so in a line and fails; the next completes the study."""
-    with mounted(folder / "local", "16m") as place:
-        print(command("run", *LINE, "executor=local", f"results_dir={place}")[1], end="")
-        local = StudyStore(place / "s")
-        return max(
-            without_disk(folder / f"{name}-{way}", way, words, local)
-            for name, words in EXECUTORS.items()
-            for way in ("0", "16", "80", "200", "400", "read-only", "removed")
-        )
-
-
-def without_disk(place: Path, way: str, words: list[str], local: StudyStore) -> int:
-    """One way, a number being the kilobytes that are left, and one executor."""
-    store = StudyStore(place / "s")
-    line = ["run", *LINE, *words, f"results_dir={place}"]
-    with mounted(place, "16m") as place:
-        status, said = command("run", *LINE, "executor=local", "--first", f"results_dir={place}")
-        assert status == 0, said
-        filler = place / "filler"
-        if way.isdigit():
-            left = shutil.disk_usage(place).free - 1024 * int(way)
-            with contextlib.suppress(OSError):
-                filler.write_bytes(bytes(left))
-        if way == "read-only":
-            subprocess.run(["mount", "-o", "remount,ro", place], check=True)
-        began, outcomes = time.monotonic(), []
-        pilots = 2 if "executor=pilots" in words else 0
-        both = [started(*line), *(started("work", str(store.root)) for _ in range(pilots))]
-        if way == "removed":
-            faults.wait_until(lambda: faults.count_done(store) >= 2 or both[0].poll() is not None)
-            shutil.rmtree(store.root, ignore_errors=True)
-        for process in both:
-            try:
-                process.wait(150)
-            except subprocess.TimeoutExpired:
-                process.kill()
-            outcomes.append((process.returncode, process.communicate()[1].splitlines()))
-        took = time.monotonic() - began
-        if way == "read-only":
-            readers = [command(name, f"results_dir={place}") for name in ("list", "verify", "report")]
-            outcomes += [(status, said.splitlines()) for status, said in readers]
-            subprocess.run(["mount", "-o", "remount,rw", place], check=True)
-        filler.unlink(missing_ok=True)
-        bad = [text for _, text in outcomes if any("Traceback" in one for one in text)]
-        hung = [status for status, _ in outcomes if status is not None and status < 0]
-        words = [f"{status}: {' | '.join(text)[:300]}" for status, text in outcomes]
-        say(f"{place.name}: {took:.0f} s; {'; '.join(words)}")
-        status, said = command("run", *LINE, "executor=local", f"results_dir={place}")
-        return judged(store, local) or int(bool(bad or hung or status))
-
-
-@contextlib.contextmanager
-def mounted(place: Path, size: str) -> Iterator[Path]:
-    """A disk of its own in memory."""
-    place.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", place], check=True)
-    try:
-        yield place
-    finally:
-        subprocess.run(["umount", "-l", place], check=True)
-
-
-def started(*words: str) -> subprocess.Popen[str]:
-    """A command, begun."""
-    pipe = subprocess.PIPE
-    line = [sys.executable, "-m", "rsl_cli.cli", *words]
-    return subprocess.Popen(line, env=faults.environment(), stdout=subprocess.DEVNULL, stderr=pipe, text=True)
-
-
-def command(*words: str) -> tuple[int, str]:
-    """A command's exit status, and what it said on standard error."""
-    process = started(*words)
-    said = process.communicate()[1]
-    return process.returncode, said
-
-
 def judged(store: StudyStore, local: StudyStore) -> int:
     """Say what a study lost."""
-    found, clean = faults.losses(store, local), verify(store).clean
+    found, verified = faults.losses(store, local), verify(store)
     left = [path.name for path in store.lease_dir.iterdir()] if store.lease_dir.is_dir() else []
-    words = "clean" if clean else "not clean"
+    words = "clean" if verified.clean else f"not clean, {verified.text(store.name)}"
     say(
         f"{found.runs} runs: lost {found.lost}, doubled {found.doubled}, unequal {found.unequal}; verified {words}; "
         f"{len(left)} leases of the dead are left"
     )
-    return int(not clean or any(found[1:]))
+    return int(not verified.clean or any(found[1:]))
 
 
 def say(text: str) -> None:

@@ -172,4 +172,5 @@ def _foreign(store: StudyStore, planned: list[RunKey]) -> list[Path]:
             # A number at the end: of a run that was being carried further.
             names = {one: re.sub(r"\.\d+$", "", one.name) for one in path.iterdir()}
             found += [one for one, name in names.items() if name not in files | _RUN_FILES]
-    return sorted(found)
+    # What a process that was killed was about to put in place.
+    return sorted(path for path in found if not re.fullmatch(r"\..+\.[a-z0-9_]{8}\.tmp", path.name))

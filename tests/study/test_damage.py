@@ -93,6 +93,8 @@ if __name__ == "__main__":
         first, tally = make_intact(Path(folder) / "s"), Counter()
         for number in range(int(sys.argv[1])):
             tally[damage(first, Path(folder) / "copy", random.Random(number))] += 1
+            if not (number + 1) % 100:
+                print(f"{number + 1} found", flush=True)
             shutil.rmtree(Path(folder) / "copy")
         print(*(f"{how:5} {name:22} {count}" for (name, how), count in sorted(tally.items())), sep="\n")
         print(f"{sum(tally.values())} of {sys.argv[1]} found by name, none reported; seeds 0..{int(sys.argv[1]) - 1}")

@@ -5,6 +5,7 @@ import os
 import random
 import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -142,6 +143,8 @@ def test_foreign_files_and_damage_beside_runs(tmp_path):
         path.write_text("?")
     (store.report_dir / "verdict.json").write_text("[]")
     store.resume_file(KEYS[1]).write_bytes(b"x")
+    for place in (store.root / "study.json", store.resume_file(KEYS[0])):  # Left by writers that were killed.
+        tempfile.mkstemp(dir=place.parent, prefix=f".{place.name}.", suffix=".tmp")
     found = verify(store)
     assert found.foreign == tuple(sorted(strange)) and len(found.damaged) == 2
 
