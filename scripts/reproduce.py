@@ -286,7 +286,7 @@ def drawing(item: Item, studies: Sequence[StudyRuns]) -> Drawing:
             value for study in studies for n in study.lifts for value in figures_of(study, n, which, errors=errors)
         ]
         what = "held-out share of errors" if errors else f"{LOSS_NAMES[which]} loss"
-        none = " (0: at the edge)" if min(values, default=1.0) <= 0 else ""
+        none = "\n(0: at the edge)" if min(values, default=1.0) <= 0 else ""
         bottom, _ = canvas.loss_axis(panels[0], values, f"{what}, median and quartiles{none}")
         for axes in panels:
             canvas.lift_axis(axes, lifts)
