@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import brentq
+from scipy.optimize import root_scalar
 from scipy.special import digamma, polygamma
 
 Array = NDArray[np.float64]
@@ -62,6 +62,6 @@ def _prior(own: Array, freedom: Array) -> tuple[float, float]:
     if excess <= 0:
         return float((freedom * own).sum() / freedom.sum()), math.inf
     # The trigamma function falls from infinity to 0: half the worth is where it is as large as the excess scatter.
-    half = float(brentq(lambda x: math.log(polygamma(1, math.exp(x)) / excess), -20.0, 40.0))
-    worth = 2 * math.exp(half)
+    half = root_scalar(lambda x: math.log(polygamma(1, math.exp(x)) / excess), bracket=(-20.0, 40.0), method="brentq")
+    worth = 2 * math.exp(half.root)
     return float(np.exp(logs.mean() + digamma(worth / 2) - math.log(worth / 2))), worth
