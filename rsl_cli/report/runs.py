@@ -424,10 +424,12 @@ def _number(value: float | None) -> float:
 
 def _worst_dissipation(frame: Sampled | None) -> float:
     """The recorded |grad L|^2 / (-dL/dt) farthest from 1 along a flow; NaN where it was not recorded."""
-    if frame is None or "dissipation" not in frame:
+    if frame is None or not {"time", "loss", "grad_norm", "dissipation"} <= frame.keys():
         return math.nan
+    # Once the loss moves, over as long again, by less than float64 resolves, both sides are rounding: the flow rests.
     ratio = frame["dissipation"]
-    ratio = ratio[np.isfinite(ratio) & (ratio > 0)]
+    moves = frame["time"] * frame["grad_norm"] ** 2 > np.finfo(float).eps * frame["loss"]
+    ratio = ratio[np.isfinite(ratio) & (ratio > 0) & moves]
     return float(ratio[np.argmax(np.abs(np.log(ratio)))]) if ratio.size else math.nan
 
 

@@ -323,6 +323,21 @@ def test_a_run_at_a_saddle_has_shown_no_limit(tmp_path: Path) -> None:
     assert said(verdict, "2 of 30 runs that seem to rest are at a saddle", "n00512-s000, n00512-s001")
 
 
+def test_a_flow_at_rest_breaks_no_identity(tmp_path: Path) -> None:
+    """Both sides of |grad L|^2 = -dL/dt are rounding there; elsewhere the worst point counts."""
+    store = make_study(tmp_path / "s", level, noise=0.01, flow=True)
+    for key, last in zip(store.planned(), itertools.cycle([1e-14, 1e-6]), strict=False):
+        record, time = store.record(key), np.geomspace(1, 1e6, 25)
+        assert record is not None
+        frame = pd.DataFrame(
+            {"step": range(25), "time": time, "loss": 0.1, "test_loss": 0.1, "least_curvature": np.nan}
+        )
+        frame = frame.assign(grad_norm=np.r_[np.full(24, 1e-3), last], dissipation=np.r_[np.full(24, 1.02), 0.3])
+        store.write_run(key, record, {"trajectory": frame}, {"w": np.zeros(1)})
+    assert {run.dissipation for run in read_runs(store).done} == {1.02, 0.3}
+    assert said(verdict_of(store), "Recorded gradients break |grad L|^2 = -dL/dt, the worst by 0.3")
+
+
 def test_flow_curves_show_their_limits(study: Callable[..., dict[str, Any]]) -> None:
     # fake_study's curves approach their last loss like time^-0.6 up to t = 1e6.
     verdict = study(falling, flow=True, trajectories=True, change=lambda lift, seed: {"stop_reason": "time"})
