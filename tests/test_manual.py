@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+import rsl_cli as rsl
 from rsl_cli.cli import main
 from rsl_cli.configuration import compose_line
 from rsl_cli.notebook import Study
@@ -84,6 +85,10 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delitem(sys.modules, "mine", raising=False)  # Several pages write one.
+    # What a page adds by name is of that page alone.
+    for registry in (rsl.ACTIVATIONS, rsl.COMBINES, rsl.NORMS, rsl.POOLS, rsl.EDGE_MAPS, rsl.LOSSES, rsl.DATASETS):
+        for held in ("_parts", "_homes"):
+            monkeypatch.setattr(registry, held, dict(getattr(registry, held)))
     monkeypatch.setattr("rsl_cli.notebook.Study.of", small_study)
     # Drawing is the dearest part of a line, and tested elsewhere.
     monkeypatch.setattr("rsl_cli.report.plots.draw_all", lambda drawn, formats: {}, raising=False)

@@ -108,7 +108,9 @@ def runs_of_tensorboard(results: Path) -> dict[str, list[float]]:
         if folder.is_dir():
             events = EventAccumulator(str(folder)).Reload()
             scalars = events.Tags()["scalars"]
-            found[folder.name] = [event.value for event in events.Scalars("loss")] if "loss" in scalars else []
+            # Files of one second are read by name, not by age: the step orders points, here as on the screen.
+            losses = sorted(events.Scalars("loss"), key=lambda event: event.step) if "loss" in scalars else []
+            found[folder.name] = [event.value for event in losses]
     return found
 
 

