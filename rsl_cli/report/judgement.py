@@ -45,7 +45,7 @@ LEVEL_ALPHA = 0.01
 BENT_ALPHA = 0.01
 """Level of the test that a level curve bends."""
 LEVEL = 0.09
-"""Level means that the exponent lies within this of zero: doubling P changes the loss by less than 6 %."""
+"""Level means that the exponent lies within this of zero: doubling P changes the loss by less than 7 %."""
 MATERIAL = 0.05
 """A fall or rise by less than this exponent is none."""
 LEFT_BEHIND = 10.0

@@ -112,7 +112,7 @@ def test_every_base_follows_an_explicit_integrator(name, kind):
     net = LiftedNetwork(sample_lift(base, 2, 0, {"kind": "random", "in_degree": 2}), None, torch.float64)
     numbers = Dataset("made", "regression", x, np.eye(3)[labels], x[:2], np.eye(3)[labels[:2]], 3)
     both, start = slow_gradient(net, data if kind == "cross_entropy" else numbers, kind), flat(net)
-    exact = solve_ivp(lambda _, y: -both(y)[1], (0, 1.0), start, "RK45", rtol=1e-4, atol=1e-7).y[:, -1]
+    exact = solve_ivp(lambda _, y: -both(y)[1], (0, 1.0), start, "RK45", rtol=1e-6, atol=1e-8).y[:, -1]
     settings = Flow(t_end=1.0, rtol=1e-4, atol=1e-7, log_per_decade=1)
     result = trained(net, Objective(data, kind, dtype=torch.float64), settings)[0]
     assert result.trajectory.rows[-1].loss == pytest.approx(both(exact)[0], rel=2e-3)
