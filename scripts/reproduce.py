@@ -33,6 +33,7 @@ from rsl_cli.report.words import figure_of
 from rsl_cli.stats import clopper_pearson, cochran_armitage, quantile
 from rsl_cli.study.integrity import seal
 from rsl_cli.study.studies import open_study
+from rsl_cli.study.trained import run_network
 
 ROOT = Path(__file__).parents[1]
 REFERENCE = ROOT / "results" / "reference" / "gallery"
@@ -58,6 +59,7 @@ class Item:
         names: what to call the studies in figure and table; their own names where it has none.
         experiment: its experiment; the one of its name, if left out.
         figures: of its studies' reports, to be shown beside its own, as ``study/figure``.
+        joined: two vertices; successes are counted by their connected copies, too.
     """
 
     name: str
@@ -66,6 +68,7 @@ class Item:
     names: Mapping[str, str] | None = None
     experiment: str = ""
     figures: tuple[str, ...] = ()
+    joined: tuple[str, ...] = ()
 
     def words(self, line: str) -> list[str]:
         """A line's words for ``rsl run``."""
@@ -85,9 +88,9 @@ class Item:
 def gallery() -> dict[str, Item]:
     """All that the table lists, by name."""
     table = yaml.safe_load(TABLE.read_text(encoding="utf-8"))
+    lists = ("lines", "figures", "joined")
     return {
-        name: Item(name, tuple(entry.pop("lines")), figures=tuple(entry.pop("figures", ())), **entry)
-        for name, entry in table.items()
+        name: Item(name, **{key: tuple(entry.pop(key, ())) for key in lists}, **entry) for name, entry in table.items()
     }
 
 
@@ -134,6 +137,8 @@ def write(item: Item, results: Path, folder: Path) -> Claims:
         study, _, name = shown.partition("/")
         figure(open_study(results / study), name).savefig(folder / f"{study}_{name}.png")
     (folder / "table.md").write_text(table(item, studies, verdicts), encoding="utf-8")
+    if item.joined:
+        (folder / "connected.md").write_text(connected(item, results, studies), encoding="utf-8")
     said = claims(item, studies, verdicts)
     (folder / "verdicts.json").write_text(json.dumps(said, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return said
@@ -270,6 +275,23 @@ def table(item: Item, studies: Sequence[StudyRuns], verdicts: Mapping[str, Verdi
             cells.append(f"{check['says'] if check else ''}{': ' if moved else ''}{', '.join(moved)}")
         cells.append(f"{sum(run.wall_seconds for run in study.done) / 60:.1f}")
         lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def connected(item: Item, results: Path, studies: Sequence[StudyRuns]) -> str:
+    """A table in Markdown: successes of each study by m, the lesser number of copies that an edge reads or feeds."""
+    assert item.epsilon is not None
+    bands = {"m ≤ 6": range(7), "7 and 8": range(7, 9), "9 and more": range(9, 10**9)}
+    lines = [f"| study | {' | '.join(bands)} |", "|---|---|---|---|"]
+    for study in studies:
+        store, found = open_study(results / study.name), []
+        for run in study.done:
+            (lift,) = run_network(store, run.key).lift.replicas
+            ends = [len(np.unique(end)) for end in lift.edges(*item.joined)]
+            found.append((min(ends), run.train_loss <= item.epsilon))
+        cells = [[success for m, success in found if m in band] for band in bands.values()]
+        shown = [f"{sum(cell)}/{len(cell)}" if cell else "" for cell in cells]
+        lines.append(f"| {item.called(study.name)} | {' | '.join(shown)} |")
     return "\n".join(lines) + "\n"
 
 
