@@ -1,7 +1,8 @@
 """Going on until the verdict is decided: after each round, the one thing that promises most for its cost.
 
 A round is an ordinary call of `run_study` with more lifts, more seeds, or later horizons for some lifts, so that the
-study is at any time what it would be had its grid been asked for outright.
+study is at any time what it would be had its grid been asked for outright. Samples are what every run has learned from:
+a round with more of them is the same grid in a study of its own, which the next rounds go on with.
 """
 
 import re
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
+from rsl_cli.data.target import DATASETS
 from rsl_cli.errors import ConfigError
 from rsl_cli.report.judgement import Judgement, judge_views
 from rsl_cli.report.outlook import LATEST, foresee
@@ -125,6 +127,8 @@ def run_until(
         say(f"{chosen.verdict}; next: {step.why}")
         assert any(wanted.get(key) != value for key, value in step.changes.items()), "a round must add something"
         wanted = {**wanted, **step.changes}
+        if "dataset" in step.changes:  # Another study, which an earlier call may have brought further.
+            wanted = _from_where_it_stands(wanted)
     outcome.failed = failed
     return outcome
 
@@ -135,7 +139,7 @@ def next_round(config: Mapping[str, Any], runs: StudyRuns, chosen: Judgement) ->
     crowded = set(runs.overparametrised_lifts)
     used = [lift for lift in lifts if lift not in crowded]
     if len(used) < MIN_LIFTS:
-        return _more_lifts(lifts, used, crowded)
+        return _more_lifts(config, lifts, used, crowded)
     if chosen.verdict == "unfinished":
         return _more_time(config, runs, chosen, lifts, used)
     if len(seeds) < 5:
@@ -162,7 +166,7 @@ def _more_time(
     reached = {lift: asked.get(str(lift), {}).get(key, common or _farthest(runs, lift)) for lift in outlook.lifts}
     ends = {lift: max(min(outlook.time, at * 10**_LEAP), 10 * at) for lift, at in reached.items()}
     if max(reached.values()) >= LATEST * (1 - 1e-9):
-        return _more_lifts(lifts, used, set(runs.overparametrised_lifts))
+        return _more_lifts(config, lifts, used, set(runs.overparametrised_lifts))
     for lift, end in ends.items():
         asked[str(lift)] = {**asked.get(str(lift), {}), key: end if key == "t_end" else round(end)}
     goals = {lift: f"t = {end:.0e}" if key == "t_end" else f"{end:.0f} steps" for lift, end in sorted(ends.items())}
@@ -190,19 +194,27 @@ def _more_steps(asked: dict[str, dict[str, Any]], runs: StudyRuns, chosen: Judge
     return Round({"horizons": asked}, f"four times the steps at lift {lifts}")
 
 
-def _more_lifts(lifts: tuple[int, ...], used: list[int], crowded: set[int]) -> Round | str:
-    """A lift between the others, or beyond the largest while parameters are fewer than samples."""
+def _more_lifts(config: Mapping[str, Any], lifts: tuple[int, ...], used: list[int], crowded: set[int]) -> Round | str:
+    """A lift between the others, or beyond the largest while parameters are fewer than samples; then more samples."""
     between = sorted({round((a * b) ** 0.5) for a, b in pairwise(used)} - set(lifts))
     beyond = [] if crowded or not used else [2 * used[-1]]
-    fresh = beyond if len(used) < MIN_LIFTS and beyond else between
+    fresh = beyond or between if len(used) < MIN_LIFTS else between or beyond
     if not fresh:
-        # Samples are what every run has learned from, so that with more of them no run is the same: no round adds any.
-        return (
-            "no lift is left between the others, and larger ones need more samples: a study of its own, since no run "
-            "of this one has seen them (the same line with a larger dataset.samples and another study=NAME)"
-        )
+        return _more_samples(config)
     named = ", ".join(map(str, fresh))
     return Round({"lift": sorted({*lifts, *fresh})}, f"lifts {named}, for a trend over more of them")
+
+
+def _more_samples(config: Mapping[str, Any]) -> Round | str:
+    """Four times as many, where data are drawn: in a study of its own, since no run of this one has seen them."""
+    data = dict(config["dataset"])
+    builder, samples = DATASETS.get(str(data.get("name"))), data.get("samples")
+    if builder is None or builder.inputs is None or not isinstance(samples, int):
+        return "no lift is left between the others, and larger ones have as many parameters as there are samples"
+    changes: dict[str, Any] = {"dataset": {**data, "samples": 4 * samples}}
+    if config.get("study"):
+        changes["study"] = f"{re.sub(r'_samples[0-9]+$', '', str(config['study']))}_samples{4 * samples}"
+    return Round(changes, f"{4 * samples} samples in a study of their own, since P reaches the {samples} of this one")
 
 
 def _from_where_it_stands(config: dict[str, Any]) -> dict[str, Any]:

@@ -88,6 +88,35 @@ def test_too_few_lifts_ask_for_larger_ones_while_there_is_room(tmp_path: Path) -
     assert step.changes["lift"] == [16, 23, 32, 64]
 
 
+def test_where_parameters_reach_the_samples_more_are_drawn_in_a_study_of_their_own(tmp_path: Path) -> None:
+    store = make_study(tmp_path / "s", falling, lifts=(16, 32), samples=100, trajectories=False)
+    drawn = {"name": "sine2d", "samples": 100, "seed": 3}
+    assert following(store, dataset=drawn) == Round(
+        {"dataset": {**drawn, "samples": 400}},
+        "400 samples in a study of their own, since P reaches the 100 of this one",
+    )
+    named = following(store, dataset=drawn, study="mine_samples100")
+    assert isinstance(named, Round)
+    assert named.changes["study"] == "mine_samples400"
+    read = following(store, dataset={"name": "digits", "samples": None})
+    assert isinstance(read, str) and "as many parameters as there are samples" in read
+
+
+def test_rounds_go_on_in_the_study_with_more_samples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    # One round is enough to see where it goes on.
+    monkeypatch.setattr(adaptive, "next_round", lambda *known: "enough" if said else next_round(*known))
+    config = CONFIG | {"lift": [8, 12, 16], "seeds": 3, "results_dir": str(tmp_path)}
+    config |= {"dataset": {"name": "sine2d", "samples": 24, "test_samples": 32}, "study": "few"}
+    config["trainer"] = {"name": "flow", "t_end": 1.0}
+    outcome = run_until(config, float("inf"), say=said.append)
+    assert any("96 samples in a study of their own" in line for line in said)
+    assert outcome.store.name == "few_samples96"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["few", "few_samples96"]
+    samples = [StudyStore(tmp_path / name).read_study()["plan"]["samples"] for name in ("few", "few_samples96")]
+    assert samples == [24, 96]
+
+
 def test_a_schedule_cannot_be_carried_on(tmp_path: Path) -> None:
     stopped = {"stop_reason": "budget"}
     store = make_study(tmp_path / "s", falling, trajectories=False, change=lambda lift, seed: stopped)
