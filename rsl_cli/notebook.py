@@ -4,10 +4,9 @@ import html
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-from matplotlib.figure import Figure
 
 from rsl_cli.adaptive import run_until, until_of
 from rsl_cli.configuration import Composed, composed, split_flags
@@ -23,6 +22,9 @@ from rsl_cli.study.store import RunKey, StudyStore
 from rsl_cli.study.studies import open_study
 from rsl_cli.study.trained import TrainedNetwork, run_network
 from rsl_cli.track import Sent, check_tracker, track
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def load_study(path: str | Path) -> "Study":
@@ -296,7 +298,7 @@ class Plots:
     def __init__(self, store: StudyStore) -> None:
         self._store = store
 
-    def loss(self, *, by: str = "params") -> Figure:
+    def loss(self, *, by: str = "params") -> "Figure":
         """Every run's loss, the medians and what is known of the limits.
 
         Args:

@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import networkx
 import numpy as np
 import torch
 from safetensors.torch import save
@@ -84,6 +83,8 @@ def _strange(folder: Path, files: Mapping[str, bytes]) -> str | None:
 
 def to_graphml(lift: Lift) -> bytes:
     """The lift as GraphML: nodes ``vertex:copy``, edges with the base edge's name and their place among its weights."""
+    import networkx
+
     graph = networkx.MultiDiGraph()
     for vertex in lift.base.vertices:
         for copy in range(lift.fibre(vertex.name)):
