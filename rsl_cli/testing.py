@@ -4,7 +4,9 @@ The same checks refuse a part that breaks them when a study names it. Each retur
 one line that says what is wrong; give them the spaces and settings that a part is made for.
 """
 
+import tempfile
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,6 +26,9 @@ from rsl_cli.diagnostics import probes
 from rsl_cli.graph import BaseGraph
 from rsl_cli.lift import sample_lift
 from rsl_cli.network import LiftedNetwork
+from rsl_cli.report import figures
+from rsl_cli.study.api import run_study
+from rsl_cli.study.studies import open_study
 from rsl_cli.train.first_order import FirstOrder
 from rsl_cli.train.losses import check_loss
 from rsl_cli.train.objective import Objective
@@ -35,6 +40,7 @@ __all__ = [
     "check_combine",
     "check_dataset",
     "check_edge_map",
+    "check_figure",
     "check_law",
     "check_lifting",
     "check_loss",
@@ -57,6 +63,33 @@ _BASE: Mapping[str, Any] = {
         {"source": "h2", "target": "y", "map": "scale"},
     ],
 }
+
+_STUDY: Mapping[str, Any] = {
+    "base": {"name": "two hidden layers", **_BASE},
+    "lift": [4, 8],
+    "seeds": 2,
+    "lifting": {"kind": "regular", "in_degree": 2},
+    "dataset": {"name": "sine2d", "samples": 64, "test_samples": 32},
+    "trainer": {"name": "gd", "steps": 20},
+    "study": "small",
+}
+
+
+def check_figure(figure: figures.Figure, study: str | Path | None = None) -> None:
+    """The contract of a figure: from a stored study to a matplotlib figure or None, the same at every call.
+
+    Args:
+        figure: a function of the study's store.
+        study: the folder of a study to draw; None: a small one, of four runs, trained here.
+
+    Raises:
+        ConfigError: what it breaks, in one line.
+    """
+    name = getattr(figure, "__qualname__", type(figure).__name__)
+    if study is not None:
+        return figures.check_figure(name, figure, open_study(study))
+    with tempfile.TemporaryDirectory() as folder:
+        return figures.check_figure(name, figure, run_study({**_STUDY, "results_dir": folder}).store)
 
 
 def check_probe(probe: probes.Probe, **arguments: Any) -> None:

@@ -52,15 +52,33 @@ def own_figures(store: StudyStore, names: Sequence[str]) -> dict[str, Any]:
     Raises:
         ConfigError: one cannot be imported, fails, or gives something else, in one line.
     """
-    drawn = {}
-    for name in names:
-        function = FIGURES.find(name)
-        try:
-            figure = function(store)
-        except Exception as error:
-            raise ConfigError(f"figure {name}: fails with {type(error).__name__}: {first_line(error)}") from error
-        if figure is not None and not hasattr(figure, "savefig"):
-            raise ConfigError(f"figure {name}: gives a {type(figure).__name__}; accepted: a matplotlib figure or None")
-        if figure is not None:
-            drawn[str(name).rpartition(".")[2]] = figure
-    return drawn
+    figures = {str(name).rpartition(".")[2]: _drawn(str(name), FIGURES.find(name), store) for name in names}
+    return {name: figure for name, figure in figures.items() if figure is not None}
+
+
+def check_figure(name: str, figure: Figure, store: StudyStore) -> None:
+    """The contract of a figure on a study: a matplotlib figure or None, and the same when it is drawn again.
+
+    Args:
+        name: of the figure, for errors.
+        figure: the function.
+        store: any study with finished runs.
+
+    Raises:
+        ConfigError: what it breaks, in one line.
+    """
+    from rsl_cli.report.canvas import encoded
+
+    first, second = (_drawn(name, figure, store) for _ in range(2))
+    if (first and encoded(first, ["png"])) != (second and encoded(second, ["png"])):
+        raise ConfigError(f"figure {name}: is another one when drawn again; it must not depend on chance")
+
+
+def _drawn(name: str, function: Figure, store: StudyStore) -> Any:
+    try:
+        figure = function(store)
+    except Exception as error:
+        raise ConfigError(f"figure {name}: fails with {type(error).__name__}: {first_line(error)}") from error
+    if figure is not None and not hasattr(figure, "savefig"):
+        raise ConfigError(f"figure {name}: gives a {type(figure).__name__}; accepted: a matplotlib figure or None")
+    return figure

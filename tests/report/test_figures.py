@@ -5,6 +5,7 @@ import sys
 
 import pytest
 from fake_study import make_study
+from matplotlib.figure import Figure
 
 from rsl_cli.errors import ConfigError
 from rsl_cli.report import write_report
@@ -13,6 +14,7 @@ from rsl_cli.report.watch import SECONDS, watch
 from rsl_cli.study.files import write_json
 from rsl_cli.study.spec import StudySpec
 from rsl_cli.study.store import StudyStore
+from rsl_cli.testing import check_figure
 
 MINE = """
 import matplotlib.figure
@@ -73,6 +75,24 @@ def test_a_figure_that_cannot_be_drawn_is_one_line(study, name, message):
     with pytest.raises(ConfigError) as caught:
         own_figures(study, [name])
     assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_the_contract_of_a_figure():
+    asked = []
+
+    def spread(store):
+        asked.append([record.lift for record in store.records()])
+        figure = Figure()
+        figure.subplots().plot(asked[-1])
+        return figure
+
+    check_figure(spread)
+    assert asked == 2 * [[4, 4, 8, 8]]
+    check_figure(lambda store: None)
+    with pytest.raises(ConfigError, match="another one when drawn again; it must not depend on chance"):
+        check_figure(lambda store: spread(store) if len(asked) < 3 else None)
+    with pytest.raises(ConfigError, match="gives a int; accepted: a matplotlib figure or None"):
+        check_figure(lambda store: 3)
 
 
 @pytest.mark.parametrize(
