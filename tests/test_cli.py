@@ -34,7 +34,6 @@ def elsewhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
-@pytest.mark.drawn
 def test_run_again_list_report_and_check(tmp_path, capsys):
     assert main(["run", *QUICK]) == 0
     shown = capsys.readouterr()
@@ -215,7 +214,7 @@ def test_every_experiment_runs_shrunk(name, tmp_path, capsys, monkeypatch):
     swept = (written.get("hydra") or {}).get("sweeper", {}).get("params", {})
     trainer = compose(line)["trainer"]["name"]
     # A trainer that stops at the first chance, under the one key they all have where there are several.
-    short = {"flow": "trainer.t_end=1", "lm": "trainer.max_steps=5"}.get(trainer, "trainer.steps=20")
+    short = {"flow": "trainer.t_end=1e-2", "lm": "trainer.max_steps=5"}.get(trainer, "trainer.steps=5")
     short = "trainer.stationary=10" if name == "adam_versus_flow" else short
     assert main(["run", *line, short, "executor=local"]) == 0
     assert "VERDICT" in capsys.readouterr().out
@@ -243,7 +242,9 @@ def test_every_experiment_runs_shrunk(name, tmp_path, capsys, monkeypatch):
 
 
 @pytest.mark.drawn
-def test_a_multirun_and_a_report_on_several_studies_draw_them_together(tmp_path, capsys):
+def test_a_multirun_and_a_report_on_several_studies_draw_them_together(tmp_path, capsys, monkeypatch):
+    # Each study's own figures are tested elsewhere.
+    monkeypatch.setattr("rsl_cli.report.plots.draw_all", lambda drawn, formats: {})
     small = ["experiment=adam_versus_flow", "lift=2,4", "seeds=2", "trainer.stationary=10", "dataset.samples=64"]
     assert main(["run", *small, "executor=local"]) == 0
     said = "comparison: results/comparison_versus_adam_vs_versus_flow.html"

@@ -129,7 +129,9 @@ def test_what_a_page_says_runs(page, folder, monkeypatch):
 
 
 def small_study(*words, **keys):
-    """What `rsl.study` gives, to train next to nothing."""
+    """What `rsl.study` gives, to train next to nothing; of a long sweep, the lifts that pages look at."""
+    assert OF(*words, **keys).store.name
+    keys |= {"lift": "16,64"} if keys.get("lift") == "16..256" else {}
     kept = [word for word in words if word.partition("=")[0] not in OWN_WORDS]
     keys = {key: value for key, value in keys.items() if key not in ("seeds", "until", "budget")}
     short = [] if "trainer" in keys else ["trainer.numbers.t_end=1"]
