@@ -4,7 +4,8 @@ Products edge by edge stay what derivatives of derivatives, forward mode and `to
 back on them where its own backward pass is to be recorded.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -38,6 +39,8 @@ class CircuitNode:
         assert all(one is not None for one in found)
         self.circuits, self.factors = zip(*(one for one in found if one is not None), strict=True)
         self.slopes = [needs_slopes(circuit) for circuit in self.circuits]
+        self._longest = max(len(circuit.function) for circuit in self.circuits)
+        self._free: dict[torch.dtype, list[np.ndarray]] = {torch.float32: [], torch.float64: []}
         self.names = list(segments)
         self.ends = [np.cumsum([0, *segments[name]]).tolist() for name in segments]
 
@@ -73,13 +76,15 @@ class CircuitNode:
             weight = self._weight(tensors, replica)
             length = len(circuit.function) * strip
             strips = -(-samples // strip) if keep else 0
-            y = np.empty((strips, length), weight.dtype)
-            d = np.empty((strips if self.slopes[replica] else 0, length), weight.dtype)
+            # torch's memory starts where a strip's registers are read from one line of cache each; NumPy's may not.
+            y = torch.empty(strips, length, dtype=x.dtype).numpy()
+            d = torch.empty(strips if self.slopes[replica] else 0, length, dtype=x.dtype).numpy()
             own, to = inputs[replica % len(inputs)], into[replica]
 
             def run(first: int, stop: int, circuit=circuit, weight=weight, y=y, d=d, own=own, to=to) -> None:
-                scratch = np.empty((2, 1, y.shape[1]), y.dtype)
-                forward(circuit, weight, own, first, stop, y if len(y) else scratch[0], d if len(d) else scratch[1], to)
+                with self._strips(x.dtype) as work:
+                    values, slopes = y if len(y) else work[:1], d if len(d) else work[1:]
+                    forward(circuit, weight, own, first, stop, values, slopes, to)
 
             self._shared(circuit, weight, samples, run)
             kept.append((weight, y, d))
@@ -99,7 +104,9 @@ class CircuitNode:
 
             def run(first: int, stop: int, circuit=circuit, weight=weight, y=y, d=d, by_x=by_x, parts=parts, r=replica):
                 parts[first] = np.zeros_like(weight)
-                backward(circuit, weight, first, stop, y, d, incoming[r], parts[first], by_x)
+                with self._strips(cotangent.dtype) as work:
+                    slopes = d if len(d) else work[1:]
+                    backward(circuit, weight, first, stop, y, slopes, incoming[r], parts[first], by_x, work[0])
 
             self._shared(circuit, weight, samples, run)
             gradient = np.zeros_like(weight)
@@ -133,6 +140,23 @@ class CircuitNode:
         weight = np.concatenate([*parts, np.ones(1, parts[0].dtype)])
         weight[:-1] *= self.factors[replica].astype(weight.dtype)
         return weight
+
+    @contextmanager
+    def _strips(self, dtype: torch.dtype) -> Iterator[np.ndarray]:
+        """Two strips of the longest circuit, kept from call to call, since new memory costs as much as a pass.
+
+        Those of slopes start as ones and stay so where they need not be kept: see `needs_slopes`.
+
+        Yields:
+            (2, rows * lanes), nobody else's meanwhile.
+        """
+        free = self._free[dtype]
+        try:
+            work = free.pop()
+        except IndexError:
+            work = torch.ones(2, self._longest * BYTES // dtype.itemsize, dtype=dtype).numpy()
+        yield work
+        free.append(work)
 
     @staticmethod
     def _shared(circuit: Any, weight: np.ndarray, samples: int, run: Callable[[int, int], None]) -> None:

@@ -1,7 +1,8 @@
 """Lifted networks as circuits: every number they compute as one row of a triangular sparse matrix.
 
-Possible where vertices add or multiply, apply a function number by number and take means: in perceptrons of every kind,
-and in convolutions of small images. Attention, norms and other pooling keep to products edge by edge.
+Possible where vertices add, multiply or attend, apply a function number by number and take means: in perceptrons of
+every kind, in convolutions of small images and in attention over a few tokens. Norms and other pooling keep to products
+edge by edge.
 """
 
 import math
@@ -11,9 +12,12 @@ import numpy as np
 
 from rsl_cli.graph import BaseGraph, Vertex, slot_key
 from rsl_cli.kernels.circuit import FUNCTIONS, Circuit
+from rsl_cli.kernels.heads import FIELDS
 from rsl_cli.kernels.stencil import Stencil
 from rsl_cli.lift import Lift
 from rsl_cli.parametrization import is_multiplied, weight_multiplier
+from rsl_cli.parts import Space
+from rsl_cli.vertex_maps import Attention
 
 _MOST_SHARING = 64
 """Uses of each weight by one kept edge, above which a stencil's long runs are faster than one entry for each use."""
@@ -69,6 +73,7 @@ class _CircuitBuilder:
         self.rows = 1 + inputs
         self.functions = [np.zeros(self.rows, np.uint8)]
         self.entries: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+        self.heads = [np.empty((0, len(FIELDS)), np.int64)]
         self.values = {lift.base.input.name: 1}
         self.places, self.factor = self._parameters()
 
@@ -116,6 +121,7 @@ class _CircuitBuilder:
             np.concatenate([[0], np.cumsum(np.bincount(columns, minlength=self.rows))]),
             rows[by_column].astype(np.int32),
             places[by_column].astype(np.int32),
+            np.concatenate(self.heads),
         )
         return circuit, self.factor
 
@@ -125,19 +131,25 @@ class _CircuitBuilder:
         size = fibre * math.prod(space)
         edges = [index for index, edge in enumerate(base.edges) if edge.target == vertex.name]
         constant = len(self.factor)
-        if vertex.combine.circuit == "product":
+        if vertex.combine.circuit in ("product", "attention"):
             slots: dict[str, list[int]] = {}
             for index in edges:
                 slots.setdefault(slot_key(base.edges[index]), []).append(index)
-            firsts = []
-            for members in slots.values():
-                firsts.append(self._add_rows("identity", size))
+            firsts, spaces = {}, {}
+            for slot, members in slots.items():
+                edge = base.edges[members[0]]
+                spaces[slot] = edge.map.output_space(base.space(edge.source))
+                function = "identity" if vertex.combine.circuit == "product" else "argument"
+                firsts[slot] = self._add_rows(function, fibre * math.prod(spaces[slot]))
                 for index in members:
-                    self._edge(index, firsts[-1])
+                    self._edge(index, firsts[slot])
             own = np.arange(size)
-            row = self._add_rows("product", size)
-            for first in firsts:
-                self.entries.append((row + own, first + own, np.full(size, constant)))
+            row = self._add_rows(vertex.combine.circuit, size)
+            if isinstance(vertex.combine, Attention):
+                self._heads(fibre, vertex.combine.causal, row, firsts, spaces)
+            else:
+                for first in firsts.values():
+                    self.entries.append((row + own, first + own, np.full(size, constant)))
             if base.bias_shape(vertex) is not None or vertex.activation != "identity":
                 product, row = row, self._add_rows(vertex.activation, size)
                 self.entries.append((row + own, product + own, np.full(size, constant)))
@@ -158,6 +170,19 @@ class _CircuitBuilder:
             sums = np.arange(fibre)[:, None] * pooled + groups
             self.entries.append((row + sums.reshape(-1), unpooled + np.arange(size), np.full(size, constant)))
         self.values[vertex.name] = row
+
+    def _heads(
+        self, fibre: int, causal: bool, row: int, firsts: Mapping[str, int], spaces: Mapping[str, Space]
+    ) -> None:
+        """One head for each copy, whose results start at a row."""
+        (tokens, width), (keys, values) = spaces["q"], spaces["v"]
+        heads = np.empty((fibre, len(FIELDS)), np.int64)
+        for place, (first, size) in enumerate(
+            [(row, tokens * values), *((firsts[slot], math.prod(spaces[slot])) for slot in "qkv")]
+        ):
+            heads[:, place] = first + size * np.arange(fibre)
+        heads[:, 4:] = tokens, keys, width, values, causal
+        self.heads.append(heads)
 
     def _add_rows(self, function: str, count: int) -> int:
         first, self.rows = self.rows, self.rows + count

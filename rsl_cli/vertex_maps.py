@@ -125,7 +125,7 @@ class Combine(Part, ABC):
     least: ClassVar[int] = 1
     """How many slots there must be."""
     circuit: ClassVar[str | None] = None
-    """How circuits write it out: ``sum``, ``product`` or not at all."""
+    """How circuits write it out: ``sum``, ``product``, ``attention`` or not at all."""
 
     @abstractmethod
     def __call__(self, slots: Mapping[str, Tensor]) -> Tensor:
@@ -231,6 +231,7 @@ class Attention(Combine):
     name = "attention"
     slots = ("q", "k", "v")
     least = 3
+    circuit = "attention"
 
     def __post_init__(self) -> None:
         if not isinstance(self.causal, bool):

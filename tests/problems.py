@@ -23,6 +23,13 @@ def group(name: str, option: str, **changes: Any) -> dict[str, Any]:
     return yaml.safe_load((CONF / name / f"{option}.yaml").read_text()) | changes
 
 
+def normalised() -> dict[str, Any]:
+    """Attention over normalised tokens: a small base graph without circuits."""
+    config = group("base", "attention")
+    config["vertices"]["e"]["norm"] = "rms"
+    return config
+
+
 def trained(network: LiftedNetwork, objective: Objective, trainer: Trainer, **around: Any) -> list[TrainingResult]:
     """What `Trainer.train` returns."""
     return trainer.train(network, objective, **around)

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 from problems import group
-from test_circuits import HIDDEN, PERCEPTRONS, graph_of
+from test_circuits import HEADS, HIDDEN, PERCEPTRONS, graph_of
 
 from rsl_cli.graph import BaseGraph
 from rsl_cli.kernels.autograd import Implementation
@@ -42,11 +42,15 @@ def base_of(name):
 
 
 @pytest.mark.parametrize("own", [False, True])
-@pytest.mark.parametrize("name", [*PERCEPTRONS, "silu"])
+@pytest.mark.parametrize("name", [*PERCEPTRONS, "silu", "attention"])
 def test_outputs_gradients_and_second_derivatives(name, own):
-    base = graph_of(HIDDEN | {"activation": "silu"}, {"map": "linear"}, shape=(3,)) if name == "silu" else base_of(name)
+    others = {
+        "silu": graph_of(HIDDEN | {"activation": "silu"}, {"map": "linear"}, shape=(3,)),
+        "attention": HEADS["causal"],
+    }
+    base = others[name] if name in others else base_of(name)
     node, edgewise = pair(base, (2, 5))
-    x = samples(*([2] if own else []), 70, 3).requires_grad_()
+    x = samples(*([2] if own else []), 70, *base.input_shape).requires_grad_()
     out, expected = node(x), edgewise(x)
     assert uses_node(out) and not uses_node(expected)
     torch.testing.assert_close(out, expected, rtol=1e-12, atol=1e-12)

@@ -187,6 +187,37 @@ def test_vectors_images_shared_biases_products_means_and_edges_without_weight(ba
     against_the_loop(network_of(base, (3, 4)), task, "cross_entropy" if base.output_size > 1 else "mse")
 
 
+def attending(q: dict, k: dict, v: dict, **vertex) -> BaseGraph:
+    """x, of three tokens of four features, -> h, whose slots are fed so, -> the mean of its tokens -> y."""
+    edges = [{"map": "token_linear", "slot": slot} | edge for slot, edge in (("q", q), ("k", k), ("v", v))]
+    return graph_of({"kind": "hidden", "combine": "attention", "pool": "token_avg"} | vertex, *edges, shape=(3, 4))
+
+
+HEADS = {
+    "as configured": base_of("attention"),
+    "causal": attending({"out": 2}, {"out": 2}, {"out": 3}, combine={"kind": "attention", "causal": True}),
+    "fewer queries than keys": attending({"over": "tokens", "out": 2}, {"out": 4}, {"out": 3}),
+    "bent": attending({"out": 2}, {"out": 2}, {"out": 1}, activation="tanh", bias="feature"),
+}
+
+
+@pytest.mark.parametrize("base", HEADS.values(), ids=HEADS)
+def test_attention(base):
+    task = "classification" if base.output_size > 1 else "regression"
+    network = network_of(base, (3, 4))
+    against_the_loop(network, task, "cross_entropy" if base.output_size > 1 else "mse")
+    circuits = CircuitObjective.of(network, Objective(dataset(base, task), "mse", dtype=torch.float64))
+    assert circuits is not None and circuits.curvature(0, np.zeros(1)) is None
+
+
+def test_shares_of_scores_far_apart_are_numbers():
+    network = network_of(HEADS["causal"], (4,))
+    with torch.no_grad():
+        for slot in "qk":
+            network.weight("x", "h", slot).mul_(100)
+    against_the_loop(network, "regression", "mse")
+
+
 @pytest.mark.parametrize("parametrization", ["standard", "ntk", "mup"])
 def test_readouts_are_multiplied_as_in_the_network(parametrization):
     base = BaseGraph.from_config(group("base", "skip"), input_shape=(4,), output_size=2)
@@ -196,11 +227,15 @@ def test_readouts_are_multiplied_as_in_the_network(parametrization):
 
 def test_what_has_no_circuit():
     others = {path.stem for path in (CONF / "base").glob("*.yaml")} - {*PERCEPTRONS, "module"}
-    assert {name for name in others if has_circuits(base_of(name), "standard")} == CONVOLUTIONS | {"perceptron", "rnn"}
+    assert {name for name in others if has_circuits(base_of(name), "standard")} == CONVOLUTIONS | {
+        "attention",
+        "perceptron",
+        "rnn",
+    }
     for name, shape in (("mlp", (784,)), ("cnn", (1, 28, 28))):
         wide = BaseGraph.from_config(group("base", name), input_shape=shape, output_size=10)
         assert not has_circuits(wide, "standard")
-    lift = sample_lift(base_of("attention"), 2, 0, {"kind": "random", "in_degree": 2})
+    lift = sample_lift(base_of("transformer"), 2, 0, {"kind": "random", "in_degree": 2})
     assert circuit_of(lift, "standard") is None
     assert (
         CircuitObjective.of(

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from rsl_cli.kernels.elementary import apply_tanh, exponential, tanh
+from rsl_cli.kernels.heads import attend, attend_backward
 from rsl_cli.kernels.jit import jit
 from rsl_cli.kernels.strip import add_dots, backward_sum, lanes, weighted_sum
 
@@ -26,14 +27,27 @@ _STRIPS_OF_GROUP = 2
 FUNCTIONS: Mapping[str, int] = {
     name: code
     for code, name in enumerate(
-        ("identity", "product", "tanh", "relu", "leaky_relu", "silu", "softplus", "sin", "gelu")
+        (
+            "identity",
+            "product",
+            "tanh",
+            "relu",
+            "leaky_relu",
+            "silu",
+            "softplus",
+            "sin",
+            "gelu",
+            "attention",
+            "argument",
+        )
     )
 }
 """What a row makes of its sum, by name; a ``product`` multiplies its entries' rows instead, each of which is an
-identity that nothing else reads."""
+identity that nothing else reads. Rows of ``attention`` have no entries: a head reads its ``argument`` rows, which
+nothing else does, and are identities."""
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
 """Of Adam (Kingma and Ba, 2015), as in torch."""
-_IDENTITY, _PRODUCT, _TANH, _RELU, _LEAKY, _SILU, _SOFTPLUS, _SIN, _GELU = FUNCTIONS.values()
+_IDENTITY, _PRODUCT, _TANH, _RELU, _LEAKY, _SILU, _SOFTPLUS, _SIN, _GELU, _ATTENTION, _ARGUMENT = FUNCTIONS.values()
 
 
 class Circuit(NamedTuple):
@@ -49,6 +63,7 @@ class Circuit(NamedTuple):
         column_indptr: int64 (rows + 1,), the same by columns.
         readers: int32 (entries,).
         column_places: int32 (entries,).
+        heads: int64 (heads, 9), of attention, in the order of their results; see `rsl_cli.kernels.heads.FIELDS`.
     """
 
     inputs: int
@@ -60,6 +75,7 @@ class Circuit(NamedTuple):
     column_indptr: np.ndarray
     readers: np.ndarray
     column_places: np.ndarray
+    heads: np.ndarray
 
 
 class Samples(NamedTuple):
@@ -147,11 +163,15 @@ def multiply(columns, begin, end, y, d, row):
 @jit(nogil=True, error_model="numpy")
 def forward(circuit, weight, y, d, differentiate):
     """Fill a strip's values y from its inputs, and its slopes d if it is to be differentiated."""
-    first = circuit.inputs + 1
+    first, head = circuit.inputs + 1, 0
     for row in range(first, len(circuit.function)):
         begin, end = circuit.indptr[row - first], circuit.indptr[row - first + 1]
         if circuit.function[row] == _PRODUCT:
             multiply(circuit.columns, begin, end, y, d, row)
+        elif circuit.function[row] == _ATTENTION:
+            if head < len(circuit.heads) and circuit.heads[head, 0] == row:
+                attend(circuit.heads[head], y)
+                head += 1
         else:
             weighted_sum(y, circuit.columns, lanes(y), 0, circuit.places, weight, begin, end, y, row * lanes(y))
             if circuit.function[row] == _TANH:
@@ -167,16 +187,22 @@ def backward(circuit, weight, y, d, gradient):
     Whatever reads a row comes after it, and is done with its value when its derivative takes that place.
     """
     first, rows, strip = circuit.inputs + 1, len(circuit.function), lanes(y)
-    readers, at_readers = circuit.readers, circuit.column_places
+    readers, at_readers, head = circuit.readers, circuit.column_places, len(circuit.heads) - 1
     for row in range(rows - 1, first - 1, -1):
         at = row * strip
         if row < rows - circuit.outputs:
             begin, end = circuit.column_indptr[row], circuit.column_indptr[row + 1]
             if circuit.function[row] == _TANH:
                 backward_sum(y, readers, strip, 0, at_readers, weight, begin, end, y, at)
+            elif circuit.function[row] == _ARGUMENT:
+                y[at : at + strip] = d[at : at + strip]
             else:
                 weighted_sum(y, readers, strip, 0, at_readers, weight, begin, end, y, at)
-                _scale(y, d, at)
+                if circuit.function[row] != _ATTENTION:
+                    _scale(y, d, at)
+                elif circuit.heads[head, 0] == row:
+                    attend_backward(circuit.heads[head], y, d)
+                    head -= 1
         begin, end = circuit.indptr[row - first], circuit.indptr[row - first + 1]
         add_dots(y, circuit.columns, strip, 0, circuit.places, begin, end, y, at, gradient)
 

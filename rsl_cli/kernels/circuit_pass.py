@@ -47,7 +47,7 @@ def forward(circuit, weight, x, start, stop, y, d, out):
 
 
 @jit(nogil=True, error_model="numpy")
-def backward(circuit, weight, start, stop, y, d, cotangent, gradient, of_x):
+def backward(circuit, weight, start, stop, y, d, cotangent, gradient, of_x, values):
     """Derivatives of the sum over samples and outputs of cotangent times output, after `forward` of all samples.
 
     Args:
@@ -56,17 +56,20 @@ def backward(circuit, weight, start, stop, y, d, cotangent, gradient, of_x):
         start: first sample.
         stop: last + 1.
         y: (strips, rows * lanes), from `forward`.
-        d: slopes; (0, rows * lanes) where none were kept: see `needs_slopes`.
+        d: slopes; ones (1, rows * lanes) where none were kept: see `needs_slopes`.
         cotangent: (N, outputs).
         gradient: (P + 1,), to which it is added.
         of_x: (N, inputs), overwritten there; (0, inputs): not wanted.
+        values: (rows * lanes or more,), overwritten.
     """
     strip, base = lanes(weight), (len(circuit.function) - circuit.outputs) * lanes(weight)
-    values, ones, zero = np.empty_like(y[0]), np.ones_like(y[0]), weight.dtype.type(0)
+    zero = weight.dtype.type(0)
     for at in range(start, stop, strip):
         valid, own = min(strip, stop - at), at // strip
-        values[:] = y[own]
-        slopes = d[own] if len(d) > 0 else ones
+        kept = y[own]
+        for m in range(len(kept)):
+            values[m] = kept[m]
+        slopes = d[min(own, len(d) - 1)]
         for o in range(circuit.outputs):
             for m in range(strip):
                 place = base + o * strip + m

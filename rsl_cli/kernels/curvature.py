@@ -14,7 +14,7 @@ from rsl_cli.kernels.elementary import apply_tanh, tanh
 from rsl_cli.kernels.jit import jit
 from rsl_cli.kernels.strip import add_dots, lanes, weighted_sum
 
-_IDENTITY, _PRODUCT, _TANH, _RELU, _LEAKY, _SILU, _SOFTPLUS, _SIN, _GELU = FUNCTIONS.values()
+_IDENTITY, _PRODUCT, _TANH, _RELU, _LEAKY, _SILU, _SOFTPLUS, _SIN, _GELU, *_ = FUNCTIONS.values()
 
 
 @jit(nogil=True, error_model="numpy")
@@ -170,7 +170,7 @@ def add_curvature(circuit, weight, samples, chosen, norm, into):
     """Add the curvature of some samples' outputs, weighted by the slope of the loss.
 
     Args:
-        circuit: what is computed.
+        circuit: what is computed, without attention.
         weight: (P + 1,), the last being 1.
         samples: data.
         chosen: int64, numbers of samples.

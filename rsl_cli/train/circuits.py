@@ -135,9 +135,15 @@ class CircuitObjective:
             total += part[:-1]
         return loss / len(numbers), total * factor
 
-    def curvature(self, replica: int, theta: np.ndarray) -> np.ndarray:
-        """The Hessian less the Gauss-Newton matrix: E[sum_o a_o grad^2 F_o], (P, P), a_o a sample's dloss / dF_o."""
+    def curvature(self, replica: int, theta: np.ndarray) -> np.ndarray | None:
+        """The Hessian less the Gauss-Newton matrix: E[sum_o a_o grad^2 F_o], (P, P), a_o a sample's dloss / dF_o.
+
+        Returns:
+            The matrix; None for attention, whose own curvature is not written out.
+        """
         circuit, factor = self._circuits[replica], self._factors[replica]
+        if len(circuit.heads):
+            return None
         weight = np.append(theta * factor, theta.dtype.type(1))
         total = np.zeros((len(weight), len(weight)), theta.dtype)
         add_curvature(circuit, weight, self._train, np.arange(self.samples), 1 / self.samples, total)

@@ -39,7 +39,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Answer:
-    """What was asked for; NaN and None where it was not, or where it is not known: ``bending`` without circuits."""
+    """What was asked for; NaN and None if it was not, or is not known: ``bending`` of attention, or of no circuit."""
 
     loss: float
     gradient: np.ndarray

@@ -61,7 +61,7 @@ def test_processes_give_the_same_numbers_as_one(whole, tmp_path):
 
 def test_numbers_do_not_depend_on_which_degrees_share_a_union(tmp_path, monkeypatch):
     config = problems.study(
-        base=problems.group("base", "attention"),
+        base=problems.normalised(),
         dataset=problems.group("dataset", "digits"),
         trainer=problems.group("trainer", "adam", steps=8, batch_size=32),
         loss="cross_entropy",
