@@ -4,6 +4,7 @@ Products edge by edge stay what derivatives of derivatives, forward mode and `to
 back on them where its own backward pass is to be recorded.
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -37,7 +38,10 @@ class CircuitNode:
     def __init__(self, replicas: Sequence[Lift], parametrization: str, segments: Mapping[str, Sequence[int]]) -> None:
         found = [circuit_of(lift, parametrization) for lift in replicas]
         assert all(one is not None for one in found)
-        self.circuits, self.factors = zip(*(one for one in found if one is not None), strict=True)
+        self.circuits, factors = zip(*(one for one in found if one is not None), strict=True)
+        multiplied = [np.flatnonzero(factor != 1) for factor in factors]
+        self.factors = [(places, factor[places]) for places, factor in zip(multiplied, factors, strict=True)]
+        """By replica, the numbers of the parameters that are multiplied to give their weights, and by what."""
         self.slopes = [needs_slopes(circuit) for circuit in self.circuits]
         self._longest = max(len(circuit.function) for circuit in self.circuits)
         self._free: dict[torch.dtype, list[np.ndarray]] = {torch.float32: [], torch.float64: []}
@@ -109,37 +113,36 @@ class CircuitNode:
                     backward(circuit, weight, first, stop, y, slopes, incoming[r], parts[first], by_x, work[0])
 
             self._shared(circuit, weight, samples, run)
-            gradient = np.zeros_like(weight)
-            for first in sorted(parts):
-                gradient += parts[first]
-            gradients.append(gradient[:-1] * self.factors[replica].astype(weight.dtype))
+            gradient, *others = (parts[first] for first in sorted(parts))
+            for other in others:
+                gradient += other
+            gradients.append(self._multiplied(gradient, replica)[:-1])
             if total is not None:
                 total[replica % len(total)] += by_x
         return total, gradients
 
     def spread(self, gradients: Sequence[np.ndarray], like: Sequence[Tensor]) -> list[Tensor]:
         """Each replica's (P,) as tensors like the parameters."""
-        places = [0] * len(gradients)
-        found = []
-        for tensor, ends in zip(like, self.ends, strict=True):
-            out = torch.empty_like(tensor, memory_format=torch.contiguous_format)
-            flat, size = out.numpy().reshape(-1), tensor[0].numel() if len(tensor) else 0
-            for replica, gradient in enumerate(gradients):
-                start, stop = ends[replica] * size, ends[replica + 1] * size
-                flat[start:stop] = gradient[places[replica] : places[replica] + stop - start]
-                places[replica] += stop - start
-            found.append(out)
-        return found
+        replicas = []
+        for replica, gradient in enumerate(gradients):
+            counts = [ends[replica + 1] - ends[replica] for ends in self.ends]
+            sizes = [count * math.prod(tensor.shape[1:]) for count, tensor in zip(counts, like, strict=True)]
+            replicas.append(torch.from_numpy(gradient).split(sizes))
+        return [torch.cat(parts).view(tensor.shape) for *parts, tensor in zip(*replicas, like, strict=True)]
 
     def _weight(self, tensors: Sequence[Tensor], replica: int) -> np.ndarray:
         """(P + 1,), the last being 1."""
         parts = [
-            tensor.detach()[ends[replica] : ends[replica + 1]].reshape(-1).numpy()
+            tensor.detach()[ends[replica] : ends[replica + 1]].reshape(-1)
             for tensor, ends in zip(tensors, self.ends, strict=True)
         ]
-        weight = np.concatenate([*parts, np.ones(1, parts[0].dtype)])
-        weight[:-1] *= self.factors[replica].astype(weight.dtype)
-        return weight
+        return self._multiplied(torch.cat([*parts, parts[0].new_ones(1)]).numpy(), replica)
+
+    def _multiplied(self, numbers: np.ndarray, replica: int) -> np.ndarray:
+        """Numbers of a replica's parameters times its factors, in place."""
+        places, factors = self.factors[replica]
+        numbers[places] *= factors.astype(numbers.dtype)
+        return numbers
 
     @contextmanager
     def _strips(self, dtype: torch.dtype) -> Iterator[np.ndarray]:

@@ -94,7 +94,7 @@ class Display:
             mark = "  overparametrised" if parameters >= limit else ""
             share = parameters / limit
             lines.append(f"  {lift:>8} {parameters:>10} {share:>14.4f} {len(spec.seeds):>6} {done[lift]:>6}{mark}")
-        lines += _way(spec, plan)
+        lines += [*_unmeasured(spec, plan), *_way(spec, plan)]
         if not plan.missing:
             say("\n".join([*lines, f"nothing to do: all {len(plan.keys)} runs are done"]))
             return
@@ -185,6 +185,20 @@ def _left(seconds: float | None) -> str:
         if seconds >= 2 * size or size == 1:
             return f", about {float(f'{seconds / size:.2g}'):g} {unit} left"
     raise AssertionError
+
+
+def _unmeasured(spec: StudySpec, plan: StudyPlan) -> Iterator[str]:
+    """Which lifts kappa is not measured at, and what has it measured."""
+    probe = spec.diagnostics.tangent
+    if probe is None or probe.largest is None:
+        return
+    large = [lift for lift in spec.lifts if plan.parameters[lift] > probe.largest]
+    if large:
+        first = f"from lift {large[0]} on" if large[0] < large[-1] else f"at lift {large[0]}"
+        yield (
+            f"kappa is not measured {first}, P being more than {probe.largest:,}; theory.tangent.largest=null measures "
+            "it, at a cost like P^3"
+        )
 
 
 def _way(spec: StudySpec, plan: StudyPlan) -> Iterator[str]:

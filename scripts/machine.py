@@ -74,7 +74,7 @@ def limits(device: torch.device | None = None) -> dict[str, float]:
     draw, threads = np.random.default_rng(0), torch.get_num_threads()
     for place, size in _PLACES.items():
         rows = size // BYTES
-        x = np.ones(rows * BYTES // 4, np.float32)
+        x = torch.ones(rows * BYTES // 4).numpy()  # which starts at a line of cache
         reads = max(1 << 15, rows)
         starts = draw.integers(0, rows, (threads, reads)).astype(np.int32)
         weight, sums = np.ones(reads, np.float32), np.empty((threads, BYTES // 4), np.float32)

@@ -21,3 +21,18 @@ def test_the_silence_before_the_first_run_moves_is_named(tmp_path, monkeypatch):
             assert waited[-1]._text.startswith(said) and not waited[-1]._over.is_set()
             display.progress(RunBatch(plan.keys[:1]), 0, 1000, 1.0)
             assert waited[-1]._over.is_set()
+
+
+def test_lifts_too_large_for_kappa_are_named_with_what_measures_them(tmp_path, capsys):
+    def planned(**tangent):
+        trainer = problems.group("trainer", "flow")
+        theory = {"tangent": {"epsilons": [1e-2], "probes": 0} | tangent}
+        spec = StudySpec.from_config(problems.study(results_dir=str(tmp_path), trainer=trainer, theory=theory))
+        with Display() as display:
+            display.plan(spec, make_plan(spec))
+        return capsys.readouterr().out
+
+    line = "kappa is not measured from lift 4 on, P being more than 20; theory.tangent.largest=null measures it"
+    assert line in planned(largest=20)
+    assert "at lift 8, P being more than 50" in planned(largest=50)
+    assert "not measured" not in planned(largest=None)

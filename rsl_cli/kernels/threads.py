@@ -19,9 +19,18 @@ def worth_threads(work: float) -> bool:
 
 
 def in_threads(task: Callable[[_Part], _Result], parts: Sequence[_Part]) -> Iterable[_Result]:
-    """What a task makes of each part, in their order."""
+    """What a task makes of each part, in their order; the caller's thread takes its share, too."""
     threads = min(torch.get_num_threads(), len(parts))
-    return map(task, parts) if threads < 2 else _pool(torch.get_num_threads()).map(task, parts)
+    if threads < 2:
+        return map(task, parts)
+    pool = _pool(torch.get_num_threads() - 1)
+    others = [pool.submit(task, part) for part in parts[1:]]
+    results = {0: task(parts[0])}
+    for place in range(len(others), 0, -1):
+        # What no other thread has begun with is the caller's.
+        if others[place - 1].cancel():
+            results[place] = task(parts[place])
+    return [results[place] if place in results else others[place - 1].result() for place in range(len(parts))]
 
 
 @cache

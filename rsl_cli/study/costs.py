@@ -89,24 +89,6 @@ def _least_seconds(spec: StudySpec, degree: int) -> float:
     return spec.trainer_of(degree).least_steps() * max(_work(spec, degree) / _RATE, _CALL)
 
 
-def check_memory(spec: StudySpec) -> None:
-    """Refuse lifts whose matrix this machine has no memory for.
-
-    Raises:
-        ConfigError: so it is, with what does without a matrix.
-    """
-    other = "flow" if spec.data.task == "classification" else "adam"
-    for lift in spec.lifts:
-        parameters = expected_parameters(spec.base, lift, spec.lifting)
-        size = _MATRICES * 8.0 * _matrix(spec, lift) ** 2
-        if size > memory_limit():
-            raise ConfigError(
-                f"trainer={spec.trainer.name} at lift {lift} (P = {parameters:,}) needs {size / 1e9:,.1f} GB for its "
-                f"matrices, of the {memory_limit() / 1e9:,.1f} GB there are; use trainer={other}, which has none, or "
-                "smaller lifts"
-            )
-
-
 def _without_matrix(spec: StudySpec, degree: int) -> str:
     """The way out where it is a matrix that takes the memory."""
     parameters = expected_parameters(spec.base, degree, spec.lifting)
