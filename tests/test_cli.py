@@ -119,7 +119,7 @@ def test_a_csv_and_a_base_of_ones_own(tmp_path, capsys):
         ("run dataset=csv dataset.path=no.csv dataset.target=y", "dataset.path 'no.csv' is not there"),
         ("run results_dir=/proc/none", "cannot write /proc/none"),
         ("run loss=cross_entropy", "needs classes"),
-        ("run trainer=lm dataset=digits lift=10000000", " GB; ask for fewer or smaller lifts, or steps, or begin with"),
+        ("run trainer=lm dataset=digits lift=10000000", " h; ask for fewer or smaller lifts, or steps, or begin with"),
         ("run base.depth=0 base=deep", "base.depth=0"),
         ("run lift=[16", "cannot read 'lift=[16'"),
         ("report nothing", "no study 'nothing' in results; there are: none"),
