@@ -29,7 +29,7 @@ _WORD = 60.0
 _GIVEN_UP = 600.0
 """Seconds without an answer of the cluster, and without anyone at work, after which there is none."""
 _FRUITLESS = 5
-"""How many times all pilots may be started anew without any of them training anything."""
+"""How many times all pilots may be started anew without any of them saving anything."""
 
 
 @dataclass
@@ -141,15 +141,16 @@ def follow(engine: Pilots, spec: StudySpec, items: Sequence[RunBatch], progress:
         finished: see `Finished`.
 
     Raises:
-        TrainingError: pilots are started again and again, and none trains anything.
-        RslError: they cannot be started, or the folder cannot be read.
+        TrainingError: pilots are started again and again, and none saves anything.
+        RslError: they cannot be started, or the folder cannot be read or written.
     """
     store, began = spec.store, spec.store.now()
     missing = {key for item in items for key in item.keys}
-    crew = _Crew(engine, spec)
+    crew = _Crew(engine, spec, began)
     try:
         while missing:
             look = time.monotonic()
+            store.check_there()
             held = holders(store.lease_dir)
             ended = _ended(spec, missing, began)
             for key, state in ended.items():
@@ -157,7 +158,8 @@ def follow(engine: Pilots, spec: StudySpec, items: Sequence[RunBatch], progress:
                 finished(RunBatch((key,)), {key.directory: state})
             _report(missing, held, progress)
             if missing:
-                crew.keep(len(missing), at_work=bool(ended or held))
+                saved = store.saved_at(key for key in missing if key.directory in held)
+                crew.keep(len(missing), at_work=bool(ended or held), ended=bool(ended), saved=saved)
                 time.sleep(max(_LOOK, 9 * (time.monotonic() - look)))
     finally:
         engine.end(spec)
@@ -166,16 +168,25 @@ def follow(engine: Pilots, spec: StudySpec, items: Sequence[RunBatch], progress:
 class _Crew:
     """The pilots of one study: counted, started anew when they have ended, given up where that helps nothing."""
 
-    def __init__(self, engine: Pilots, spec: StudySpec) -> None:
-        self.engine, self.spec = engine, spec
+    def __init__(self, engine: Pilots, spec: StudySpec, began: float) -> None:
+        self.engine, self.spec, self.saved = engine, spec, began
         self.started = self.fruitless = 0
         self.worked = self.answered = self.said = time.monotonic()
 
-    def keep(self, missing: int, at_work: bool) -> None:
-        """See to it that there are as many as are wanted, and say once a minute if none is at work."""
+    def keep(self, missing: int, *, at_work: bool, ended: bool, saved: float) -> None:
+        """See to it that there are as many as are wanted, and say once a minute if none is at work.
+
+        Args:
+            missing: runs.
+            at_work: whether any are held, or were until now.
+            ended: whether any have ended.
+            saved: when any of those held last saved what they go on from.
+        """
         now, root = time.monotonic(), self.spec.store.root
         if at_work:
-            self.worked, self.fruitless = now, 0
+            self.worked = now
+        if ended or saved > self.saved:
+            self.fruitless, self.saved = 0, saved
         try:
             alive = self.engine.alive(self.spec)
             self.answered = now
@@ -187,10 +198,12 @@ class _Crew:
         lacking = 0 if alive is None else max(0, min(self.engine.workers, missing) - alive)
         if lacking and self.fruitless > _FRUITLESS * self.engine.workers:
             raise TrainingError(
-                f"{self.fruitless} pilots were started and ended, and none trained anything; see what they wrote in "
+                f"{self.fruitless} pilots were started and ended, and none saved anything; see what they wrote in "
                 f"{self.spec.store.pilot_dir}, or `rsl work {root}` here"
             )
         if lacking:
+            if self.started:
+                self.spec.store.check_room()
             self.engine.start(self.spec, lacking)
             if self.started:
                 print(f"rsl: {lacking} pilots have ended; as many are started anew", file=sys.stderr)

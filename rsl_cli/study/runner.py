@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rsl_cli.errors import CheckpointError, RslError, StoreError, TrainingError, first_line
+from rsl_cli.errors import CheckpointError, RslError, TrainingError, first_line
 from rsl_cli.lift import disjoint_union, expected_parameters, sample_lift
 from rsl_cli.network import LiftedNetwork
 from rsl_cli.study.diagnostics import with_path_before
@@ -196,7 +196,7 @@ def work(
 def _attempt(
     spec: StudySpec, batch: RunBatch, progress: Progress | None, leave: threading.Event | None
 ) -> dict[str, str]:
-    _check_there(spec)
+    spec.store.check_there()
     with spec.store.claim(batch.keys, float(spec.config["executor"]["lease_seconds"])) as claim:
         held = [key for key in batch.keys if key.directory in claim]
         for key in held:
@@ -225,12 +225,6 @@ class _Hooks:
     claim: Claim
     progress: Progress | None
     leave: threading.Event
-
-
-def _check_there(spec: StudySpec) -> None:
-    """Runs beside no ``study.json`` would belong to nothing."""
-    if not spec.store.exists():
-        raise StoreError(f"{spec.store.study_file} is gone: the folder was moved or removed while it was computed into")
 
 
 def _together(spec: StudySpec, keys: Sequence[RunKey], claim: Claim) -> list[dict[RunKey, Saved]]:
@@ -285,7 +279,7 @@ def _train(spec: StudySpec, starts: Mapping[RunKey, Saved], hooks: _Hooks) -> di
         raise
     except Exception as error:
         return _failed(spec, starts, error, hooks)
-    _check_there(spec)
+    spec.store.check_there()
     finals = [result.stop_reason in FINAL or not settings.horizon for result in results]
     hooks.claim.check(key.directory for key in starts)
     checkpointer.keep([({}, {}) if final else result.saved for final, result in zip(finals, results, strict=True)])

@@ -22,6 +22,7 @@ of its run's files: a run that they do not fit is missing.
 import math
 import os
 import sys
+import tempfile
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -54,6 +55,8 @@ if TYPE_CHECKING:
 
 LAYOUT = "sharded"
 """Of the folders of a study's runs."""
+_ROOM = 2**20
+"""Bytes that a disk has to have left."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +105,29 @@ class StudyStore:
     def exists(self) -> bool:
         """Whether the folder holds a study."""
         return self.study_file.is_file()
+
+    def check_there(self) -> None:
+        """Find out whether the study is there still: runs beside no ``study.json`` would belong to nothing.
+
+        Raises:
+            StoreError: it is not.
+        """
+        if not self.exists():
+            raise StoreError(f"{self.study_file} is gone: the folder was moved or removed while it was computed into")
+
+    def check_room(self) -> None:
+        """Find out whether the study can be written.
+
+        Raises:
+            StoreError: it cannot, or the disk has no mebibyte left.
+        """
+        try:
+            with tempfile.NamedTemporaryFile(dir=self.root, prefix=".room.", suffix=".tmp") as file:
+                file.write(bytes(_ROOM))
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise StoreError(cannot_write(self.root, error)) from error
 
     def grids(self) -> list[dict[str, Any]]:
         """What the study was asked for, each time: ``study.json`` first, then as it grew; of like content.
@@ -384,6 +410,10 @@ class StudyStore:
     def grid_count(self) -> int:
         """How many times the study was asked for something."""
         return 1 + len(self._growth())
+
+    def saved_at(self, keys: Iterable[RunKey]) -> float:
+        """When any of these runs last saved what it goes on from, by the file system's clock; 0 for never."""
+        return max((_time(self.resume_file(key)) for key in keys), default=0.0)
 
     def now(self) -> float:
         """The time by the clock of the file system that the study lies on: that of its files' times."""

@@ -1,7 +1,9 @@
 """Pilots take what a study lacks from its folder; whoever comes, goes, dies or grows it, each run is done once."""
 
+import errno
 import os
 import platform
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +16,7 @@ from faults import snapshot
 
 import rsl_cli as rsl
 from rsl_cli.cli import main
-from rsl_cli.errors import ConfigError, TrainingError
+from rsl_cli.errors import ConfigError, StoreError, TrainingError
 from rsl_cli.study import pilots
 from rsl_cli.study.api import run_study
 from rsl_cli.study.engine import EXECUTORS, make_executor, read_executor
@@ -154,10 +156,55 @@ def test_pilots_that_all_die_end_the_study_in_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr(pilots, "_LOOK", 0.01)
     executor = OWN | {"target": "test_pilots.Stillborn"}
     with pytest.raises(
-        TrainingError, match="12 pilots were started and ended, and none trained anything; see"
+        TrainingError, match="12 pilots were started and ended, and none saved anything; see"
     ) as found:
         run_study(problems.study(results_dir=str(tmp_path), executor=executor))
     assert "\n" not in str(found.value)
+
+
+class Doomed(Stillborn):
+    """A cluster whose pilots take runs, and end before they have saved anything."""
+
+    def start(self, spec, count):
+        claim = spec.store.claim(spec.store.planned())
+        claim.tell(step=1, steps=40, loss=1.0)
+        threading.Timer(0.1, claim.release).start()  # Seen to be at work meanwhile.
+
+
+def test_pilots_that_train_and_save_nothing_end_the_study_too(tmp_path, monkeypatch):
+    monkeypatch.setattr(pilots, "_LOOK", 0.01)
+    executor = OWN | {"target": "test_pilots.Doomed"}
+    with pytest.raises(TrainingError, match="12 pilots were started and ended, and none saved anything"):
+        run_study(problems.study(results_dir=str(tmp_path), executor=executor))
+
+
+class Fateful(Stillborn):
+    """A cluster where whatever starts meets with a fate."""
+
+    fate = staticmethod(lambda store: None)
+
+    def start(self, spec, count):
+        self.fate(spec.store)
+
+
+def no_space(*_):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize(
+    ("fate", "words"),
+    [
+        (lambda store, _: shutil.rmtree(store.root), r"study\.json is gone: the folder was moved or removed"),
+        (lambda _, patch: patch.setattr(os, "fsync", no_space), r"cannot write .*: No space left on device; free space"),
+    ],
+)
+def test_a_folder_that_pilots_cannot_use_ends_the_study_at_once(tmp_path, monkeypatch, fate, words):
+    monkeypatch.setattr(pilots, "_LOOK", 0.01)
+    monkeypatch.setattr(Fateful, "fate", staticmethod(lambda store: fate(store, monkeypatch)))
+    executor = OWN | {"target": "test_pilots.Fateful"}
+    with pytest.raises(StoreError, match=words) as found:
+        run_study(problems.study(results_dir=str(tmp_path), executor=executor))
+    assert "\n" not in str(found.value) and not list(tmp_path.rglob(".room*"))
 
 
 def test_nobody_at_work_is_said(tmp_path, monkeypatch, capsys):
