@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from rsl_cli.study.files import write_atomic
+from rsl_cli.study.files import read_parquet, write_atomic
 from rsl_cli.study.integrity import digest
 
 if TYPE_CHECKING:
@@ -112,12 +112,8 @@ class Catalogue:
 
     def _read(self, parts: Sequence[tuple[Path, bytes]], columns: Sequence[str] | None = None) -> Any:
         import pyarrow as pa
-        from pyarrow import parquet
 
-        tables = [
-            parquet.read_table(pa.BufferReader(content), columns=None if columns is None else list(columns))
-            for _, content in parts
-        ]
+        tables = [read_parquet(content, columns) for _, content in parts]
         return pa.concat_tables(tables, promote_options="default") if tables else None
 
 

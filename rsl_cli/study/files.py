@@ -8,9 +8,9 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from safetensors import SafetensorError
@@ -18,6 +18,9 @@ from safetensors import numpy as safetensors_numpy
 
 from rsl_cli.errors import StoreError, first_line
 from rsl_cli.study.integrity import DamageError, digest_of_arrays, seal, unseal
+
+if TYPE_CHECKING:
+    import pyarrow
 
 
 def write_atomic(path: Path, content: bytes, *, new: bool = False) -> bool:
@@ -115,6 +118,27 @@ def read_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
         return arrays, text
     except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
         raise StoreError(f"cannot read {path}: {first_line(error)}; {MENDED}") from error
+
+
+def read_parquet(content: bytes, columns: Sequence[str] | None = None) -> "pyarrow.Table":
+    """Read a table, in this thread alone.
+
+    A thread of Arrow's own may hold a file's bytes for longer than its reading takes; a process that ends meanwhile is
+    aborted.
+
+    Args:
+        content: of a Parquet file.
+        columns: which to read; None: all.
+
+    Raises:
+        OSError: it is damaged.
+        ValueError: the same.
+    """
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    file = parquet.ParquetFile(pa.BufferReader(content), pre_buffer=False)
+    return file.read(None if columns is None else list(columns), use_threads=False)
 
 
 MENDED = "`rsl verify STUDY` sets a damaged run aside, then the same `rsl run` line trains it anew"

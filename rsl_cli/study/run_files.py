@@ -17,7 +17,7 @@ import numpy as np
 from safetensors import numpy as safetensors_numpy
 
 from rsl_cli.errors import StoreError, first_line
-from rsl_cli.study.files import MENDED, contiguous, read_tensors, write_atomic, write_json
+from rsl_cli.study.files import MENDED, contiguous, read_parquet, read_tensors, write_atomic, write_json
 from rsl_cli.study.integrity import DamageError, digest, is_sealed, unseal
 from rsl_cli.study.record import RECORD_SCHEMA, Record, RunKey, Written
 
@@ -102,12 +102,10 @@ def read_table(folder: Path, key: RunKey, name: str) -> "pd.DataFrame | None":
     Raises:
         StoreError: the table is damaged.
     """
-    import pandas as pd
-
     path = folder / f"{name}.parquet"
     try:
         content = read_content(folder, path.name, read_record(folder, key))
-        return None if content is None else pd.read_parquet(io.BytesIO(content))
+        return None if content is None else read_parquet(content).to_pandas(use_threads=False)
     except DamageError as error:
         raise StoreError(f"cannot read {error}; {MENDED}") from error
     except (OSError, ValueError) as error:

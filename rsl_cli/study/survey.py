@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rsl_cli.study.catalogue import Kind
+from rsl_cli.study.files import read_parquet
 from rsl_cli.study.integrity import DamageError, digest
 from rsl_cli.study.record import FIELDS, Record, RunKey, Written
 
@@ -192,8 +193,8 @@ class _Rows:
     @classmethod
     def read(cls, store: "StudyStore", columns: list[str]) -> "_Rows":
         table = store.catalogue.read("records", ["run", *columns])
-        if table is None:
-            return cls({})
+        if table is None or not {*columns} <= {*table.column_names}:
+            return cls({})  # Of before a record had some field: the runs themselves are read.
         return cls({name: table[name].to_pylist() for name in table.column_names})
 
     def fits(self, row: int, folder: str, closely: bool) -> bool:
@@ -230,15 +231,11 @@ def _state(path: str) -> tuple[int, int]:
 
 
 def _trajectory(store: "StudyStore", key: RunKey, record: Record) -> Sampled | None:
-    import pyarrow as pa
-    from pyarrow import parquet
-
     try:
         content = store.content(key, "trajectory.parquet", record)
         if content is None:
             return None
-        # A pool of threads costs more than such a file.
-        table = parquet.ParquetFile(pa.BufferReader(content), pre_buffer=False).read(use_threads=False)
+        table = read_parquet(content)
     except (DamageError, OSError, ValueError):
         # Without a tail a loss bounds its limit from above only; the file's damage is for `rsl verify` to tell.
         return None

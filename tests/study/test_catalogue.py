@@ -1,8 +1,12 @@
 """The catalogue's shards: few, whatever adds to them, and what is large is not written again for what is small."""
 
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pyarrow as pa
+import pytest
 
 from rsl_cli.study.catalogue import MOST_SHARDS, Catalogue
 
@@ -45,3 +49,18 @@ def test_of_rows_for_one_run_the_last_stays(tmp_path):
     rows = catalogue.read("records").to_pylist()
     assert {row["run"]: row["version"] for row in rows} == {"a": 4, **{f"b{i}": i for i in range(5)}}
     assert len(rows) == 6
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="counts threads in /proc")
+def test_reading_starts_no_thread_which_could_abort_a_process_that_ends(tmp_path):
+    add(Catalogue(tmp_path), range(5_000))
+    program = f"""
+import os
+from pathlib import Path
+from pyarrow import parquet
+from rsl_cli.study.catalogue import Catalogue
+before = len(os.listdir("/proc/self/task"))
+assert Catalogue(Path({str(tmp_path)!r})).read("records").num_rows == 5_000
+assert len(os.listdir("/proc/self/task")) == before
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
