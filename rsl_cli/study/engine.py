@@ -155,11 +155,22 @@ class Pilots(Executor):
         return 1
 
     def alive(self, spec: "StudySpec") -> int | None:
-        """How many pilots of the study run or wait to; None where that is not known."""
+        """How many pilots of the study run or wait to.
+
+        Returns:
+            A number from 0; None where that is not known.
+
+        Raises:
+            TrainingError: the cluster does not answer.
+        """
         return None
 
     def start(self, spec: "StudySpec", count: int) -> None:
         """Start more pilots.
+
+        Args:
+            spec: the study.
+            count: how many.
 
         Raises:
             RslError: they cannot be started.

@@ -130,6 +130,9 @@ def read_parquet(content: bytes, columns: Sequence[str] | None = None) -> "pyarr
         content: of a Parquet file.
         columns: which to read; None: all.
 
+    Returns:
+        A table of Arrow.
+
     Raises:
         OSError: it is damaged.
         ValueError: the same.

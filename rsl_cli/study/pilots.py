@@ -181,6 +181,9 @@ class _Crew:
             at_work: whether any are held, or were until now.
             ended: whether any have ended.
             saved: when any of those held last saved what they go on from.
+
+        Raises:
+            TrainingError: none of those started saved anything, or the cluster has not answered for long.
         """
         now, root = time.monotonic(), self.spec.store.root
         if at_work:

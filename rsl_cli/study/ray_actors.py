@@ -73,28 +73,12 @@ def connect(settings: Mapping[str, Any]) -> None:
 
 
 def alive(store: StudyStore) -> int:
-    """How many pilots of a study there are, waiting ones included.
-
-    Returns:
-        A number from 0.
-
-    Raises:
-        TrainingError: Ray does not answer.
-    """
+    """How many pilots of a study there are, waiting ones included; see `Pilots.alive`."""
     return len(_pilots(store))
 
 
 def start(store: StudyStore, settings: Mapping[str, Any], count: int) -> None:
-    """Start pilots.
-
-    Args:
-        store: the study.
-        settings: of the executor.
-        count: how many.
-
-    Raises:
-        TrainingError: Ray does not take them.
-    """
+    """Start pilots; see `Pilots.start`."""
     ray = importlib.import_module("ray")
     memory = {} if settings["mem"] is None else {"memory": int(settings["mem"] * 2**30)}
     options = {"num_cpus": settings["cpus"], "num_gpus": settings["gpus"], **memory, **(settings["options"] or {})}

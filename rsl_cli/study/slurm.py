@@ -81,29 +81,13 @@ def check() -> None:
 
 
 def alive(store: StudyStore) -> int:
-    """How many pilots of a study are queued or run.
-
-    Returns:
-        A number from 0.
-
-    Raises:
-        TrainingError: Slurm does not answer.
-    """
+    """How many pilots of a study are queued or run; see `Pilots.alive`."""
     words = ["squeue", "-h", "-r", "-u", getpass.getuser(), "-n", store.pilot_name, "-o", "%T"]
     return sum(state in _AT_WORK for state in _said(words).split())
 
 
 def start(store: StudyStore, settings: Mapping[str, Any], count: int) -> None:
-    """Submit pilots, as one array.
-
-    Args:
-        store: the study.
-        settings: of the executor.
-        count: how many.
-
-    Raises:
-        TrainingError: Slurm does not take them.
-    """
+    """Submit pilots, as one array; see `Pilots.start`."""
     submitit = importlib.import_module("submitit")
     given = {
         "job_name": store.pilot_name,

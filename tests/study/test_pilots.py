@@ -155,9 +155,7 @@ def test_pilots_of_a_users_own_are_started_again_when_they_die(whole, tmp_path, 
 def test_pilots_that_all_die_end_the_study_in_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr(pilots, "_LOOK", 0.01)
     executor = OWN | {"target": "test_pilots.Stillborn"}
-    with pytest.raises(
-        TrainingError, match="12 pilots were started and ended, and none saved anything; see"
-    ) as found:
+    with pytest.raises(TrainingError, match="12 pilots were started and ended, and none saved anything; see") as found:
         run_study(problems.study(results_dir=str(tmp_path), executor=executor))
     assert "\n" not in str(found.value)
 
@@ -195,7 +193,7 @@ def no_space(*_):
     ("fate", "words"),
     [
         (lambda store, _: shutil.rmtree(store.root), r"study\.json is gone: the folder was moved or removed"),
-        (lambda _, patch: patch.setattr(os, "fsync", no_space), r"cannot write .*: No space left on device; free space"),
+        (lambda _, patch: patch.setattr(os, "fsync", no_space), r"cannot write .*: No space left on device; free"),
     ],
 )
 def test_a_folder_that_pilots_cannot_use_ends_the_study_at_once(tmp_path, monkeypatch, fate, words):
