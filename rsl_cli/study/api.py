@@ -76,8 +76,10 @@ def run_study(
         if finished:
             finished(batch, states)
 
-    spec.executor.run(spec, unions(spec, plan.to_do), progress or (lambda *_: None), end)
-    sweep(spec.store.lease_dir)
+    try:
+        spec.executor.run(spec, unions(spec, plan.to_do), progress or (lambda *_: None), end)
+    finally:
+        sweep(spec.store.lease_dir)
     return outcome
 
 

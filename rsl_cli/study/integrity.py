@@ -15,6 +15,7 @@ import numpy as np
 SCHEMA = 1
 """Version of what ``study.json`` and a run's identity mean."""
 
+_RUN_ID = re.compile(r"[0-9a-f]{16}").fullmatch
 _SEAL = re.compile(rb'(  "digest": "sha256:)([0-9a-f]{64})("\n}\n)\Z')
 
 
@@ -88,8 +89,8 @@ def check_study(study: Mapping[str, Any]) -> None:
     if not isinstance(runs, list):
         raise DamageError("plan.runs is no list")
     for run in runs:
-        lift, seed, run_id = map(run.get, ("lift", "seed", "run_id")) if isinstance(run, dict) else (None, None, None)
-        if not (type(lift) is type(seed) is int and isinstance(run_id, str) and re.fullmatch(r"[0-9a-f]{16}", run_id)):
+        name = run.get("run_id") if isinstance(run, dict) else None
+        if not (isinstance(name, str) and _RUN_ID(name) and type(run.get("lift")) is type(run.get("seed")) is int):
             raise DamageError(f"plan.runs holds {str(run)[:60]}; due: lift, seed and run_id of 16 hex digits")
 
 

@@ -5,9 +5,9 @@ One type serves the runner, the store, the report, its CSV and Python: nothing e
 
 import types
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from functools import cached_property
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 from rsl_cli.study.integrity import DamageError
 
@@ -32,8 +32,7 @@ class RunKey:
         return f"n{self.lift:05d}-s{self.seed:03d}-{self.run_id}"
 
 
-@dataclass(frozen=True)
-class Written:
+class Written(NamedTuple):
     """What a file was when it was written."""
 
     bytes: int
@@ -103,7 +102,7 @@ class Record:
     def plain(self) -> dict[str, Any]:
         """The record as a file holds it: an error, repetitions and files only where there are any."""
         kept = {name: value for name, value in self.values().items() if name != "error" or value is not None}
-        files = {name: asdict(file) for name, file in self.files.items()}
+        files = {name: file._asdict() for name, file in self.files.items()}
         return kept | ({"continued": self.continued} if self.continued else {}) | ({"files": files} if files else {})
 
     @classmethod

@@ -202,7 +202,7 @@ class StudyStore:
         for run in self.read_study()["plan"]["runs"]:
             key = RunKey(run["lift"], run["seed"], run["run_id"])
             known = keys.setdefault((key.lift, key.seed), key)
-            if known != key and not self.is_done(known) and self.is_done(key):
+            if known is not key and known != key and not self.is_done(known) and self.is_done(key):
                 keys[key.lift, key.seed] = key
         return list(keys.values())
 
