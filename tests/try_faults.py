@@ -173,11 +173,18 @@ def shot(store: StudyStore, draw: random.Random, most: int) -> int:
             died += victim.poll() is None
             victim.send_signal(signal.SIGKILL)
             victim.wait()
-        pilots = [pilot if pilot.poll() is None else start() for pilot in pilots]
+        pilots = [start() if has_ended(pilot) else pilot for pilot in pilots]
         time.sleep(0.1)
     for pilot in pilots:
         pilot.wait(60)
+        has_ended(pilot)
     return died
+
+
+def has_ended(pilot: subprocess.Popen[bytes]) -> bool:
+    """Whether a pilot has ended; if so, by itself and well, or since it was killed."""
+    assert pilot.poll() in (None, 0, -signal.SIGKILL), f"a pilot ended with status {pilot.returncode}"
+    return pilot.returncode is not None
 
 
 def growth(folder: Path, draw: random.Random) -> int:
