@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import socket
 import sys
 import threading
 from collections.abc import Mapping
@@ -14,8 +15,8 @@ from rsl_cli.errors import ConfigError, TrainingError, first_line
 from rsl_cli.study.store import StudyStore
 
 _NAMESPACE = "rsl"
-_ANSWER, _FAREWELL = 30.0, 20.0
-"""Seconds that Ray has to answer, and that pilots have to save what they have when told to leave."""
+_ANSWER, _FAREWELL = 10.0, 20.0
+"""Seconds that a cluster's head has to answer, and that pilots have to save what they have when told to leave."""
 
 
 class Pilot:
@@ -64,12 +65,22 @@ def connect(settings: Mapping[str, Any]) -> None:
     if ray.is_initialized():
         return
     try:
+        _reach(str(settings["address"]))
         ray.init(address=settings["address"], namespace=_NAMESPACE, configure_logging=False, log_to_driver=True)
     except Exception as error:
         raise ConfigError(
             f"executor.address={settings['address']}: no Ray cluster answers ({first_line(error)}); `ray start --head` "
             "makes one, `ray start --address=HEAD:PORT` joins it on other machines"
         ) from error
+
+
+def _reach(address: str) -> None:
+    """Find out whether anything listens at an address; Ray itself would try for minutes, and say so in many lines."""
+    if address != "auto":
+        host, _, port = address.rpartition("/")[2].rpartition(":")
+        if not port.isdigit():
+            raise ValueError("accepted: auto, or host:port of its head")
+        socket.create_connection((host.strip("[]"), int(port)), _ANSWER).close()
 
 
 def alive(store: StudyStore) -> int:

@@ -1,6 +1,7 @@
 """Pilots take what a study lacks from its folder; whoever comes, goes, dies or grows it, each run is done once."""
 
 import errno
+import importlib.util
 import os
 import platform
 import shutil
@@ -251,6 +252,17 @@ def test_an_engine_that_is_not_there_is_one_line_and_nothing_is_written(name, ex
     with pytest.raises(ConfigError, match=rf"executor={name} needs .* not installed: pip install 'rsl-cli\[{name}\]'"):
         run_study(problems.study(results_dir=str(tmp_path), executor={"name": name}))
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs ray")
+@pytest.mark.parametrize(
+    ("address", "words"), [("127.0.0.1:1", "Connection refused"), ("head", "accepted: auto, or host:port of its head")]
+)
+def test_a_cluster_that_does_not_answer_is_one_line_at_once(address, words, capfd):
+    began = time.monotonic()
+    with pytest.raises(ConfigError, match=rf"executor\.address={address}: no Ray cluster answers \(.*{words}\); `ray"):
+        make_executor(read_executor({"name": "ray", "address": address})).check()
+    assert time.monotonic() - began < 20 and capfd.readouterr() == ("", "")
 
 
 @pytest.mark.slow
