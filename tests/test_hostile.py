@@ -157,15 +157,17 @@ def test_a_full_standard_output(tmp_path):
     assert done.returncode == 1 and done.stderr == "rsl: No space left on device\n"
 
 
-def test_a_folder_removed_while_it_is_computed_into_is_not_made_again(tmp_path):
+@pytest.mark.parametrize("seconds", [1e-3, 30])
+def test_a_folder_removed_while_it_is_computed_into_is_not_made_again(tmp_path, capsys, seconds):
     from rsl_cli.errors import StoreError
     from rsl_cli.study.api import run_study
 
     config = compose(["dataset.samples=32", "trainer=adam", "theory=none", "lift=2,4", "seeds=1", "executor=local"])
+    config["executor"]["checkpoint_seconds"] = seconds
 
     def remove(*_):
         shutil.rmtree(tmp_path / "s", ignore_errors=True)
 
     with pytest.raises(StoreError, match=r"study\.json is gone: the folder was moved or removed"):
         run_study(config | {"results_dir": str(tmp_path), "study": "s"}, progress=remove)
-    assert not (tmp_path / "s" / "runs").exists()
+    assert not (tmp_path / "s" / "runs").exists() and not capsys.readouterr().err

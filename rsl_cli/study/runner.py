@@ -213,6 +213,7 @@ def _attempt(
             try:
                 outcome |= _train(spec, starts, hooks)
             except LeaseLostError as error:
+                spec.store.check_there()  # It may have been lost with all else.
                 print(f"rsl: {error}", file=sys.stderr)
                 outcome |= {key.directory: "busy" for key in starts}
     return outcome
