@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import oracles
@@ -25,6 +26,7 @@ from rsl_cli.train.engines import AutogradEngine, Batches, CircuitEngine
 from rsl_cli.train.gauss_newton import gauss_newton
 from rsl_cli.train.objective import Objective
 from rsl_cli.train.optimizers import Adam, AdamW, Gd, Lion, Sgd
+from rsl_cli.train.replicas import Replicas, Request
 from rsl_cli.vertex_maps import ACTIVATIONS
 
 PERCEPTRONS = ["shallow", "mlp", "deep", "skip", "gated"]
@@ -42,6 +44,11 @@ def graph_of(vertex: dict, *edges: dict, shape) -> BaseGraph:
         ],
     }
     return BaseGraph.from_config(config, input_shape=shape, output_size=1)
+
+
+def perceptron(name: str) -> BaseGraph:
+    """One as configured, of four inputs and two outputs."""
+    return BaseGraph.from_config(group("base", name), input_shape=(4,), output_size=2)
 
 
 def dataset(base: BaseGraph, task: str, samples: int = 75, held_out: int = 40) -> Dataset:
@@ -216,6 +223,17 @@ def test_shares_of_scores_far_apart_are_numbers():
         for slot in "qk":
             network.weight("x", "h", slot).mul_(100)
     against_the_loop(network, "regression", "mse")
+
+
+@pytest.mark.parametrize(("name", "known"), [("cnn", False), ("transformer", False), ("mlp", True), ("gated", True)])
+def test_curvature_of_shared_weights_is_left_out_where_it_is_asked_for_cheaply(name, known):
+    base = base_of(name) if name in ("cnn", "transformer") else perceptron(name)
+    network = network_of(base, (1,))
+    replicas = Replicas(network, Objective(dataset(base, "regression"), "mse", dtype=torch.float64))
+    asked = Request(replicas.start[0], curvature=75, bending=True)
+    cheap, full = (replicas.answer({0: one})[0] for one in (replace(asked, cheaply=True), asked))
+    assert (cheap.curvature is not None, cheap.bending is not None) == (known, known)
+    assert (full.curvature is not None, full.bending is not None) == (True, name != "transformer")
 
 
 @pytest.mark.parametrize("parametrization", ["standard", "ntk", "mup"])

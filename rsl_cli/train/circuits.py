@@ -29,6 +29,9 @@ from rsl_cli.train.objective import Objective
 _FEW = 1 << 14
 """Samples a forward pass takes at a time, so that threads have something to share."""
 
+_SHARED = 4
+"""Uses of a weight. Perceptrons have one of each, and little beside; rows of what has more outnumber the weights."""
+
 
 @dataclass(frozen=True)
 class OptimizerState:
@@ -134,6 +137,10 @@ class CircuitObjective:
             loss += share
             total += part[:-1]
         return loss / len(numbers), total * factor
+
+    def shares(self, replica: int) -> bool:
+        """Whether weights are used again and again, as in convolutions, for which `curvature` takes long."""
+        return len(self._circuits[replica].columns) > _SHARED * len(self._factors[replica])
 
     def curvature(self, replica: int, theta: np.ndarray) -> np.ndarray | None:
         """The Hessian less the Gauss-Newton matrix: E[sum_o a_o grad^2 F_o], (P, P), a_o a sample's dloss / dF_o.

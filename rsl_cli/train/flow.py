@@ -263,13 +263,22 @@ class Integration:
         return value + z, slope
 
     def _least_curvature(self, at: float, y: np.ndarray, answer: Answer) -> Generator[Request, Answer, float]:
-        """The Hessian's least eigenvalue times the time, where a loss seems to come to rest."""
+        """The Hessian's least eigenvalue times the time, where a loss seems to come to rest.
+
+        Of shared weights only where the flow itself does: it would take longer than the way between two samples.
+
+        Yields:
+            A request for matrices.
+
+        Returns:
+            NaN where it was not taken.
+        """
         rows, replica_state = [row for row in self.replica_state.rows if row.time <= at / 10], self.replica_state
         level = [before / now for before, now in ((rows[-1].loss, answer.loss), (rows[-1].test_loss, answer.test_loss))]
         rests = replica_state.relative(y, answer) <= self.settings.stationary
         if len(y) > _MOST_PARAMETERS or not (rests or any(0 < fall < _LEVEL_FALL for fall in level)):
             return math.nan
-        there = yield Request(y, curvature=replica_state.samples, bending=True)
+        there = yield Request(y, curvature=replica_state.samples, bending=True, cheaply=not rests)
         if there.curvature is None or there.bending is None:
             return math.nan
         return there.curvature.plus(there.bending).least() * at

@@ -27,6 +27,7 @@ class Request:
         curvature: from how many samples the Gauss-Newton matrix is wanted there, at least 1; 0: it is not.
         held_out: whether held-out loss and accuracy are.
         bending: whether the residuals' part of the Hessian is, over all samples.
+        cheaply: whether that part, and the matrix with it, is left out where it costs a great many gradients.
         lone_reach: whether `rsl_cli.train.objective.lone_reach` is.
     """
 
@@ -34,6 +35,7 @@ class Request:
     curvature: int = 0
     held_out: bool = False
     bending: bool = False
+    cheaply: bool = False
     lone_reach: bool = False
 
 
@@ -91,11 +93,12 @@ class Replicas:
         for replica, (loss, gradient) in self._gradients(asks).items():
             request = asks[replica]
             curvature, test_loss, accuracy = None, float("nan"), float("nan")
-            if request.curvature:
+            dear = request.cheaply and (self._compiled is None or self._compiled.shares(replica))
+            if request.curvature and not dear:
                 alone = self._loaded((replica,), [request.parameters])
                 curvature = gauss_newton(alone, self._objective, request.curvature)
             bending = None
-            if request.bending and self._compiled is not None:
+            if request.bending and self._compiled is not None and not dear:
                 bending = self._compiled.curvature(replica, request.parameters)
             if request.held_out and self._compiled is not None:
                 test_loss, accuracy = self._compiled.held_out(replica, request.parameters)
