@@ -210,7 +210,8 @@ def read_parquet(content: bytes, source: str, settings: Mapping[str, Any]) -> Ra
         file = parquet.ParquetFile(pa.BufferReader(content))
         names = [str(name) for name in file.schema_arrow.names]
         _check_names(names, source)
-        table = file.read()
+        # Arrow's threads may hold the content for longer, which aborts a process that ends meanwhile.
+        table = file.read(use_threads=False)
         metadata = table.schema.pandas_metadata or {}
         index = frozenset(name for name in metadata.get("index_columns", ()) if isinstance(name, str))
     except DataError:
