@@ -6,7 +6,6 @@ One type serves the runner, the store, the report, its CSV and Python: nothing e
 import types
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
-from functools import cached_property
 from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 from rsl_cli.study.integrity import DamageError
@@ -26,7 +25,7 @@ class RunKey:
     seed: int
     run_id: str
 
-    @cached_property
+    @property
     def directory(self) -> str:
         """Name of the run's folder, e.g. ``n00064-s003-0123456789abcdef``."""
         return f"n{self.lift:05d}-s{self.seed:03d}-{self.run_id}"

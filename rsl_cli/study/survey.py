@@ -83,8 +83,8 @@ def survey(store: "StudyStore", keys: Iterable[RunKey], *, thoroughly: bool = Fa
     closely = thoroughly or len(keys) <= CLOSELY
     rows = _Rows.read(store, ["record_bytes", "changed", "others", *FIELDS])
     for key in keys:
-        folder = store.place_of(key.directory)
-        row = rows.of.get(key.directory)
+        name = key.directory
+        folder, row = store.place_of(name), rows.of.get(name)
         record = None
         if row is not None and rows.fits(row, folder, closely):
             record = rows.record(row)
@@ -110,8 +110,9 @@ def counted(store: "StudyStore", keys: list[RunKey]) -> tuple[int, int]:
         return states.count("done"), states.count("failed")
     rows, counts = _Rows.read(store, ["record_bytes", "changed", "status"]), {"done": 0, "failed": 0}
     for key in keys:
-        row = rows.of.get(key.directory)
-        if row is not None and rows.fits(row, store.place_of(key.directory), False):
+        name = key.directory
+        row = rows.of.get(name)
+        if row is not None and rows.fits(row, store.place_of(name), False):
             counts[rows.columns["status"][row]] += 1
         elif record := store.record(key):
             counts[record.status] += 1
