@@ -253,9 +253,9 @@ def _override_words(**_: Any) -> list[str]:
 
 
 def _study_words(**_: Any) -> list[str]:
-    from rsl_cli.study.studies import find_studies
+    from rsl_cli.study.studies import find_studies, reference_studies
 
-    return [store.name for store in find_studies(Path("results"))]
+    return [store.name for listed in (find_studies, reference_studies) for store in listed(Path("results"))]
 
 
 if __name__ == "__main__":

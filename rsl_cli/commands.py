@@ -154,9 +154,10 @@ def report(parsed: argparse.Namespace) -> int:
 
 def _find(name: str, results_dir: Path) -> Any:
     from rsl_cli.study.store import StudyStore
-    from rsl_cli.study.studies import find_studies
+    from rsl_cli.study.studies import find_studies, reference_studies
 
     known = {store.name: store for store in find_studies(results_dir)}
+    known |= {store.name: store for store in reference_studies(results_dir) if store.name not in known}
     if (Path(name) / "study.json").is_file():
         return StudyStore(Path(name))
     if name in known:
@@ -263,11 +264,16 @@ def listing(parsed: argparse.Namespace) -> int:
 
 def _listed(parsed: argparse.Namespace) -> int:
     from rsl_cli.study.leases import at_work
-    from rsl_cli.study.studies import find_studies, read_verdict
+    from rsl_cli.study.studies import find_studies, read_verdict, reference_studies
 
     studies = find_studies(parsed.results_dir)
+    came = ", ".join(store.name for store in reference_studies(parsed.results_dir))
+    folder = parsed.results_dir / "reference"
+    also = f"for reference, in {folder}: {came} (`rsl list results_dir={folder}`)" if came else ""
     if not studies:
         print(f"no study in {parsed.results_dir}; make one with `rsl run`")
+        if also:
+            print(also)
         return 0
     width = max(5, *(len(store.name) for store in studies))
     print(f"{'study':<{width}} {'done':>6} {'failed':>6} {'missing':>7}  verdict")
@@ -287,6 +293,8 @@ def _listed(parsed: argparse.Namespace) -> int:
         if parsed.watch is not None:
             for line in at_work(store.lease_dir):
                 print(f"  {line}")
+    if also:
+        print(also)
     return status
 
 

@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 _KEY = re.compile(r"( *)([\w.]+): *(.*?)(?: +# (.*))?")
 _HEAD = """rsl run: train every lift of a study, then report. The same line again resumes it.
 
-  rsl run base=mlp lift=16..1024 [group=option] [key=value] [-m ...]
+  rsl run base=mlp lift=16..1024 [group=option] [key=value] [--first] [-m ...]
 
 Groups and their options (group=option):
 """
 _TAIL = """
 Parts of your own, wherever a name is asked for: package.attribute, imported from the current folder too.
-Also: trainer=adam --help (the keys of a group's other options) | --cfg job | --info | --config-dir DIR |
-  -m (one study for each value) | --debug (tracebacks)"""
+Also: --first (one run alone, to see that it works) | trainer=adam --help (the keys of a group's other options) |
+  --cfg job | --info | --config-dir DIR | -m (one study for each value) | --debug (tracebacks)"""
 
 
 def run_help(words: Sequence[str], directories: Sequence[Path]) -> str:

@@ -16,6 +16,7 @@ import yaml
 
 from rsl_cli import load_study
 from rsl_cli.cli import compose, main
+from rsl_cli.study.files import write_json
 
 BASES = ", ".join(sorted(path.stem for path in (problems.CONF / "base").glob("*.yaml")))
 QUICK = [
@@ -373,6 +374,15 @@ def test_a_fault_of_rsl_ends_with_70_and_keeps_its_traceback(tmp_path, monkeypat
     assert line.startswith("rsl: TypeError: two lines: a fault of rsl, not of your input; its traceback is in ")
     [kept] = tmp_path.glob("rsl-fault-*.txt")
     assert str(kept) in line and "in broken" in kept.read_text()
+
+
+def test_references_go_by_name_but_are_nobodys_own(tmp_path, capsys):
+    write_json(tmp_path / "results" / "reference" / "known" / "study.json", {})
+    assert main(["list"]) == 0
+    assert "no study in results;" in (shown := capsys.readouterr().out) and "known (`rsl list results_dir=" in shown
+    assert main(["report"]) == 2 and "no study in results;" in capsys.readouterr().err
+    assert main(["report", "knwn"]) == 2 and "did you mean 'known'?" in capsys.readouterr().err
+    assert main(["list", "results_dir=results/reference"]) == 1 and "known" in capsys.readouterr().out
 
 
 def test_what_happens_around_a_line_is_not_its_configuration(tmp_path):

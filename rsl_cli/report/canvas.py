@@ -19,6 +19,8 @@ from matplotlib.colors import BoundaryNorm, ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
 
+from rsl_cli.report.words import figure_of, short_ticks
+
 BLUE, ORANGE, GREEN, VERMILLION, PURPLE, SKY, GREY = (
     *("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9"),
     "#666666",
@@ -213,15 +215,9 @@ def _label_apart(axis: Axis, low: float, high: float) -> None:
         axis.set_minor_locator(NullLocator())
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0e}"))
         return
-    if high - low >= 2:
-        return
-    decades = range(math.floor(low), math.ceil(high) + 1)
-    ticks = [float(f"{digit}e{decade}") for decade in decades for digit in (1, 2, 5)]
-    ticks = [tick for tick in ticks if low <= math.log10(tick) <= high]
-    if len(ticks) < 2:
-        ticks = sorted({float(f"{10 ** (low + share * (high - low)):.2g}") for share in (0.2, 0.5, 0.8)})
-    axis.set_major_locator(FixedLocator(ticks))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: figure_of(value, tex=True)))
+    if high - low < 2:
+        axis.set_major_locator(FixedLocator(short_ticks(low, high)))
 
 
 def _encode(figure: Figure, form: str, *, keep_layout: bool = False) -> bytes:

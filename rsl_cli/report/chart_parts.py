@@ -11,6 +11,8 @@ from typing import Any, cast
 
 import altair as alt
 
+from rsl_cli.report.words import short_ticks
+
 OTHERS = "(lift >= 0 && datum.lift != lift) || (seed >= 0 && isDefined(datum.seed) && datum.seed != seed)"
 """True of what is not followed, while something is."""
 SERIES = tuple(f"var(--s{i})" for i in range(6))
@@ -21,7 +23,7 @@ _MOST_SERIES = 6
 
 
 def log_axis(values: Iterable[float], title: str) -> dict[str, Any]:
-    """Scale and axis of positive values: ticks at powers of ten, or at 1, 2, 5 over short ranges."""
+    """Scale and axis of positive values: ticks at powers of ten, or closer over short ranges."""
     known = [value for value in values if 0 < value < math.inf] or [0.1, 1.0]
     low, high = math.log10(min(known)), math.log10(max(known))
     pad = max(0.06, 0.03 * (high - low))
@@ -29,8 +31,7 @@ def log_axis(values: Iterable[float], title: str) -> dict[str, Any]:
     stride = max(1, math.ceil((high - low) / _MOST_TICKS))
     ticks = [10.0**k for k in range(math.ceil(low), math.floor(high) + 1) if k % stride == 0]
     if len(ticks) < 3:
-        digits = [float(f"{d}e{k}") for k in range(math.floor(low), math.ceil(high) + 1) for d in (1, 2, 5)]
-        ticks = [tick for tick in digits if low <= math.log10(tick) <= high]
+        ticks = short_ticks(low, high)
     return {
         "scale": alt.Scale(type="log", domain=[10**low, 10**high], nice=False),
         "axis": alt.Axis(values=ticks, labelExpr="power(datum.value)"),

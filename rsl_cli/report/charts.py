@@ -132,27 +132,39 @@ def _isochrones(data: Data) -> alt.LayerChart:
     dots = now.mark_point(filled=True, size=75, color=ACCENT, opacity=1).encode(
         size, loss, tooltip=[*shown, *tips("seeds:Q")], opacity=fading(1)
     )
-    largest, marked = _apart(data["isochrones"])
-    ends = base.transform_filter(f"datum.lift == {largest} && (datum.k == at || indexof({marked}, datum.k) >= 0)")
+    largest, marked, gap = _apart(data["isochrones"], math.log(scale["scale"].domain[1] / scale["scale"].domain[0]))
+    ends = (
+        base.transform_filter(f"datum.lift == {largest} && (datum.k == at || (indexof({marked}, datum.k) >= 0))")
+        .transform_calculate(own="datum.k == at ? datum['@loss'] : null")
+        .transform_joinaggregate(chosen="max(own)")
+        .transform_filter(f"datum.k == at || (!linear && abs(log(datum['@loss'] / datum.chosen)) >= {gap:.3g})")
+    )
     names = ends.mark_text(align="left", dx=9, fontSize=11, color=INK).encode(
         size, loss, text="label:N", opacity=alt.when("datum.k == at").then(alt.value(1)).otherwise(alt.value(0.5))
     )
-    return layered(ages, *limits, bars, line, names, dots)
+    return layered(ages, *limits, bars, line, names, dots).add_params(alt.param(name="linear", value=False))
 
 
-def _apart(table: Mapping[str, list[Any]]) -> tuple[int, list[int]]:
-    """The largest lift, and the times at whose losses there labels do not collide: the last one, and others before."""
-    k, lift, loss, whole = (table["columns"].index(name) for name in ("k", "lift", "train", "whole"))
-    rows = [row for row in table["rows"] if row[loss] and row[whole]]
-    largest = max((row[lift] for row in rows), default=0)
-    gap = 0.06 * (
-        math.log(max((row[loss] for row in rows), default=1)) - math.log(min((row[loss] for row in rows), default=1))
-    )
-    kept: list[tuple[int, float]] = []
-    for row in reversed([row for row in rows if row[lift] == largest]):
-        if all(abs(math.log(row[loss]) - height) >= gap for _, height in kept):
-            kept.append((row[k], math.log(row[loss])))
-    return largest, [at for at, _ in kept]
+def _apart(table: Mapping[str, list[Any]], height: float) -> tuple[int, list[int], float]:
+    """Find times whose labels at the largest lift collide for neither loss.
+
+    Args:
+        table: losses at times.
+        height: logarithm of the ratio of the losses that the axis goes from and to.
+
+    Returns:
+        The largest lift; the numbers of the times, the last one first; the least distance of labels, a logarithm.
+    """
+    k, lift, whole = (table["columns"].index(name) for name in ("k", "lift", "whole"))
+    losses = [table["columns"].index(name) for name in LOSS_NAMES if name in table["columns"]]
+    largest = max((row[lift] for row in table["rows"]), default=0)
+    gap = 15 / HEIGHT * height
+    kept: list[tuple[int, list[float]]] = []
+    for row in reversed([row for row in table["rows"] if row[lift] == largest and row[whole]]):
+        heights = [math.log(row[loss]) if row[loss] else -math.inf for loss in losses]
+        if all(abs(mine - its) >= gap for _, other in kept for mine, its in zip(heights, other, strict=True)):
+            kept.append((row[k], heights))
+    return largest, [at for at, _ in kept], gap
 
 
 def _losses(data: Data, runs: StudyRuns, law: Sequence[Mapping[str, float]]) -> alt.LayerChart:

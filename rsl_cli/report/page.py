@@ -2,6 +2,7 @@
 
 import base64
 import json
+import math
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,8 +21,8 @@ from rsl_cli.report.page_data import MOST_DRAWN, MOST_LISTED, Data, page_data
 from rsl_cli.report.runs import LOSS_NAMES, MOST_SHOWN, StudyRuns, Which
 from rsl_cli.report.tables import LiftSummary, summary_cells
 from rsl_cli.report.vega import vega_script
-from rsl_cli.report.words import CAPTIONS, figure_of, powers, remedy_of
-from rsl_cli.stats import Law
+from rsl_cli.report.words import CAPTIONS, figure_of, remedy_of, symbols
+from rsl_cli.stats import Law, quantile
 
 _WEB = Path(__file__).parent / "web"
 _COLUMNS = {
@@ -150,7 +151,7 @@ def fill(template: str, payload: Mapping[str, Any], colours: int, **words: Any) 
         keep_trailing_newline=True,
         trim_blocks=True,
     )
-    environment.filters["powers"] = powers
+    environment.filters["symbols"] = symbols
     # Inside a script only an end tag or a comment could end it; JSON may write the sign otherwise.
     text = json.dumps(payload, separators=(",", ":"), ensure_ascii=False, allow_nan=False).replace("<", "\\u003c")
     return environment.get_template(template).render(
@@ -205,6 +206,14 @@ def _facts(runs: StudyRuns) -> list[tuple[str, str]]:
     ends = [run.flow_time for run in runs.done if run.flow_time > 0]
     if ends:
         facts.append(("flow time", figure_of(max(ends))))
+    reached = [
+        quantile([run.loss(runs.headline) for run in runs.with_loss(runs.headline) if run.key.lift == lift], 0.5)
+        for lift in dict.fromkeys(lifts[:1] + lifts[-1:])
+    ]
+    reached = [loss for loss in reached if math.isfinite(loss)]
+    if reached:
+        ends = " to ".join(figure_of(float(f"{loss:.2g}")) for loss in dict.fromkeys(reached))
+        facts.append((f"{LOSS_NAMES[runs.headline]} loss reached, medians", ends))
     trainers = sorted({run.trainer for run in runs.done if run.trainer})
     return [*facts, *([("trainer", ", ".join(trainers))] if trainers else [])]
 

@@ -264,7 +264,7 @@ def _success(figure: Figure, runs: StudyRuns, delta: float) -> None:
     gap = float(np.diff(np.log2(runs.lifts)).min()) if len(runs.lifts) > 1 else 1.0
     for i, key in enumerate(chosen):
         (colour, marker), row = SERIES[i], table[key]
-        shift = 2 ** (0.1 * gap * (i - (len(chosen) - 1) / 2))
+        shift = 2 ** (0.04 * gap * (i - (len(chosen) - 1) / 2))
         lifts = np.array(sorted(row))
         share = np.array([row[lift].successes / row[lift].runs for lift in lifts])
         below = share - np.array([row[lift].low for lift in lifts])

@@ -99,7 +99,10 @@ def drift_kinds(drift: Rows) -> list[_Kind]:
     groups = drift.by("group") if len(drift) else {}
     fixed = [name for name, rows in groups.items() if not (rows["std_start"] > 0).all()]
     moving = [name for name in groups if name not in fixed]
-    kinds = [(moving, "wasserstein", "Wasserstein distance"), (fixed, "ks", "KS distance (std 0 at the start)")]
+    kinds = [
+        (moving, "wasserstein", "Wasserstein distance"),
+        (fixed, "ks", "Kolmogorov-Smirnov distance (all equal at the start)"),
+    ]
     kinds = [
         ([name for name in names if quartiles(groups[name], column)], column, label) for names, column, label in kinds
     ]

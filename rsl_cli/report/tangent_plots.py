@@ -131,7 +131,9 @@ def _length(figure: Figure, runs: StudyRuns, curves: Sequence[Curve]) -> None:
 
 
 def _kappa(figure: Figure, runs: StudyRuns, start: Mapping[float, Mapping[int, Array]]) -> None:
-    shown = _evenly(list(start), len(SERIES))
+    # Targets that no seed of any lift can reach have no point to draw.
+    reached = [eps for eps, row in start.items() if any(np.isfinite(kappas).any() for kappas in row.values())]
+    shown = _evenly(reached or list(start), len(SERIES))
     beyond = [eps for eps in shown if any(np.isinf(kappas).any() for kappas in start[eps].values())]
     strip = 0.16 + 0.2 * len(beyond)
     panels = (
@@ -223,7 +225,7 @@ def _inside(
     gap = float(np.diff(np.log2(runs.lifts)).min()) if len(runs.lifts) > 1 else 1.0
     for i, (kappa, row) in enumerate(shares.items()):
         (colour, marker), lifts = SERIES[i], np.array(sorted(row))
-        places = lifts * 2 ** (0.1 * gap * (i - (len(shares) - 1) / 2))
+        places = lifts * 2 ** (0.04 * gap * (i - (len(shares) - 1) / 2))
         seeds = [row[lift].seeds for lift in lifts]
         share = np.array([found.successes / found.runs for found in seeds])
         errors = [share - [found.low for found in seeds], [found.high for found in seeds] - share]

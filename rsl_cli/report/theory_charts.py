@@ -28,7 +28,7 @@ def bound_chart(data: Data) -> alt.LayerChart:
     x = alt.X("t:Q", **log_axis(ranges(data, ("flow", "t")), "flow time t"))
     y = alt.Y("loss:Q", **log_axis(ranges(data, ("flow", "loss"), ("flow", "bound")), "L(t)"))
     shown = tips("run:N", "t:Q", "loss:Q=L(t)", "bound:Q")
-    names = (f"training loss of each seed, n = {largest} or the lift followed", "its bound")
+    names = ("training loss of each seed", "its bound")
     loss, bound = (base.transform_calculate(series=f"'{name}'") for name in names)
     colour = named("series", names, "", 1)
     return layered(

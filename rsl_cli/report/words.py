@@ -43,10 +43,10 @@ CAPTIONS = {
     ),
     "bound": Caption(
         "Does the flow stay under its bound?",
-        "Training loss L(t) of the gradient flow beside √L(t) ≤ sε + (1/(s₀ − sε)² + 4t/κ)^(−1/2), "
-        "where s = √L and sε = √ε. Each seed has its own bound: κ is the largest κ(θ, ε) at its start and at "
-        "the measured points of its path, and at each time the least bound over all ε counts. Between measured points "
-        "κ is not known, so a curve above its bound would show that too few were measured, or an error.",
+        "Training loss L(t) of the gradient flow at the largest lift, or at the one followed, beside its bound, "
+        "√L(t) ≤ √ε + 1 / √(1/(√L(0) − √ε)² + 4t/κ). Each seed has its own: κ is the largest κ(θ, ε) at its start and "
+        "at the measured points of its path, and at each time the least bound over all ε counts. Between measured "
+        "points κ is not known, so a curve above its bound would show that too few were measured, or an error.",
     ),
     "length": Caption(
         "Is the path as short as promised?",
@@ -89,6 +89,16 @@ CAPTIONS = {
 }
 """Every figure of a report, in the order of the page."""
 
+_SIGNS = {
+    "|grad L|^2 = -dL/dt": "|∇L|² = −dL/dt",
+    "-d log L / d log P": "−d log L / d log P",
+    "eps = ": "ε = ",
+    "P < samples x outputs": "P < samples × outputs",
+    "P >= samples x outputs": "P ≥ samples × outputs",
+    " over n x ": " over n × ",
+    "Kurdyka-Lojasiewicz": "Kurdyka–Łojasiewicz",
+}
+"""What terminals may not show, and a page does."""
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
@@ -122,8 +132,27 @@ def figure_of(value: float, *, tex: bool = False) -> str:
     return power if digits == "1" else f"{digits}{times}{power}"
 
 
-def powers(text: str) -> str:
-    """Return a text whose numbers like 3.2e-08 are powers of ten; those of a command line stay as they are."""
+def short_ticks(low: float, high: float) -> list[float]:
+    """Return round numbers to label a short logarithmic axis at, two to six of them where there are so many.
+
+    Args:
+        low: logarithm to base 10 of the axis's lower end.
+        high: of its upper end.
+    """
+    ticks: list[float] = []
+    for digits in ((1, 2, 5), range(1, 10), [k / 10 for k in range(10, 100)]):
+        decades = range(math.floor(low), math.ceil(high) + 1)
+        ticks = [float(f"{digit:g}e{decade}") for decade in decades for digit in digits]
+        ticks = [tick for tick in ticks if low <= math.log10(tick) <= high]
+        if len(ticks) >= 3:
+            break
+    return ticks[:: math.ceil(len(ticks) / 6) or 1]
+
+
+def symbols(text: str) -> str:
+    """Return a sentence as a page sets it: powers of ten, and mathematics in its own signs; a command line stays."""
+    for plain, sign in _SIGNS.items():
+        text = text.replace(plain, sign)
     return re.sub(r"(?<![=\w.])\d(?:\.\d+)?e[+-]?\d+\b", lambda found: figure_of(float(found[0])), text)
 
 

@@ -25,9 +25,14 @@ def open_study(path: str | Path) -> StudyStore:
 
 
 def find_studies(results_dir: Path) -> list[StudyStore]:
-    """The studies in a results folder (and in ``reference`` below it), the most recently changed first."""
-    files = [*results_dir.glob("*/study.json"), *results_dir.glob("reference/*/study.json")]
-    return [StudyStore(path.parent) for path in sorted(files, key=lambda path: -path.stat().st_mtime)]
+    """The studies in a results folder, the most recently changed first."""
+    files = sorted(results_dir.glob("*/study.json"), key=lambda path: -path.stat().st_mtime)
+    return [StudyStore(path.parent) for path in files]
+
+
+def reference_studies(results_dir: Path) -> list[StudyStore]:
+    """The studies below ``reference`` in a results folder: they came with a clone, and go by name, but are nobody's."""
+    return find_studies(results_dir / "reference")
 
 
 def read_verdict(path: Path) -> str:

@@ -1,6 +1,7 @@
 """The page in a real browser: what one does with it, at every width, in the dark, on paper, from another folder."""
 
 import io
+import math
 import os
 import re
 import shutil
@@ -25,7 +26,7 @@ from rsl_cli.report.page_data import page_data
 from rsl_cli.report.plots import law_span
 from rsl_cli.report.population_plots import population_drawings
 from rsl_cli.report.runs import read_runs
-from rsl_cli.report.words import figure_of, group_symbol, powers, remedy_of
+from rsl_cli.report.words import figure_of, group_symbol, remedy_of, short_ticks, symbols
 from rsl_cli.stats import Law
 from rsl_cli.study.files import write_json
 from rsl_cli.study.store import StudyStore
@@ -143,6 +144,24 @@ def test_the_slider_moves_through_time(wide: Any) -> None:
 
 
 @in_browser
+def test_names_of_times_stay_apart(browser: Any, study: StudyStore) -> None:
+    page, _ = opened(browser, study.report_dir / "index.html")
+    texts = "[...document.querySelectorAll('[data-chart=isochrones] .mark-text text')]"
+    boxes = f"{texts}.map((text) => text.getBoundingClientRect()).map((box) => [box.y, box.y + box.height])"
+    last = int(page.locator("#at").get_attribute("max"))
+    for view in ("test", "train"):
+        page.click(f"[data-value={view}]")
+        for at in range(last + 1):
+            page.locator("#at").fill(str(at))
+            page.evaluate("Promise.all(Object.values(views).map((view) => view.runAsync()))")
+            found = sorted(page.evaluate(boxes))
+            assert found and all(low[1] <= high[0] + 2 for low, high in pairwise(found)), (view, at)
+    assert len(found) > 2
+    page.click("[data-value=linear]")
+    page.wait_for_function(f"{texts}.length === 1")
+
+
+@in_browser
 def test_losses_and_scales_are_switched(wide: Any) -> None:
     title = "[data-chart=trajectories] .role-axis-title text"
     assert "held-out loss" in wide.locator(title).all_text_contents()
@@ -198,7 +217,11 @@ def test_a_phone_the_dark_and_paper(browser: Any, study: StudyStore, tmp_path: P
     assert dark.evaluate(ground) == "rgb(20, 23, 27)" and dark.evaluate(ink) == "rgb(230, 233, 236)"
     dark.emulate_media(media="print", color_scheme="dark")
     assert dark.evaluate(ground) == "rgb(255, 255, 255)" and dark.evaluate(ink) == "rgb(31, 35, 40)"
-    assert dark.pdf(path=tmp_path / "page.pdf").startswith(b"%PDF") and not dark.locator(".tools").is_visible()
+    assert dark.pdf(path=tmp_path / "page.pdf").startswith(b"%PDF")
+    assert not dark.locator("#filter").is_visible() and not dark.locator("[data-file]").first.is_visible()
+    # Between the margins of A4, at 96 dots an inch.
+    dark.set_viewport_size({"width": 688, "height": 900})
+    assert dark.locator("#runs").bounding_box()["width"] <= 688 and "12 of 12" in dark.locator("#count").inner_text()
 
 
 @in_browser
@@ -285,7 +308,10 @@ def test_numbers_and_symbols_are_written_as_people_do() -> None:
     assert figure_of(2.5e-7, tex=True) == r"2.5$\cdot$10$^{-7}$"
     assert group_symbol("weight_x__to__h1") == "W(x → h1)" and group_symbol("bias_h1") == "b(h1)"
     assert group_symbol("weight_x__to__h1", tex=True) == r"$W_{x \to h1}$" and group_symbol("scale") == "scale"
-    assert powers("t = 1e+10, p = 3.2e-05: rsl run t_end=1e+10") == "t = 10¹⁰, p = 3.2·10⁻⁵: rsl run t_end=1e+10"
+    assert symbols("t = 1e+10, p = 3.2e-05: rsl run t_end=1e+10") == "t = 10¹⁰, p = 3.2·10⁻⁵: rsl run t_end=1e+10"
+    assert symbols("gradients obey |grad L|^2 = -dL/dt; eps = 1e-08") == "gradients obey |∇L|² = −dL/dt; ε = 10⁻⁸"
+    assert short_ticks(math.log10(0.45), math.log10(0.8)) == [0.5, 0.6, 0.7, 0.8]
+    assert short_ticks(math.log10(30), math.log10(900)) == [50, 100, 200, 500]
     line = "rsl run base=mlp 'horizons={64:{t_end:1e10}}' trainer.t_end=1e+10"
     assert remedy_of(f"Lifts are open: {line}") == ("Lifts are open:", line)
     assert remedy_of("Train: by hand.") == ("Train: by hand.", None)

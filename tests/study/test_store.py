@@ -16,7 +16,7 @@ from rsl_cli.study import files
 from rsl_cli.study.files import read_json, read_tensors, write_atomic, write_json
 from rsl_cli.study.record import Record
 from rsl_cli.study.store import RunKey, StudyStore
-from rsl_cli.study.studies import find_studies
+from rsl_cli.study.studies import find_studies, reference_studies
 
 KEY = RunKey(64, 3, "0123456789abcdef")
 DONE = Record(run_id=KEY.run_id, lift=64, seed=3, status="done")
@@ -127,10 +127,11 @@ def test_damaged_files_are_one_line(tmp_path, content):
         read_tensors(path)
 
 
-def test_studies_are_found_latest_first_with_the_reference_ones(tmp_path):
+def test_studies_are_found_latest_first_and_the_reference_ones_apart(tmp_path):
     for i, name in enumerate(["a", "b", "reference/c"]):
         write_json(tmp_path / name / "study.json", {})
         os.utime(tmp_path / name / "study.json", (i, i))
-    assert [store.name for store in find_studies(tmp_path)] == ["c", "b", "a"]
+    assert [store.name for store in find_studies(tmp_path)] == ["b", "a"]
+    assert [store.name for store in reference_studies(tmp_path)] == ["c"]
     with pytest.raises(StoreError, match="no study at"):
         StudyStore(tmp_path / "d").read_study()

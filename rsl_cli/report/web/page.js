@@ -29,7 +29,7 @@ function wished(spec) {
     return found;
   };
   const made = walk(spec);
-  const start = { lift: state.lift, seed: state.seed, at: state.at, headline: state.loss === DATA.losses[0] };
+  const start = { lift: state.lift, seed: state.seed, at: state.at, headline: state.loss === DATA.losses[0], linear: state.scale === "linear" };
   for (const parameter of made.params) if (parameter.name in start) parameter.value = start[parameter.name];
   return { ...made, datasets: { ...made.datasets, ...tables } };
 }
