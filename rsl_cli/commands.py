@@ -168,8 +168,9 @@ def _find(name: str, results_dir: Path) -> Any:
 
 def show(parsed: argparse.Namespace) -> int:
     """Print what a line would train."""
-    from rsl_cli.show import describe, draw
-    from rsl_cli.study.spec import StudySpec
+    with Waiting("importing torch and what computes with it"):
+        from rsl_cli.show import describe, draw
+        from rsl_cli.study.spec import StudySpec
 
     overrides, _ = split_flags(parsed.overrides)
     if len(overrides) < len(parsed.overrides):

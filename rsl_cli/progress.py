@@ -102,8 +102,11 @@ class Display:
         say("\n".join([*lines, f"{len(plan.to_do)} of {len(plan.keys)} runs to do"]))
         self._total, self._done = len(plan.to_do), 0
         costs = {lift: effort(spec, lift) for lift in spec.lifts}
+        # What is carried further takes another time than what was carried there.
+        anew = not any(key in plan.stands for key in plan.to_do)
+        before = {costs[lift]: seconds for lift, seconds in plan.took.items() if anew}
         self._forecast = Forecast(
-            {key: costs[key.lift] for key in plan.to_do}, spec.executor.workers, spec.trainer.pace
+            {key: costs[key.lift] for key in plan.to_do}, spec.executor.workers, spec.trainer.pace, before
         )
         if self._live:
             form = "{desc} {percentage:3.0f}%|{bar}| {postfix} [{elapsed}]"

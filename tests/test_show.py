@@ -56,6 +56,18 @@ def test_a_base_graph_is_described_with_every_key_that_is_not_at_its_default(bas
         assert line in shown
 
 
+def test_a_lift_whose_in_degree_reaches_a_fibre_is_called_dense():
+    marks = {
+        kind: [
+            line.endswith("dense, not sparse")
+            for line in describe(study("mlp", lift=[2, 3, 8], lifting=lifting)).splitlines()
+            if line[:8].strip().isdigit()
+        ]
+        for kind, lifting in {"random": {"kind": "random", "in_degree": 3}, "dense": {"kind": "dense"}}.items()
+    }
+    assert marks == {"random": [True, True, False], "dense": [False] * 3}
+
+
 def test_operations_are_those_torch_counts_in_dense_layers():
     spec = study("cnn", lifting={"kind": "dense"}, lift=[5])
     net = torch.nn.Sequential(

@@ -56,6 +56,7 @@ class Forecast:
         costs: of every run to do, in any one unit.
         workers: how many items are trained at once.
         power: of the share of an item's way, gives the share of its seconds until one has ended to learn it from.
+        before: seconds that a run took another time, by its cost.
         clock: seconds.
     """
 
@@ -64,9 +65,11 @@ class Forecast:
         costs: Mapping[Hashable, float],
         workers: int,
         power: float = 1.0,
+        before: Mapping[float, float] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._costs, self._clock = {key: max(cost, 1e-300) for key, cost in costs.items()}, clock
+        self._before = {max(cost, 1e-300): seconds for cost, seconds in (before or {}).items() if seconds > 0}
         self._waiting = dict.fromkeys(costs)
         self._made = clock()
         self._free: list[float | None] = [None] * max(1, workers)
@@ -140,8 +143,11 @@ class Forecast:
         return sum(self._costs[key] for key in keys)
 
     def _known(self) -> dict[float, float]:
-        """Seconds of a run, by its cost: of those that ended; of others by their pace, where it tells."""
-        known = {cost: median(seconds) for cost, seconds in self._taken.items()}
+        """Seconds of a run, by its cost: of those that ended; of others by another time's, or by their pace."""
+        own = {cost: median(seconds) for cost, seconds in self._taken.items()}
+        shared = own.keys() & self._before.keys()
+        busier = median(own[cost] / self._before[cost] for cost in shared) if shared else 1.0
+        known = {cost: busier * seconds for cost, seconds in self._before.items()} | own
         for going in self._going.values():
             if (spent := self._spent(going)) >= _TOLD:
                 pace = (going.path[-1][1] - self._began(going)) / spent / self._cost(going.keys)

@@ -7,7 +7,8 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from statistics import median
 from typing import Any
 
 from rsl_cli.errors import CheckpointError, RslError, TrainingError, first_line
@@ -66,6 +67,7 @@ class StudyPlan:
         stands: where those stand that have a record.
         parameters: expected P by lift.
         first: whether the first of the missing is to be done alone.
+        took: seconds of a run by lift, the median of those that are done.
     """
 
     keys: tuple[RunKey, ...]
@@ -73,6 +75,7 @@ class StudyPlan:
     stands: Mapping[RunKey, Stand]
     parameters: Mapping[int, int]
     first: bool = False
+    took: Mapping[int, float] = field(default_factory=dict)
 
     @property
     def to_do(self) -> tuple[RunKey, ...]:
@@ -98,7 +101,11 @@ def make_plan(spec: StudySpec, *, first: bool = False) -> StudyPlan:
     stands = {key: stand for key, record in found.items() if (stand := _stand(record)) is not None}
     missing = tuple(key for key in keys if not is_reached(spec, key, stands.get(key)))
     parameters = {lift: expected_parameters(spec.base, lift, spec.lifting) for lift in spec.lifts}
-    return StudyPlan(keys, missing, stands, parameters, first)
+    took: dict[int, list[float]] = {}
+    for key, record in found.items():
+        if record.done and record.wall_seconds:
+            took.setdefault(key.lift, []).append(record.wall_seconds)
+    return StudyPlan(keys, missing, stands, parameters, first, {lift: median(found) for lift, found in took.items()})
 
 
 def stand_of(store: StudyStore, key: RunKey) -> Stand | None:

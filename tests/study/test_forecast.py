@@ -16,10 +16,10 @@ from rsl_cli.train.flow import FIRST_TIME, Flow
 REFERENCE = Path(__file__).parents[2] / "results" / "reference"
 
 
-def simulate(seconds, costs, workers, *, largest_first=True, told=True, until=120.0, startup=0.0):
+def simulate(seconds, costs, workers, *, largest_first=True, told=True, until=120.0, startup=0.0, before=None):
     """Train items of one key each by list scheduling, on a clock of our own; the end, and (time, seconds left) said."""
     now = [0.0]
-    forecast = Forecast(costs, workers, clock=lambda: now[0])
+    forecast = Forecast(costs, workers, before=before, clock=lambda: now[0])
     waiting = sorted(costs, key=lambda key: costs[key] * (-1 if largest_first else 1))
     running, said, ready = [], [], [startup] * workers
     while waiting or running:
@@ -62,6 +62,17 @@ def test_what_says_nothing_on_its_way_is_foretold_from_what_has_ended():
     costs = {(lift, seed): float(lift) for lift in (8, 16, 32, 64) for seed in range(10)}
     end, said = simulate(costs, costs, 2, told=False)
     assert all(0.5 <= left / (end - at) <= 2 for at, left in said if end - at > 64)
+
+
+def test_what_runs_took_before_is_known_from_the_start_and_a_busier_machine_is_seen():
+    # The largest lift takes least, as where it reaches a target loss soonest: no cost tells of it.
+    costs = {(lift, seed): float(lift) for lift in (8, 16, 32) for seed in range(5)}
+    took = {8.0: 20.0, 16.0: 40.0, 32.0: 3.0}
+    for busier in (1.0, 3.0):
+        end, said = simulate(
+            {key: busier * took[cost] for key, cost in costs.items()}, costs, 2, until=10.0 * busier, before=took
+        )
+        assert said and all(0.5 <= left / (end - at) <= 2 for at, left in said if end - at > 20 * busier)
 
 
 def test_how_a_run_spends_its_time_is_learned_from_the_first_that_ends():
