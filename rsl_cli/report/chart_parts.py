@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import altair as alt
 
+from rsl_cli.report.page_data import Data, ranges
 from rsl_cli.report.words import short_ticks
 
 OTHERS = "(lift >= 0 && datum.lift != lift) || (seed >= 0 && isDefined(datum.seed) && datum.seed != seed)"
@@ -37,6 +38,12 @@ def log_axis(values: Iterable[float], title: str) -> dict[str, Any]:
         "axis": alt.Axis(values=ticks, labelExpr="power(datum.value)"),
         "title": title,
     }
+
+
+def axis_of(data: Data, *columns: tuple[str, str]) -> dict[str, Any]:
+    """Scale and axis of the positive values in columns (table, name), as a page sets them in place of others."""
+    made = log_axis(ranges(data, *columns), "")
+    return {"scale": made["scale"].to_dict(), "axis": made["axis"].to_dict()}
 
 
 def lift_axis(lifts: Sequence[int], title: str = "lift degree n") -> dict[str, Any]:

@@ -16,6 +16,7 @@ from rsl_cli.report.chart_parts import (
     INK,
     LIMIT,
     OTHERS,
+    axis_of,
     by_lift,
     dodged,
     evenly,
@@ -42,6 +43,9 @@ from rsl_cli.report.theory_charts import (
 )
 from rsl_cli.report.words import CAPTIONS
 
+_LIMITS = {"isochrones": (("lifts", "low"), ("lifts", "high")), "loss_vs_params": (("points", "low"),)}
+"""Columns of what is drawn of the limits of the loss that the verdict is about."""
+
 
 def charts(runs: StudyRuns, data: Data, law: Sequence[Mapping[str, float]]) -> dict[str, dict[str, Any]]:
     """Return a specification for every figure that the tables allow, in the order of the page.
@@ -53,7 +57,7 @@ def charts(runs: StudyRuns, data: Data, law: Sequence[Mapping[str, float]]) -> d
     """
     clock = "flow time t" if any(run.flow_time > 0 for run in runs.done) else "training step"
     makers = {
-        "isochrones": ("isochrones", lambda: _isochrones(data)),
+        "isochrones": ("isochrones", lambda: _isochrones(runs, data)),
         "loss_vs_params": ("points", lambda: _losses(data, runs, law)),
         "trajectories": ("curves", lambda: _curves(data, clock)),
         "decay": ("curves", lambda: _decay(data)),
@@ -89,6 +93,23 @@ def size_axes(runs: StudyRuns, data: Data) -> dict[str, dict[str, Any]]:
     return cast(dict[str, dict[str, Any]], axes)
 
 
+def height_axes(runs: StudyRuns, data: Data) -> dict[str, dict[str, Any]]:
+    """Return by figure, and by which loss is shown, the axis that this loss alone needs."""
+    shown = {"isochrones": ("isochrones", ("", "_q1", "_q3")), "loss_vs_params": ("points", ("",))}
+    shown["trajectories"] = ("curves", ("",))
+    return {
+        name: {
+            view: axis_of(
+                data,
+                *((table, f"{view}{end}") for end in ends),
+                *(_LIMITS.get(name, ()) if view == runs.headline else ()),
+            )
+            for view in LOSS_NAMES
+        }
+        for name, (table, ends) in shown.items()
+    }
+
+
 def _whole(name: str, chart: alt.LayerChart) -> dict[str, Any]:
     state = [alt.param(name=key, value=-1) for key in ("lift", "seed", "at")]
     words = f"{CAPTIONS[name].title} {CAPTIONS[name].text}"
@@ -100,19 +121,19 @@ def _loss_range(data: Data, table: str, *more: tuple[str, str]) -> list[float]:
     return ranges(data, (table, "train"), (table, "test"), *more)
 
 
-def _isochrones(data: Data) -> alt.LayerChart:
+def _isochrones(runs: StudyRuns, data: Data) -> alt.LayerChart:
     size = alt.X("@size:Q")
     values = ranges(data, *(("isochrones", f"{view}{end}") for view in LOSS_NAMES for end in ("", "_q1", "_q3")))
-    scale = log_axis([*values, *ranges(data, ("lifts", "low"), ("lifts", "high"))], "@name loss")
+    scale = log_axis([*values, *ranges(data, *_LIMITS["isochrones"])], "@name loss")
     loss = alt.Y("@loss:Q", **scale)
     base = over("isochrones")
     ages = base.transform_filter("datum.whole").mark_line(strokeWidth=1, color=FAINT).encode(size, loss, detail="k:N")
     known = (
         over("lifts")
-        .transform_filter("isValid(datum.low)")
+        .transform_filter("isValid(datum.low) && headline")
         .mark_rule(color=LIMIT, strokeWidth=7, opacity=0.45, clip=True)
     )
-    open_ = over("lifts").transform_filter("datum.open")
+    open_ = over("lifts").transform_filter("datum.open && headline")
     limits = [
         known.encode(
             size, alt.Y("low:Q"), alt.Y2("high:Q"), tooltip=tips("lift:N", "low:Q=limit at least", "high:Q=at most")
@@ -142,7 +163,8 @@ def _isochrones(data: Data) -> alt.LayerChart:
     names = ends.mark_text(align="left", dx=9, fontSize=11, color=INK).encode(
         size, loss, text="label:N", opacity=alt.when("datum.k == at").then(alt.value(1)).otherwise(alt.value(0.5))
     )
-    return layered(ages, *limits, bars, line, names, dots).add_params(alt.param(name="linear", value=False))
+    state = (alt.param(name="linear", value=False), alt.param(name="headline", value=True))
+    return layered(*_crowding(runs, data), ages, *limits, bars, line, names, dots).add_params(*state)
 
 
 def _apart(table: Mapping[str, list[Any]], height: float) -> tuple[int, list[int], float]:
@@ -169,14 +191,8 @@ def _apart(table: Mapping[str, list[Any]], height: float) -> tuple[int, list[int
 
 def _losses(data: Data, runs: StudyRuns, law: Sequence[Mapping[str, float]]) -> alt.LayerChart:
     size = alt.X("@size:Q")
-    loss = alt.Y("@loss:Q", **log_axis(_loss_range(data, "points", ("points", "low")), "@name loss"))
-    layers = []
-    if _near(runs, data) and runs.limit:
-        limit = alt.Chart(alt.InlineData([{"params": runs.limit, "lift": _lift_at(data, runs.limit), "is": "P = N k"}]))
-        layers += [
-            limit.mark_rule(color=INK, strokeDash=[6, 4]).encode(size, tooltip=tips("params:Q=P = N k")),
-            limit.mark_text(align="right", dx=-5, y=8, color=INK, fontSize=11).encode(size, text="is:N"),
-        ]
+    loss = alt.Y("@loss:Q", **log_axis(_loss_range(data, "points", *_LIMITS["loss_vs_params"]), "@name loss"))
+    layers = _crowding(runs, data)
     band = over("lifts").mark_area(color=ACCENT, opacity=0.13).encode(size, alt.Y("@loss_q1:Q"), alt.Y2("@loss_q3:Q"))
     middle = over("lifts").mark_line(color=ACCENT, strokeWidth=2).encode(size, loss)
     layers += [band, middle]
@@ -307,6 +323,18 @@ def _learning(runs: StudyRuns, data: Data) -> alt.LayerChart:
         mark = kept.mark_point(filled=field == "point", size=60, opacity=1)
         layers.append(mark.encode(x, alt.Y(f"{field}:Q"), color=colour, tooltip=shown))
     return layered(*layers)
+
+
+def _crowding(runs: StudyRuns, data: Data) -> list[alt.Chart]:
+    """A line where there are as many parameters as numbers to learn, if the sizes come near it."""
+    if not _near(runs, data) or not runs.limit:
+        return []
+    size = alt.X("@size:Q")
+    limit = alt.Chart(alt.InlineData([{"params": runs.limit, "lift": _lift_at(data, runs.limit), "is": "P = N k"}]))
+    return [
+        limit.mark_rule(color=INK, strokeDash=[6, 4]).encode(size, tooltip=tips("params:Q=P = N k")),
+        limit.mark_text(align="right", dx=-5, y=8, color=INK, fontSize=11).encode(size, text="is:N"),
+    ]
 
 
 def _near(runs: StudyRuns, data: Data) -> bool:

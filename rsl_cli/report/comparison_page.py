@@ -6,7 +6,7 @@ from typing import Any
 import altair as alt
 import numpy as np
 
-from rsl_cli.report.chart_parts import HEIGHT, SERIES, layered, lift_axis, log_axis, over, tips
+from rsl_cli.report.chart_parts import HEIGHT, SERIES, axis_of, layered, lift_axis, log_axis, over, tips
 from rsl_cli.report.comparison import MOST_KEYS, Compared, compared_rows
 from rsl_cli.report.joint import clock_of, isochrone_grid, losses_at
 from rsl_cli.report.page import command_of, fill
@@ -41,11 +41,17 @@ def render_comparison(found: Compared, files: Sequence[str]) -> str:
             "params": alt.X("params:Q", **log_axis(params, "parameters P")).to_dict(),
             "lift": alt.X("lift:Q", **lift_axis(lifts)).to_dict(),
         },
+        "heights": {
+            name: {view: axis_of(data, *((table, view) for table in drawn)) for view in views}
+            for name, drawn in (("sizes", ("points", "lifts")), ("times", ("times",)))
+            if name in figures
+        },
         "lifts": [],
         "losses": views,
         "columns": [],
         "files": {},
     }
+    *others, last = (study.name for study in found.studies)
     texts = {
         "sizes": "Medians and quartiles over seeds, and every run; click a name to follow its study.",
         "times": "Median loss over the seeds of each study's largest lift.",
@@ -54,7 +60,7 @@ def render_comparison(found: Compared, files: Sequence[str]) -> str:
         "comparison.html",
         payload,
         1,
-        title=" and ".join(study.name for study in found.studies),
+        title=" and ".join(filter(None, (", ".join(others), last))),
         headline=f"{len(names)} studies side by side",
         headers=headers,
         lines=lines,

@@ -14,7 +14,7 @@ import numpy as np
 from markupsafe import Markup
 from matplotlib.colors import to_hex
 
-from rsl_cli.report.charts import charts, size_axes
+from rsl_cli.report.charts import charts, height_axes, size_axes
 from rsl_cli.report.diagnostics import NOTHING, DiagnosticTables
 from rsl_cli.report.joint import params_of
 from rsl_cli.report.page_data import MOST_DRAWN, MOST_LISTED, Data, page_data
@@ -89,6 +89,7 @@ def render_page(
         "tables": data,
         "charts": drawn,
         "sizes": size_axes(runs, data),
+        "heights": height_axes(runs, data),
         "lifts": list(runs.lifts),
         "losses": views,
         "refresh": refresh,

@@ -17,6 +17,8 @@ DISSIPATION = 0.1
 GAP = 2.0
 """A generalisation gap: held-out limits surely this many times the training losses, in the median of the last lift."""
 _NAMES_SHOWN = 6
+_NOTHING = 1e-6
+"""An exponent below which nobody tells it from 0."""
 
 
 def give_headline(runs: StudyRuns, chosen: Judgement) -> str:
@@ -113,6 +115,10 @@ def _scope(runs: StudyRuns, used: Sequence[int]) -> str:
 
 def _trend_sentence(trend: Trend) -> str:
     p_value = trend.p_value if trend.direction == "falling" else trend.p_rising
+    if not trend.comparable:
+        return (
+            f"No trend: over {trend.seeds} seeds and {trend.lifts} lifts, no two limits of a seed are known to differ."
+        )
     strength = "significant" if p_value < ALPHA else "not significant"
     known = (
         "" if trend.comparable == trend.pairs else f" ({trend.comparable} of {trend.pairs} pairs of limits are known)"
@@ -191,7 +197,7 @@ def _law_reasons(runs: StudyRuns, chosen: Judgement) -> list[str]:
     name = "losses at one training loss" if runs.compared_at_target else "limits"
     if law is not None:
         floor = "floor + " if law.floor is not None else ""
-        power = _between(round(law.exponent, 9), law.exponent_ci, 3)
+        power = _exponent(law.exponent, law.exponent_ci, 3)
         reasons.append(f"The {name} follow {floor}a P^-b, b = {power} (95 %; lack of fit: p = {law.lack_of_fit:.2g}).")
         if law.floor is not None and law.floor_ci is not None:
             reasons.append(f"That law's floor is {_between(law.floor, law.floor_ci)}.")
@@ -202,8 +208,7 @@ def _law_reasons(runs: StudyRuns, chosen: Judgement) -> list[str]:
         )
     if chosen.exponents:
         steps = ", ".join(
-            f"{_between(round(e.exponent, 9), e.interval)} ({e.between[0]} to {e.between[1]})"
-            for e in chosen.exponents[-6:]
+            f"{_exponent(e.exponent, e.interval)} ({e.between[0]} to {e.between[1]})" for e in chosen.exponents[-6:]
         )
         reasons.append(f"Local exponents of the losses reached, -d log L / d log P from lift to lift: {steps}.")
     return reasons
@@ -222,6 +227,12 @@ def _joint_reasons(joint: JointLaw | None) -> list[str]:
         floor = "" if joint.floor is None else f"above a floor of {_between(joint.floor, joint.floor_ci)}, "
         limit = f"{floor}the limits go like P^-b, b = {_between(joint.limit_exponent, joint.limit_exponent_ci)}"
     return [f"Lift and clock together: {clock}; {limit} (rms misfit of log loss {joint.misfit:.2g})."]
+
+
+def _exponent(value: float, interval: tuple[float, float], digits: int = 2) -> str:
+    """An exponent with its interval; where rounding is all there is of it, a bound."""
+    largest = max(map(abs, interval))
+    return f"0 within {_NOTHING:g}" if largest < _NOTHING else _between(value, interval, digits)
 
 
 def _between(value: float, interval: tuple[float, float] | None, digits: int = 2) -> str:

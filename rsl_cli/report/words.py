@@ -140,7 +140,7 @@ def short_ticks(low: float, high: float) -> list[float]:
         high: of its upper end.
     """
     ticks: list[float] = []
-    for digits in ((1, 2, 5), range(1, 10), [k / 10 for k in range(10, 100)]):
+    for digits in ((1, 3), (1, 2, 5), range(1, 10), [k / 10 for k in range(10, 100)]):
         decades = range(math.floor(low), math.ceil(high) + 1)
         ticks = [float(f"{digit:g}e{decade}") for decade in decades for digit in digits]
         ticks = [tick for tick in ticks if low <= math.log10(tick) <= high]

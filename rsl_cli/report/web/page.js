@@ -15,13 +15,15 @@ function power(value, least = 1e4) {
   return (digits === 1 ? "" : digits + "\u00b7") + "10" + raised(exponent);
 }
 
-/** A specification as the page's state has it: words replaced, sizes chosen, the scale of losses. */
-function wished(spec) {
+/** A figure's specification as the page's state has it: words replaced, sizes chosen, the scale of losses. */
+function wished(name) {
+  const spec = DATA.charts[name], heights = DATA.heights[name];
   const words = (text) => text.replaceAll("@loss", state.loss).replaceAll("@name", NAMES[state.loss]);
   const walk = (part) => {
     if (Array.isArray(part)) return part.map(walk);
     if (typeof part === "string") return words(part);
     if (part === null || typeof part !== "object") return part;
+    if (part.field === "@loss" && part.scale && heights) part = { ...part, ...heights[state.loss] };
     if (part.field === "@size") return { ...part, ...DATA.sizes[state.size] };
     const found = Object.fromEntries(Object.entries(part).map(([key, value]) => [key, walk(value)]));
     if (state.scale === "linear" && found.y && found.y.scale && found.y.scale.type === "log" && !found.y.scale.base)
@@ -50,7 +52,7 @@ function told(values, clean) {
 
 async function draw(name) {
   const place = document.querySelector(`[data-chart="${name}"]`);
-  const { view } = await vegaEmbed(place, wished(DATA.charts[name]), { actions: false, renderer: "svg", config: CONFIG, tooltip: { theme: "custom", formatTooltip: told }, expressionFunctions: { power } });
+  const { view } = await vegaEmbed(place, wished(name), { actions: false, renderer: "svg", config: CONFIG, tooltip: { theme: "custom", formatTooltip: told }, expressionFunctions: { power } });
   views[name] = view;
   place.firstElementChild?.setAttribute("aria-label", DATA.charts[name].description);
   view.addEventListener("click", (_, item) => {
