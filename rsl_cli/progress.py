@@ -18,6 +18,15 @@ from rsl_cli.study.spec import StudySpec
 from rsl_cli.train.trajectory import FINAL
 from rsl_cli.waiting import Waiting
 
+_ENDS = {
+    "stationary": "at rest",
+    "target": "at the loss it was asked for",
+    "time": "when the flow time was over",
+    "budget": "when the steps ran out",
+    "stalled": "where float64 resolves no step",
+    "diverged": "when it diverged",
+}
+"""How a run ended, by its record's stop reason."""
 _PAUSE = 10.0
 """Seconds between two lines on a running item."""
 
@@ -150,10 +159,10 @@ class Display:
             return ""
         key, loss = plan.to_do[0], record.test_loss
         loss = record.train_loss if loss is None else loss
+        end, left = _ENDS[record.stop_reason or "time"], len(plan.missing) - 1
         return (
-            f"lift {key.lift}, seed {key.seed}: {record.stop_reason} after {record.wall_seconds or 0.0:.1f} s, at loss "
-            f"{math.nan if loss is None else loss:.3g}; {len(plan.missing) - 1} runs are left for the same line "
-            "without --first"
+            f"lift {key.lift}, seed {key.seed}: ended after {record.wall_seconds or 0.0:.1f} s, {end}, at loss "
+            f"{math.nan if loss is None else loss:.3g}; {left} runs are left for the same line without --first"
         )
 
     def _heard(self) -> None:
