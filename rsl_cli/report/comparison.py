@@ -30,6 +30,8 @@ MOST_KEYS = 4
 _LONGEST = 80
 _NO_MATTER = ("study", "results_dir", "device", "executor", "horizons", "plugins", "until", "budget", "figures")
 """Keys that say where and how a study ran, not what it is."""
+_SEEN = ("lift", "seeds")
+"""Keys that a curve shows by itself."""
 
 
 @dataclass(frozen=True)
@@ -100,14 +102,22 @@ def compared_name(stores: Sequence[StudyStore]) -> str:
 def differing(studies: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
     """Return of each study the keys whose values differ among them, those of `study.json`'s configuration.
 
-    Of a group whose ``name`` differs the name alone is told, since other options have other keys.
+    Of a group whose ``name`` differs the name is told, since other options have other keys; and the rest to tell apart
+    those of one name.
     """
     flat = [dict(settings_of(study, "config")) for study in studies]
-    keys = [key for key in dict.fromkeys(key for one in flat for key in one) if key.split(".")[0] not in _NO_MATTER]
+    keys = dict.fromkeys(key for one in flat for key in one if key.split(".")[0] not in (*_NO_MATTER, *_SEEN))
     found = [key for key in keys if len({one.get(key) for one in flat}) > 1]
     named = {key.removesuffix(".name") for key in found if key.endswith(".name")}
-    kept = [key for key in found if key.endswith(".name") or key.split(".")[0] not in named]
-    return [{key.removesuffix(".name"): one.get(key, "-") for key in kept} for one in flat]
+    rows: list[dict[str, str]] = [{} for _ in flat]
+    for key in found:
+        group = key.split(".")[0]
+        for row, one in zip(rows, flat, strict=True):
+            name = f"{group}.name"
+            alike = [other for other in flat if group not in named or other.get(name) == one.get(name)]
+            if key.endswith(".name") or len({other.get(key) for other in alike}) > 1:
+                row[key.removesuffix(".name")] = one.get(key, "-")
+    return rows
 
 
 def compare_figure(found: Compared, formats: Sequence[str]) -> dict[str, bytes]:
@@ -221,7 +231,7 @@ def _explain(axes: Axes, studies: Sequence[StudyRuns], which: Which) -> None:
 
 def compared_rows(found: Compared) -> tuple[list[str], list[list[str]]]:
     """Headers and a row for each study, for reading."""
-    keys = list(found.differing[0]) if found.differing else []
+    keys = list(dict.fromkeys(key for own in found.differing for key in own))
     name = LOSS_NAMES[found.which]
     rows = []
     for study, verdict, own in zip(found.studies, found.verdicts, found.differing, strict=True):
@@ -231,7 +241,7 @@ def compared_rows(found: Compared) -> tuple[list[str], list[list[str]]]:
         fall = verdict["fall"]
         rows.append(
             [
-                *(study.name, *(own[key] for key in keys), verdict["verdict"]),
+                *(study.name, *(own.get(key, "") for key in keys), verdict["verdict"]),
                 f"{figure_of(float(f'{fall:.2g}'))}-fold" if fall > 1.05 else "",
                 f"{len(study.done)} of {len(study.runs)}",
                 " to ".join(str(lift) for lift in dict.fromkeys((min(study.lifts), max(study.lifts)))),

@@ -229,7 +229,8 @@ def test_a_phone_the_dark_and_paper(browser: Any, study: StudyStore, tmp_path: P
 
 @in_browser
 def test_a_comparison_is_a_page_of_its_own(browser: Any, study: StudyStore, tmp_path: Path) -> None:
-    other = make_study(study.root.parent / "other", falling, lifts=(16, 32, 64), seeds=3)
+    name = "a_name_so_long_that_no_phone_has_room_for_it_on_one_line"
+    other = make_study(study.root.parent / name, falling, lifts=(16, 32, 64), seeds=3)
     page, trouble = opened(browser, write_comparison([study, other], tmp_path, formats=()), 390)
     assert trouble == [] and page.evaluate("document.documentElement.scrollWidth") == 390
     page.locator("[data-chart=sizes] .role-legend-symbol path").first.click(force=True)

@@ -77,6 +77,13 @@ def test_keys_that_differ() -> None:
     assert differing([of(), of(study="t", device="cuda")]) == [{}, {}]
     assert differing([of(), of(trainer={"name": "adam", "lr": 0.2})]) == [{"trainer.lr": "0.1"}, {"trainer.lr": "0.2"}]
     assert differing([of(), of(trainer={"name": "flow"})]) == [{"trainer": "adam"}, {"trainer": "flow"}]
+    assert differing([of(), of(lift="4..8")]) == [{}, {}]
+    flow = {"name": "flow"}
+    assert differing([of(), of(trainer={**flow, "rtol": 0.1}), of(trainer={**flow, "rtol": 0.2})]) == [
+        {"trainer": "adam"},
+        {"trainer": "flow", "trainer.rtol": "0.1"},
+        {"trainer": "flow", "trainer.rtol": "0.2"},
+    ]
     assert differing([of(), of(lifting={"in_degree": 4})]) == [{"lifting.in_degree": "-"}, {"lifting.in_degree": "4"}]
 
 
