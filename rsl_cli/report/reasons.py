@@ -124,7 +124,7 @@ def _trend_sentence(trend: Trend) -> str:
         "" if trend.comparable == trend.pairs else f" ({trend.comparable} of {trend.pairs} pairs of limits are known)"
     )
     return (
-        f"Trend test over {trend.seeds} seeds and {trend.lifts} lifts{known}: {trend.direction}, p = {p_value:.2g} "
+        f"Trend test over {trend.seeds} seeds and {trend.lifts} lifts{known}: {trend.direction}, {_chance(p_value)} "
         f"({trend.method} permutations within seeds), {strength} at {ALPHA:g}."
     )
 
@@ -229,6 +229,11 @@ def _joint_reasons(joint: JointLaw | None) -> list[str]:
     return [f"Lift and clock together: {clock}; {limit} (rms misfit of log loss {joint.misfit:.2g})."]
 
 
+def _chance(p_value: float) -> str:
+    """A p-value as far as float64 tells it."""
+    return f"p = {p_value:.2g}" if p_value > 1e-15 else "p < 1e-15"
+
+
 def _exponent(value: float, interval: tuple[float, float], digits: int = 2) -> str:
     """An exponent with its interval; where rounding is all there is of it, a bound."""
     largest = max(map(abs, interval))
@@ -252,12 +257,13 @@ def _success_reasons(success: Success | None) -> list[str]:
         "fails": "that is surely too few, and the share does not rise",
         "undecided": "too few seeds to say that the share tends to one",
     }[success.verdict]
-    open_ = f", wherever the {success.open} stopped runs would end" if success.open else ""
+    stopped = f"{success.open} stopped runs" if success.open > 1 else "stopped run"
+    open_ = f", wherever the {stopped} would end" if success.open else ""
     more = "" if success.verdict == "reached" else f"; {success.seeds} seeds, all successful, would make it certain"
     return [
         f"Success at eps = {success.epsilon:g}: {first.successes} of {first.runs} seeds at the smallest lift, "
-        f"{last.successes} of {last.runs} [{last.low:.2f}, {last.high:.2f}] at the largest; {words} "
-        f"(exact trend test{open_}: p = {success.p_value:.2g}){more}."
+        f"{last.successes} of {last.runs} [{last.low:.3g}, {last.high:.3g}] at the largest; {words} "
+        f"(exact trend test{open_}: {_chance(success.p_value)}){more}."
     ]
 
 

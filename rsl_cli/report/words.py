@@ -96,6 +96,9 @@ _SIGNS = {
     "P < samples x outputs": "P < samples × outputs",
     "P >= samples x outputs": "P ≥ samples × outputs",
     " over n x ": " over n × ",
+    "P^-b": "P⁻ᵇ",
+    "P^-d t^-p": "P⁻ᵈ t⁻ᵖ",
+    "1 - delta": "1 − δ",
     "Kurdyka-Lojasiewicz": "Kurdyka–Łojasiewicz",
 }
 """What terminals may not show, and a page does."""
