@@ -48,6 +48,7 @@ def _coordinates(figure: Figure, runs: StudyRuns, rows: Rows) -> None:
             points = series(part, "lift", measure)
             slope = slopes.get((vertex, measure))
             told = "" if slope is None else f": n$^{{{slope.exponent:.2f}}}$, {slope.says}"
+            told = told if points else ": 0"
             lifts, values = [at for at, _ in points], [value for _, value in points]
             panel.plot(lifts, values, color=colour, marker=marker, label=f"{canvas.plain(vertex)}{told}")
         panel.legend(loc="best", frameon=True, framealpha=0.85, edgecolor="none")
@@ -57,7 +58,9 @@ def _ntk(figure: Figure, runs: StudyRuns, rows: Rows) -> None:
     spectra, beside = figure.subplots(1, 2)
     figure.suptitle(CAPTIONS["ntk"].title, x=0.01, ha="left")
     colours = canvas.lift_colours(runs.lifts)
-    shown = rows["eigenvalue"][rows["eigenvalue"] > 1e-16 * rows["eigenvalue"].max()]
+    # What float64 rounds away is no eigenvalue.
+    least = 1e-16 * rows["eigenvalue"].max()
+    shown = rows["eigenvalue"][rows["eigenvalue"] > least]
     canvas.log_axis(spectra, rows["rank"], "rank")
     canvas.loss_axis(spectra, shown, "eigenvalue of the tangent kernel")
     canvas.log_axis(beside, rows["loss"], "half the mean squared error, as training goes on")
@@ -72,7 +75,7 @@ def _ntk(figure: Figure, runs: StudyRuns, rows: Rows) -> None:
             )
     for dash, (name, chosen) in zip(DASHES[1::-1], spectra_of(rows).items(), strict=False):
         for lift, part in chosen.by("lift").items():
-            points = np.array(series(part, "rank", "eigenvalue")).reshape(-1, 2)
+            points = np.array([pair for pair in series(part, "rank", "eigenvalue") if pair[1] > least]).reshape(-1, 2)
             spectra.plot(*points.T, color=colours[int(lift)], linestyle=dash, marker=".")
         spectra.plot([], [], color=GREY, linestyle=dash, label=name)
     spectra.legend(loc="lower left")
