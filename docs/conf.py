@@ -15,6 +15,7 @@ exclude_patterns = ["_build"]
 html_theme = "furo"
 html_title = f"rsl {release}"
 html_static_path: list[str] = []
+html_theme_options = {"light_css_variables": {"code-font-size": "0.78rem"}}  # so that the longest line fits
 myst_heading_anchors = 3
 default_role = "py:obj"
 nitpicky = False

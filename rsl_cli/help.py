@@ -189,7 +189,9 @@ def _registries() -> "dict[str, Registry[Any]]":
 
 
 def _row(*cells: str) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
+    # Outside of code, what stands in angles would be taken for a tag of HTML.
+    kept = [cell if cell.startswith("`") else cell.replace("<", "&lt;") for cell in cells]
+    return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in kept) + " |"
 
 
 def _shown(value: Any) -> str:

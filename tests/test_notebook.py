@@ -44,7 +44,7 @@ def test_a_notebook_and_the_command_line_go_on_with_each_other(tmp_path, capsys)
 def test_first_on_the_command_line_trains_one_run_and_no_other(tmp_path, capsys):
     line = [*SMALL, *(f"{key}={value}" for key, value in WORDS.items())]
     assert main(["run", "--first", *line]) == 0
-    assert "lift 2, seed 0: budget after" in capsys.readouterr().out
+    assert ", when the steps ran out, at loss" in capsys.readouterr().out
     root = tmp_path / "results" / "mlp_sine2d_adam"
     assert len(list(root.glob("runs/**/record.json"))) == 1 and not (root / "report").exists()
     assert main(["list"]) == 0

@@ -107,7 +107,6 @@ def named(field: str, names: Sequence[str], title: str, columns: int | None = No
         title=title or None,
         symbolType="circle",
         symbolOpacity=1,
-        labelLimit=320,
         columns=columns or alt.Undefined,
     )
     return alt.Color(

@@ -122,7 +122,7 @@ def _course(study: StudyRuns) -> list[list[Any]]:
 
 
 def _colour(names: Sequence[str]) -> alt.Color:
-    legend = alt.Legend(orient="top", columns=1, title=None, symbolType="circle", symbolOpacity=1, labelLimit=420)
+    legend = alt.Legend(orient="top", columns=1, title=None, symbolType="circle", symbolOpacity=1)
     return alt.Color("study:N", scale=alt.Scale(domain=list(names), range=list(SERIES[: len(names)])), legend=legend)
 
 

@@ -91,8 +91,8 @@ def test_the_page_holds_a_line_for_each_study(tmp_path: Path) -> None:
     stores = [study(tmp_path, "<b>one"), study(tmp_path, "two", flow=True)]
     text = write_comparison(stores, tmp_path).read_text()
     assert len(text.encode()) < 3_000_000 and "<b>one" not in text
-    assert re.search(r"<td>&lt;b&gt;one</td><td>adam</td><td>[a-z]+</td>", text)
-    assert re.search(r"<td>two</td><td>flow</td><td>[a-z]+</td>", text)
+    assert re.search(r"<td class=\"text\">&lt;b&gt;one</td><td>adam</td><td>[a-z]+</td>", text)
+    assert re.search(r"<td class=\"text\">two</td><td>flow</td><td>[a-z]+</td>", text)
 
 
 def test_without_held_out_data_everywhere_the_training_loss_is_shown(tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ function wished(name) {
 const CONFIG = {
   background: null, font: "system-ui, sans-serif", view: { stroke: null },
   axis: { labelFontSize: 11.5, titleFontSize: 12, titleFontWeight: 400, titlePadding: 8, tickSize: 4, labelPadding: 4, labelFlush: false, labelOverlap: "greedy" },
-  legend: { labelFontSize: 11.5, titleFontSize: 12, titleFontWeight: 400, offset: 6, columns: innerWidth < 560 ? 2 : 3, rowPadding: 3 },
+  legend: { labelFontSize: 11.5, titleFontSize: 12, titleFontWeight: 400, offset: 6, columns: innerWidth < 560 ? 2 : 3, rowPadding: 3, labelLimit: Math.min(420, innerWidth - 110) },
   range: { ordinal: DATA.lifts.map((_, i) => `var(--l${i})`) },
 };
 
