@@ -101,7 +101,7 @@ def drift_kinds(drift: Rows) -> list[_Kind]:
     moving = [name for name in groups if name not in fixed]
     kinds = [
         (moving, "wasserstein", "Wasserstein distance"),
-        (fixed, "ks", "Kolmogorov-Smirnov distance (all equal at the start)"),
+        (fixed, "ks", "Kolmogorov-Smirnov (all equal at the start)"),
     ]
     kinds = [
         ([name for name in names if quartiles(groups[name], column)], column, label) for names, column, label in kinds
