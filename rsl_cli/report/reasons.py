@@ -42,7 +42,7 @@ def give_headline(runs: StudyRuns, chosen: Judgement) -> str:
     if chosen.verdict == "unfinished":
         lifts = _lifts(chosen.rests_on)
         known = f"falls {sure}for certain, but whether to the end is open: " if sure else ""
-        return f"UNFINISHED: {known}the runs at {lifts} were stopped before they showed {name}"
+        return f"UNFINISHED: {known}it hangs on the runs at {lifts}, stopped before they showed {name}"
     return f"INCONCLUSIVE: {chosen.why}"
 
 
