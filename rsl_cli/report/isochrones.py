@@ -87,6 +87,5 @@ def _band(runs: StudyRuns, lift: int) -> tuple[float, float] | None:
 
 
 def _label(column: str, at: float) -> str:
-    decade = round(math.log10(at))
-    figure = f"10$^{{{decade}}}$" if abs(at / 10.0**decade - 1) < 1e-6 else figure_of(float(f"{at:.3g}"))
+    figure = figure_of(float(f"{at:.3g}"), tex=True)
     return f"t = {figure}" if column == "time" else f"{figure} steps"
