@@ -172,13 +172,14 @@ class Forecast:
 
     def _left(self, going: _Going, known: Mapping[float, float], now: float) -> float:
         """Seconds that an item still takes: the farther it has come, the more by its own pace."""
-        began = self._began(going)
+        began, moved = self._began(going), going.path[-1][1]
         model = max(sum(_predicted(self._costs[key], known) for key in going.keys) - (now - began), 0.0)
         spent = self._spent(going)
         if spent < _TOLD:
             return model
-        own = max((going.path[-1][1] - began) / spent - (now - began), 0.0)
-        return spent * own + (1 - spent) * model
+        own = max((moved - began) / spent - (now - began), 0.0)
+        # One that stands still will do so for as long again, for all that is known.
+        return max(spent * own + (1 - spent) * model, now - moved)
 
 
 def _predicted(cost: float, known: Mapping[float, float]) -> float:

@@ -92,6 +92,21 @@ def test_how_a_run_spends_its_time_is_learned_from_the_first_that_ends():
     assert worst < 0.3
 
 
+def test_what_stands_still_near_its_end_is_not_always_about_to_end():
+    now = [0.0]
+    forecast = Forecast({"a": 1.0, "b": 1.0}, 1, clock=lambda: now[0])
+    for tick in range(1, 11):
+        now[0] = float(tick)
+        forecast.moved(["a"], tick / 10)
+    forecast.ended(["a"])
+    for tick in range(1, 10):
+        now[0] = 10.0 + tick
+        forecast.moved(["b"], tick / 10)
+    assert forecast.remaining() == pytest.approx(1)
+    now[0] = 200.0
+    assert forecast.remaining() == pytest.approx(181)
+
+
 def test_before_anything_has_ended_a_run_s_own_pace_tells():
     now = [0.0]
     forecast = Forecast({"a": 1.0, "b": 1.0}, 1, clock=lambda: now[0])
