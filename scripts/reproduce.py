@@ -24,6 +24,7 @@ import numpy as np
 import yaml
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 from rsl_cli.configuration import compose_line
 from rsl_cli.report import Verdict, canvas, figure, judge
@@ -39,8 +40,8 @@ ROOT = Path(__file__).parents[1]
 REFERENCE = ROOT / "results" / "reference" / "gallery"
 ALPHA = 0.05
 TABLE = ROOT / "scripts" / "gallery.yaml"
-COLOURS = (*(colour for colour, _ in canvas.SERIES), GREY, "#000000")
-MARKERS = (*(marker for _, marker in canvas.SERIES), "X", "*")
+COLOURS = (*(colour for colour, _ in canvas.SERIES), GREY, "#000000", "#8c510a", "#7a8500")
+MARKERS = (*(marker for _, marker in canvas.SERIES), "X", "*", "<", ">")
 
 
 Claims = dict[str, dict[str, str]]
@@ -60,6 +61,7 @@ class Item:
         experiment: its experiment; the one of its name, if left out.
         figures: of its studies' reports, to be shown beside its own, as ``study/figure``.
         joined: two vertices; successes are counted by their connected copies, too.
+        by_params: whether shares are drawn against P, too, where studies differ in it at equal n.
     """
 
     name: str
@@ -69,6 +71,7 @@ class Item:
     experiment: str = ""
     figures: tuple[str, ...] = ()
     joined: tuple[str, ...] = ()
+    by_params: bool = False
 
     def words(self, line: str) -> list[str]:
         """A line's words for ``rsl run``."""
@@ -252,12 +255,14 @@ def table(item: Item, studies: Sequence[StudyRuns], verdicts: Mapping[str, Verdi
         lines[0] += f" share of seeds with training loss ≤ {figure_of(item.epsilon)}, by n |"
     checked = [verdicts[study.name].content.get("coordinates") for study in studies]
     lines[0] += " coordinate check: not steady |" if any(checked) else ""
+    flows = any(math.isfinite(run.dissipation) for study in studies for run in study.done)
+    lines[0] += " dissipation identity missed by, at worst |" if flows else ""
     lines[0] += " core minutes |"
     lines.append("|" + "---|" * (lines[0].count("|") - 1))
     for study, check in zip(studies, checked, strict=True):
         ends = [study.lifts[0], study.lifts[-1]]
         losses = [quantile(figures_of(study, lift, study.headline, errors=errors), 0.5) for lift in ends]
-        params = [float(np.median([run.params for run in study.at(lift) if run.status == "done"])) for lift in ends]
+        params = [_params(study)[0], _params(study)[-1]]
         cells = [
             item.called(study.name),
             verdicts[study.name].verdict,
@@ -273,7 +278,10 @@ def table(item: Item, studies: Sequence[StudyRuns], verdicts: Mapping[str, Verdi
             slopes = check["slopes"].items() if check else ()
             moved = [f"{name} n^{slope[0]:.2f}" for name, slope in slopes if slope[3] != "steady"]
             cells.append(f"{check['says'] if check else ''}{': ' if moved else ''}{', '.join(moved)}")
-        cells.append(f"{sum(run.wall_seconds for run in study.done) / 60:.1f}")
+        if flows:
+            missed = [abs(run.dissipation - 1) for run in study.done if math.isfinite(run.dissipation)]
+            cells.append(f"{100 * max(missed):.0f} %" if missed else "")
+        cells.append(figure_of(float(f"{sum(run.wall_seconds for run in study.done) / 60:.2g}")))
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
@@ -300,31 +308,43 @@ def drawing(item: Item, studies: Sequence[StudyRuns]) -> Drawing:
     if len(studies) > len(COLOURS):
         return (lambda figure: _rates(figure, studies)), canvas.WIDE
     lifts, errors = sorted({lift for study in studies for lift in study.lifts}), classifies(studies)
+    count = 1 if item.epsilon is None else 3 if item.by_params else 2
     which: Which = "test" if all(study.headline == "test" for study in studies) else "train"
 
     def draw(figure: Figure) -> None:
-        panels = list(np.atleast_1d(figure.subplots(1, 1 if item.epsilon is None else 2)))
+        panels = list(np.atleast_1d(figure.subplots(1, count)))
         values = [
             value for study in studies for n in study.lifts for value in figures_of(study, n, which, errors=errors)
         ]
         what = "held-out share of errors" if errors else f"{LOSS_NAMES[which]} loss"
         none = "\n(0: at the edge)" if min(values, default=1.0) <= 0 else ""
         bottom, _ = canvas.loss_axis(panels[0], values, f"{what}, median and quartiles{none}")
-        for axes in panels:
+        for axes in panels[:2]:
             canvas.lift_axis(axes, lifts)
+        if item.by_params:
+            canvas.log_axis(
+                panels[2], [params for study in studies for params in _params(study)], "parameters P, median"
+            )
         for i, study in enumerate(studies):
             style = {"color": COLOURS[i], "marker": MARKERS[i], "linestyle": DASHES[i % len(DASHES)]}
             groups = {lift: figures_of(study, lift, which, errors=errors) for lift in study.lifts}
             _losses(panels[0], groups, bottom, item.called(study.name), style)
             if item.epsilon is not None:
-                shift = 2 ** (0.03 * (i - (len(studies) - 1) / 2))
-                _shares(panels[1], shares(item, study), shift, style)
-        if item.epsilon is not None:
-            panels[1].set_ylim(-0.04, 1.04)
-            panels[1].set_ylabel(f"share of seeds with L ≤ {figure_of(item.epsilon, tex=True)}, exact 95 % intervals")
-        canvas.legend(figure, panels[0], below=True, columns=4)
+                shift, found = 2 ** (0.03 * (i - (len(studies) - 1) / 2)), list(shares(item, study).values())
+                _shares(panels[1], shift * np.array(study.lifts), found, style)
+                if item.by_params:
+                    _shares(panels[2], np.array(_params(study)), found, style)
+        for axes in panels[1:]:
+            axes.set_ylim(-0.04, 1.04)
+            axes.set_ylabel(f"share of seeds with L ≤ {figure_of(item.epsilon or 0, tex=True)}, exact 95 % intervals")
+        canvas.legend(figure, panels[0], below=True, columns=max(4, 2 * count))
 
-    return draw, (canvas.WIDE[0], canvas.WIDE[1] + 0.4)
+    return draw, (canvas.WIDE[0] * max(count, 2) / 2, canvas.WIDE[1] + 0.4)
+
+
+def _params(study: StudyRuns) -> list[float]:
+    """The median number of parameters of each lift."""
+    return [float(np.median([run.params for run in study.at(lift) if run.status == "done"])) for lift in study.lifts]
 
 
 def _losses(axes: Axes, groups: Mapping[int, list[float]], bottom: float, name: str, style: Mapping[str, Any]) -> None:
@@ -336,10 +356,9 @@ def _losses(axes: Axes, groups: Mapping[int, list[float]], bottom: float, name: 
     axes.fill_between(places, low, high, color=style["color"], alpha=0.15, linewidth=0)
 
 
-def _shares(axes: Axes, found: Mapping[int, Any], shift: float, style: Mapping[str, Any]) -> None:
-    places = np.array(list(found)) * shift
-    share = np.array([one.successes / one.runs for one in found.values()])
-    errors = [share - [one.low for one in found.values()], [one.high for one in found.values()] - share]
+def _shares(axes: Axes, places: NDArray[np.float64], found: Sequence[Any], style: Mapping[str, Any]) -> None:
+    share = np.array([one.successes / one.runs for one in found])
+    errors = [share - [one.low for one in found], [one.high for one in found] - share]
     axes.plot(places, share, **style)
     axes.errorbar(
         *(places, share), yerr=np.clip(errors, 0, 1), fmt="none", ecolor=style["color"], elinewidth=0.8, alpha=0.5

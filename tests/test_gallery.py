@@ -4,7 +4,7 @@ import importlib.util
 import json
 import sys
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import yaml
@@ -15,10 +15,17 @@ from rsl_cli.report.runs import read_runs
 from rsl_cli.study.studies import open_study
 
 ROOT = Path(__file__).parents[1]
-_spec = importlib.util.spec_from_file_location("reproduce", ROOT / "scripts" / "reproduce.py")
-assert _spec is not None and _spec.loader is not None
-reproduce = sys.modules["reproduce"] = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(reproduce)
+
+
+def _script(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+reproduce, gallery_facts = _script("reproduce"), _script("gallery_facts")
 GALLERY = reproduce.gallery()
 PACKED = sorted(path.parent.name for path in reproduce.REFERENCE.glob("*/studies.tar.xz"))
 
@@ -53,6 +60,14 @@ def test_what_is_committed_is_what_its_runs_say(name, tmp_path):
     assert not [fault for study in studies for fault in study.faults]
     assert reproduce.claims(item, studies, found) == said
     assert reproduce.table(item, studies, found) == (folder / "table.md").read_text(encoding="utf-8")
+    page = gallery_facts.page()
+    assert not [fact for fact in gallery_facts.facts(name, tmp_path) if fact not in page]
+
+
+@pytest.mark.parametrize("name", sorted(set(GALLERY) - set(PACKED)))
+def test_what_the_page_says_of_studies_committed_as_they_are(name, tmp_path):
+    page = gallery_facts.page()
+    assert not [fact for fact in gallery_facts.facts(name, tmp_path) if fact not in page]
 
 
 @pytest.mark.parametrize(
@@ -61,6 +76,33 @@ def test_what_is_committed_is_what_its_runs_say(name, tmp_path):
 def test_studies_that_are_committed_as_they_are_say_so_still(folder):
     said = json.loads((folder.parent / "report" / "verdict.json").read_text(encoding="utf-8"))
     assert judge(folder.parent).verdict == said["verdict"]
+
+
+def test_a_figure_that_the_page_has_otherwise_is_marked(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["gallery_facts.py", "pac"])
+    assert gallery_facts.main() == 0 and "not in the page" not in capsys.readouterr().out
+    other = tmp_path / "gallery.md"
+    other.write_text(gallery_facts.PAGE.read_text(encoding="utf-8").replace("0, 15, 70,", "0, 16, 70,"))
+    monkeypatch.setattr(gallery_facts, "PAGE", other)
+    assert gallery_facts.main() == 1
+    marked = [line for line in capsys.readouterr().out.splitlines() if "not in the page" in line]
+    assert len(marked) == 1 and "0, 15, 70, 99 and 100 of 100" in marked[0]
+
+
+@pytest.mark.parametrize(
+    ("value", "digits", "written"),
+    [
+        (4.82e-4, 2, "4.8e-4"),
+        (3e-4, 2, "3e-4"),
+        (0.0163, 2, "0.016"),
+        (114.4, 3, "114"),
+        (0.0, 2, "0"),
+        (2e5, 1, "2e5"),
+    ],
+)
+def test_numbers_are_written_as_the_page_has_them(value, digits, written):
+    assert gallery_facts.number(value, digits) == written
+    assert gallery_facts.listed(["a", value, 3]) == f"a, {gallery_facts.number(value)} and 3"
 
 
 def test_another_verdict_than_the_committed_one_is_told(capsys):
@@ -80,7 +122,7 @@ def test_an_item_is_run_judged_drawn_and_packed(tmp_path, monkeypatch, capsys):
     """From nothing to a reference, and from the reference back to the same verdict."""
     table = tmp_path / "gallery.yaml"
     small = "seeds=3 lift=4,6,8 dataset.samples=64 trainer.t_end=1 executor=local theory=coordinates"
-    entry = {"experiment": "sizes", "epsilon": 1.0, "lines": [f"study=small {small}"]}
+    entry = {"experiment": "sizes", "epsilon": 1.0, "by_params": True, "lines": [f"study=small {small}"]}
     table.write_text(yaml.safe_dump({"one": entry | {"figures": ["small/coordinates"], "names": {"small": "two"}}}))
     monkeypatch.setattr(reproduce, "TABLE", table)
     monkeypatch.setattr(reproduce, "REFERENCE", tmp_path / "reference" / "gallery")

@@ -34,7 +34,9 @@ CAPTIONS = {
     ),
     "success": Caption(
         "How many of the seeds reach a target?",
-        "Share of seeds whose loss is at most ε, with exact 95 % intervals. The theorem says that it tends to 1.",
+        "Share of seeds whose loss is at most ε, with exact 95 % intervals. The theorem says that it tends to 1 as n "
+        "grows, for every ε; not that one lift reaches 0: with fewer parameters than target dimensions, most targets "
+        "cannot be learned exactly (Yarotsky, NeurIPS 2024).",
     ),
     "learning_number": Caption(
         "From which lift on is a target reached?",
@@ -61,9 +63,9 @@ CAPTIONS = {
     ),
     "inside": Caption(
         "Is a whole ball around the start good?",
-        "Assumption A1: with high probability a whole ball around the start lies in A(κ, ε). Markers: share of seeds "
-        "all of whose random probes at distance R lie inside, with exact 95 % intervals. Finitely many probes can miss "
-        "a bad point, so this share is an upper estimate.",
+        "Assumption A1 of the theorem, checked here, not taken for granted: with high probability a whole ball around "
+        "the start lies in A(κ, ε). Markers: share of seeds all of whose random probes at distance R lie inside, with "
+        "exact 95 % intervals. Finitely many probes can miss a bad point, so this share is an upper estimate.",
     ),
     "coverage": Caption(
         "Do copies that cover the witness grow like n?",
