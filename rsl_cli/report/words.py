@@ -114,6 +114,7 @@ def group_symbol(name: str, *, tex: bool = False) -> str:
     if letter is None or not rest:
         return name
     source, arrow, target = rest.partition("__to__")
+    target = re.sub(r"^(\w+)_(\w+?)_$", r"\1[\2]", target)  # A slot's brackets are no part of a parameter's name.
     if tex:
         parts = [_tex(part) for part in ([source, target] if arrow else [source])]
         arrow = r" \to "
@@ -145,7 +146,7 @@ def short_ticks(low: float, high: float) -> list[float]:
         high: of its upper end.
     """
     ticks: list[float] = []
-    for digits in ((1, 3), (1, 2, 5), range(1, 10), [k / 10 for k in range(10, 100)]):
+    for digits in ((1, 3), (1, 2, 5), (1, 1.5, 2, 3, 5, 7), range(1, 10), [k / 10 for k in range(10, 100)]):
         decades = range(math.floor(low), math.ceil(high) + 1)
         ticks = [float(f"{digit:g}e{decade}") for decade in decades for digit in digits]
         ticks = [tick for tick in ticks if low <= math.log10(tick) <= high]

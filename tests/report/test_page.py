@@ -314,6 +314,9 @@ def test_numbers_and_symbols_are_written_as_people_do() -> None:
     assert group_symbol("weight_x__to__h1", tex=True) == r"$W_{x \to h1}$" and group_symbol("scale") == "scale"
     assert symbols("t = 1e+10, p = 3.2e-05: rsl run t_end=1e+10") == "t = 10¹⁰, p = 3.2·10⁻⁵: rsl run t_end=1e+10"
     assert symbols("gradients obey |grad L|^2 = -dL/dt; eps = 1e-08") == "gradients obey |∇L|² = −dL/dt; ε = 10⁻⁸"
+    assert group_symbol("weight_n1__to__h1_q_") == "W(n1 → h1[q])"
+    assert "h1[q]" in group_symbol("weight_n1__to__h1_q_", tex=True)
+    assert short_ticks(math.log10(600), math.log10(2400)) == [700, 1000, 1500, 2000]
     assert short_ticks(math.log10(0.45), math.log10(0.8)) == [0.5, 0.6, 0.7, 0.8]
     assert short_ticks(math.log10(40), math.log10(900)) == [50, 100, 200, 500]
     assert short_ticks(math.log10(4e-4), math.log10(0.08)) == [1e-3, 3e-3, 0.01, 0.03]
