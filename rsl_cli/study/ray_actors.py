@@ -17,6 +17,12 @@ from rsl_cli.study.store import StudyStore
 _NAMESPACE = "rsl"
 _ANSWER, _FAREWELL = 10.0, 20.0
 """Seconds that a cluster's head has to answer, and that pilots have to save what they have when told to leave."""
+_SILENT = 5.0
+"""Seconds after which it is said that the head is silent: when Ray gives it up, it ends this process without a word."""
+_LOST = (
+    "rsl: Ray's head does not answer; if that lasts, Ray ends this process with status 1; what is done is kept: run "
+    "the same line again once there is a head"
+)
 
 
 class Pilot:
@@ -131,8 +137,13 @@ def end(store: StudyStore) -> None:
 
 def _pilots(store: StudyStore) -> list[str]:
     """Names of a study's pilots."""
+    word = threading.Timer(_SILENT, print, [_LOST], {"file": sys.stderr, "flush": True})
+    word.daemon = True
+    word.start()
     try:
         names = importlib.import_module("ray.util").list_named_actors()
     except Exception as error:
         raise TrainingError(f"Ray does not answer: {type(error).__name__}: {first_line(error)}") from error
+    finally:
+        word.cancel()
     return [name for name in names if name.startswith(f"{store.pilot_name}-")]

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+import types
 
 import problems
 import pytest
@@ -18,7 +19,7 @@ from faults import snapshot
 import rsl_cli as rsl
 from rsl_cli.cli import main
 from rsl_cli.errors import ConfigError, StoreError, TrainingError
-from rsl_cli.study import pilots
+from rsl_cli.study import pilots, ray_actors
 from rsl_cli.study.api import run_study
 from rsl_cli.study.engine import EXECUTORS, make_executor, read_executor
 from rsl_cli.study.growth import register
@@ -263,6 +264,22 @@ def test_a_cluster_that_does_not_answer_is_one_line_at_once(address, words, capf
     with pytest.raises(ConfigError, match=rf"executor\.address={address}: no Ray cluster answers \(.*{words}\); `ray"):
         make_executor(read_executor({"name": "ray", "address": address})).check()
     assert time.monotonic() - began < 20 and capfd.readouterr() == ("", "")
+
+
+def test_a_head_that_falls_silent_is_said(tmp_path, monkeypatch, capsys):
+    store, pauses = registered(tmp_path), iter([0.0, 0.5])
+
+    def list_named_actors():
+        time.sleep(next(pauses))
+        return [f"{store.pilot_name}-0", "another's"]
+
+    monkeypatch.setitem(sys.modules, "ray.util", types.SimpleNamespace(list_named_actors=list_named_actors))
+    monkeypatch.setattr(ray_actors, "_SILENT", 0.1)
+    for word in ("", "rsl: Ray's head does not answer; if that lasts, Ray ends this process with status 1; "):
+        assert ray_actors.alive(store) == 1
+        time.sleep(0.2)
+        err = capsys.readouterr().err
+        assert err.startswith(word) and err.count("\n") == bool(word)
 
 
 @pytest.mark.slow
