@@ -292,7 +292,7 @@ def _listed(parsed: argparse.Namespace) -> int:
             continue
         print(f"{store.name:<{width}} {done:>6} {failed:>6} {missing:>7}  {verdict}")
         if parsed.watch is not None:
-            for line in at_work(store.lease_dir):
+            for line in at_work(store.leases):
                 print(f"  {line}")
     if also:
         print(also)

@@ -77,7 +77,7 @@ def wait_until(condition: Callable[[], object], seconds: float = 90) -> None:
 
 def at_work(store: StudyStore) -> set[int]:
     """The processes that are training."""
-    return {one.process for one in holders(store.lease_dir).values() if one.note}
+    return {one.process for one in holders(store.leases).values() if one.note}
 
 
 def count_done(store: StudyStore) -> int:

@@ -165,7 +165,7 @@ def shot(store: StudyStore, draw: random.Random, most: int) -> int:
 
     pilots, died = [start(), start()], 0
     while faults.count_done(store) < len(store.planned()):
-        held = {holder.process for holder in holders(store.lease_dir).values()}
+        held = {holder.process for holder in holders(store.leases).values()}
         live = [pilot for pilot in pilots if pilot.pid in held]
         if live and died < most:
             time.sleep(draw.uniform(0, 1.5))

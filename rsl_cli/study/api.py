@@ -79,7 +79,7 @@ def run_study(
     try:
         spec.executor.run(spec, unions(spec, plan.to_do), progress or (lambda *_: None), end)
     finally:
-        sweep(spec.store.lease_dir)
+        sweep(spec.store.leases)
     return outcome
 
 

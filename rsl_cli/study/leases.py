@@ -1,10 +1,9 @@
-"""Who trains which run: leases, files that their holders keep fresh, and that others take over when they do not.
+"""Who trains which run: leases, which their holders keep fresh, and which others take over when they do not.
 
-A lease is a file made where there was none (``O_EXCL``), which holds on any file system several machines may share,
-locks or not. Its holder writes it anew every few seconds; one that has not been written for as long as it promises is
-taken over, at once where its holder is known to be dead. That two processes hold one run for a moment all the same (one
-was stopped, or could not be reached) does no harm: both compute the same numbers and write each file whole. So leases
-save work, and no result rests on them.
+A lease is made where there was none. Its holder writes it anew every few seconds; one that has not been written for as
+long as it promises is taken over, at once where its holder is known to be dead. That two processes hold one run for a
+moment all the same (one was stopped, or could not be reached) does no harm: both compute the same numbers and write
+each file whole. So leases save work, and no result rests on them. What a lease is made of is for `Leases` to say.
 """
 
 import ctypes
@@ -13,8 +12,8 @@ import os
 import platform
 import sys
 import threading
-import time
 import uuid
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
@@ -28,8 +27,6 @@ SECONDS = 60.0
 """How long a lease lasts that is not written anew, where nothing else is asked for."""
 _BEATS = 6
 """How often it is written in that time."""
-_BYTES = 512
-"""Size of a lease: always the same, so that one is written over in one go."""
 
 
 class LeaseLostError(RslError):
@@ -66,12 +63,81 @@ class Holder:
         """Whether it is known to be dead: only a holder on this machine can be."""
         return self.machine == machine() and self.started != _started(self.process)
 
+    def content(self) -> bytes:
+        """For a lease to hold; read by `Holder.read`."""
+        return json.dumps(asdict(self)).encode()
+
+    @classmethod
+    def read(cls, content: bytes) -> "Holder | None":
+        """What `content` made; None of anything else."""
+        try:
+            return cls(**json.loads(content))
+        except (ValueError, TypeError):
+            return None
+
+
+@dataclass(frozen=True)
+class Lease:
+    """A lease as it was found.
+
+    Args:
+        holder: who holds it; None where that cannot be read, or is just being written.
+        written: when it was last written, by the clock that `Leases.now` reads.
+        number: how many there were for the run before, where leases are counted.
+    """
+
+    holder: Holder | None
+    written: float
+    number: int = 0
+
+
+class Leases(ABC):
+    """Where the leases of a study lie, one for each run by the run's name. What cannot be reached raises OSError."""
+
+    @abstractmethod
+    def every(self) -> dict[str, Lease]:
+        """All that there are, by run."""
+
+    @abstractmethod
+    def look(self, name: str) -> Lease | None:
+        """The lease of a run; None if there is none."""
+
+    @abstractmethod
+    def take(self, name: str, holder: Holder, over: Lease | None) -> Any:
+        """Make a lease where there is none, or in the place of one that is over.
+
+        Returns:
+            What `renew` needs to find it again; None if another process has done so, or does.
+        """
+
+    @abstractmethod
+    def renew(self, name: str, handle: Any, holder: Holder) -> None:
+        """Write a lease anew, whatever lies in its place by now."""
+
+    @abstractmethod
+    def drop(self, name: str, handle: Any, mine: bool) -> None:
+        """Remove a lease, unless it is another's by now; let its handle go."""
+
+    @abstractmethod
+    def now(self) -> float:
+        """The time by the clock that writes the times of leases: clocks of machines differ."""
+
+    def tidy(self) -> None:
+        """Remove what is left of leases that were about to be made."""
+        return
+
+    def is_over(self, lease: Lease) -> bool:
+        """Whether a lease may be taken over."""
+        if lease.holder is not None and lease.holder.is_dead():
+            return True
+        return self.now() - lease.written > (lease.holder.seconds if lease.holder else SECONDS)
+
 
 class Claim:
     """Runs that this process holds, kept fresh by a thread until they are released; use it as a context manager.
 
     Args:
-        folder: where leases lie; made if it is missing.
+        leases: where they lie.
         names: of the runs wanted; those that others hold are left out.
         seconds: how long each lease lasts if this process falls silent.
 
@@ -79,22 +145,19 @@ class Claim:
         OSError: a lease cannot be written.
     """
 
-    def __init__(self, folder: Path, names: Iterable[str], seconds: float = SECONDS) -> None:
-        self.folder, self.seconds = folder, seconds
-        self._leases: dict[str, tuple[int, Holder]] = {}
+    def __init__(self, leases: Leases, names: Iterable[str], seconds: float = SECONDS) -> None:
+        self.leases, self.seconds = leases, seconds
+        self._held: dict[str, tuple[Any, Holder]] = {}
         self._lost: set[str] = set()
         self._ended, self._wake, self._writing = False, threading.Event(), threading.Lock()
         self._note: Mapping[str, float] | None = None
         try:
-            folder.mkdir(exist_ok=True)
             for name in names:
-                lease = _take(folder / name, seconds)
-                if lease is not None:
-                    self._leases[name] = lease
+                self._take(name)
         except BaseException:
             self.release()
             raise
-        if self._leases:
+        if self._held:
             threading.Thread(target=self._beat, daemon=True).start()
 
     def __enter__(self) -> "Claim":
@@ -105,11 +168,11 @@ class Claim:
 
     def __contains__(self, name: str) -> bool:
         """Whether the run is held."""
-        return name in self._leases and name not in self._lost
+        return name in self._held and name not in self._lost
 
     def deaths(self, name: str) -> int:
         """How many holders of a run died before, see `Holder`."""
-        return self._leases[name][1].deaths
+        return self._held[name][1].deaths
 
     def tell(self, **note: float) -> None:
         """Say how far the work has come; others read it from the leases."""
@@ -119,9 +182,9 @@ class Claim:
 
     def saved(self) -> None:
         """Say that what was done so far is saved, so that no death before counts."""
-        for name, (file, holder) in self._leases.items():
+        for name, (handle, holder) in self._held.items():
             if holder.deaths:
-                self._leases[name] = (file, replace(holder, deaths=0))
+                self._held[name] = (handle, replace(holder, deaths=0))
 
     def check(self, names: Iterable[str]) -> None:
         """Look whether runs are still held.
@@ -141,64 +204,63 @@ class Claim:
         self._ended = True
         self._wake.set()
         with self._writing:
-            for name, (file, holder) in self._leases.items():
-                found = read(self.folder / name)
-                if found is not None and found.token == holder.token:
-                    with suppress(OSError):  # It will be seen to be over.
-                        (self.folder / name).unlink()
-                os.close(file)
-            self._leases = {}
+            for name, (handle, holder) in self._held.items():
+                with suppress(OSError):  # It will be seen to be over.
+                    self.leases.drop(name, handle, self._is_mine(name, holder))
+            self._held = {}
+
+    def _take(self, name: str) -> None:
+        found = self.leases.look(name)
+        if found is not None and not self.leases.is_over(found):
+            return
+        deaths = found.holder.deaths + 1 if found and found.holder else 0
+        holder = Holder(uuid.uuid4().hex, machine(), os.getpid(), _started(os.getpid()), self.seconds, deaths)
+        handle = self.leases.take(name, holder, found)
+        if handle is not None:
+            self._held[name] = (handle, holder)
+
+    def _is_mine(self, name: str, holder: Holder) -> bool:
+        found = self.leases.look(name)
+        return found is not None and found.holder is not None and found.holder.token == holder.token
 
     def _beat(self) -> None:
         while not self._ended:
             self._wake.wait(self.seconds / _BEATS)
             self._wake.clear()
-            for name in list(self._leases):
+            for name in list(self._held):
                 self._write(name)
 
     def _write(self, name: str) -> None:
         with self._writing:
-            if name not in self._leases or name in self._lost:
+            if name not in self._held or name in self._lost:
                 return
-            file, holder = self._leases[name]
-            found = read(self.folder / name)
-            if found is None or found.token != holder.token:
-                self._lost.add(name)
-                return
-            # Into the file once opened, whatever lies in its place by now; a full disk takes what it took before.
-            with suppress(OSError):
-                _fill(file, replace(holder, note=self._note))
+            handle, holder = self._held[name]
+            with suppress(
+                OSError
+            ):  # A full disk takes what it took before; who cannot be reached takes it the next time.
+                if self._is_mine(name, holder):
+                    self.leases.renew(name, handle, replace(holder, note=self._note))
+                else:
+                    self._lost.add(name)
 
 
-def read(path: Path) -> Holder | None:
-    """Who holds a lease; None if it is free, or was just being written."""
-    try:
-        return Holder(**json.loads(path.read_bytes()))
-    except (OSError, ValueError, TypeError):
-        return None
+def holders(leases: Leases) -> dict[str, Holder]:
+    """All leases that their holders are not known to have let go, by run."""
+    found = leases.every()
+    return {name: one.holder for name, one in found.items() if one.holder is not None and not leases.is_over(one)}
 
 
-def holders(folder: Path) -> dict[str, Holder]:
-    """All leases of a folder that their holders are not known to have let go, by run."""
-    names = [path.name for path in folder.iterdir() if path.suffix != ".tmp"] if folder.is_dir() else []
-    found = {name: read(folder / name) for name in names}
-    return {name: one for name, one in found.items() if one is not None and not _is_over(folder / name, one)}
-
-
-def sweep(folder: Path) -> None:
-    """Remove what the dead have left: leases, and files that they were about to make leases of."""
+def sweep(leases: Leases) -> None:
+    """Remove what the dead have left: leases, and what they were about to make leases of."""
     with suppress(OSError):
-        paths = list(folder.iterdir()) if folder.is_dir() else []
-        Claim(folder, [path.name for path in paths if path.suffix != ".tmp" and _is_over(path, read(path))]).release()
-        for path in [path for path in paths if path.suffix == ".tmp"]:
-            if now(folder) - path.stat().st_mtime > SECONDS:
-                path.unlink(missing_ok=True)
+        Claim(leases, [name for name, one in leases.every().items() if leases.is_over(one)]).release()
+        leases.tidy()
 
 
-def at_work(folder: Path) -> list[str]:
-    """A line for each process that holds leases of a folder: what it trains, and how far that is."""
+def at_work(leases: Leases) -> list[str]:
+    """A line for each process that holds leases: what it trains, and how far that is."""
     lines, by = [], {}
-    for name, holder in sorted(holders(folder).items()):
+    for name, holder in sorted(holders(leases).items()):
         by.setdefault(holder.text(), []).append((name, holder))
     for who, held in by.items():
         name, note = held[0][0].rpartition("-")[0], held[0][1].note
@@ -250,82 +312,3 @@ def _runs_on_windows(process: int) -> int | None:
     kernel.GetExitCodeProcess(handle, ctypes.byref(code))
     kernel.CloseHandle(handle)
     return 0 if code.value == 259 else None  # STILL_ACTIVE
-
-
-def _take(path: Path, seconds: float) -> tuple[int, Holder] | None:
-    """Make a lease where there is none, or take over one that is over."""
-    seen, there = read(path), path.exists()
-    if there and not _is_over(path, seen):
-        return None
-    deaths = seen.deaths + 1 if seen else 0
-    holder = Holder(uuid.uuid4().hex, machine(), os.getpid(), _started(os.getpid()), seconds, deaths)
-    return _taken_over(path, seen, holder) if there else _written(path, holder)
-
-
-def _written(path: Path, holder: Holder) -> tuple[int, Holder] | None:
-    """Write a lease into a new file; None if there is one by now."""
-    try:
-        file = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o644)
-    except FileExistsError:
-        return None
-    try:
-        _fill(file, holder)
-    except OSError:
-        os.close(file)
-        path.unlink(missing_ok=True)
-        raise
-    return file, holder
-
-
-def _taken_over(path: Path, seen: Holder | None, holder: Holder) -> tuple[int, Holder] | None:
-    """Put a lease in the place of an old one; None if another process does so, or has."""
-    guard = path.with_name(f".{path.name}.tmp")
-    try:
-        os.close(os.open(guard, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
-    except FileExistsError:
-        with suppress(OSError):  # Whoever was about to take the lease over may have died on it.
-            if now(path.parent) - guard.stat().st_mtime > SECONDS:
-                guard.unlink()
-        return None
-    try:
-        found = read(path)
-        if not path.exists() or (found and found.token) != (seen and seen.token):
-            return None
-        temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
-        made = _written(temporary, holder)
-        if made is not None:
-            temporary.replace(path)
-        return made
-    finally:
-        guard.unlink(missing_ok=True)
-
-
-def _is_over(path: Path, seen: Holder | None) -> bool:
-    if seen is not None and seen.is_dead():
-        return True
-    try:
-        # Opened, since a file system may answer from memory what it is asked about a closed file.
-        with path.open("rb") as file:
-            written = os.fstat(file.fileno()).st_mtime
-    except OSError:
-        return False
-    return now(path.parent) - written > (seen.seconds if seen else SECONDS)
-
-
-def now(folder: Path) -> float:
-    """The time as the file system's own clock has it, which writes the times of files: clocks of machines differ."""
-    path = folder / f".{uuid.uuid4().hex}.tmp"
-    try:
-        path.touch()
-        return path.stat().st_mtime
-    except OSError:
-        return time.time()
-    finally:
-        with suppress(OSError):
-            path.unlink()
-
-
-def _fill(file: int, holder: Holder) -> None:
-    content: dict[str, Any] = asdict(holder)
-    os.pwrite(file, json.dumps(content).encode().ljust(_BYTES - 1) + b"\n", 0)
-    os.fsync(file)

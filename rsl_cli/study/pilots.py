@@ -93,7 +93,7 @@ def pilot(
             if idle is not None and time.monotonic() - useful > idle:
                 break
             leave.wait(_LOOK)
-    sweep(store.lease_dir)
+    sweep(store.leases)
     return tally
 
 
@@ -151,7 +151,7 @@ def follow(engine: Pilots, spec: StudySpec, items: Sequence[RunBatch], progress:
         while missing:
             look = time.monotonic()
             store.check_there()
-            held = holders(store.lease_dir)
+            held = holders(store.leases)
             ended = _ended(spec, missing, began)
             for key, state in ended.items():
                 missing.discard(key)

@@ -194,7 +194,7 @@ def work(
         outcome |= _attempt(spec, RunBatch(tuple(held)), progress, leave)
         if time.monotonic() - said > _WORD:
             said = time.monotonic()
-            by = next(iter(holders(spec.store.lease_dir).values()), None)
+            by = next(iter(holders(spec.store.leases).values()), None)
             whose = f", held by {by.text()}; it is taken over if that falls silent" if by else ""
             print(f"rsl: waiting for {len(held)} runs of lift {batch.lifts}{whose}", file=sys.stderr)
     return outcome

@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rsl_cli.errors import StoreError, first_line
-from rsl_cli.study import grids, leases, run_files
+from rsl_cli.study import grids, lease_files, run_files
 from rsl_cli.study.catalogue import Catalogue
 from rsl_cli.study.files import (
     MENDED,
@@ -46,6 +46,7 @@ from rsl_cli.study.files import (
 )
 from rsl_cli.study.integrity import SCHEMA as SCHEMA
 from rsl_cli.study.integrity import DamageError, check_study, digest, seal
+from rsl_cli.study.leases import SECONDS, Claim, Leases
 from rsl_cli.study.record import Record
 from rsl_cli.study.record import RunKey as RunKey
 from rsl_cli.study.survey import LATER, counted, note, survey, unswept
@@ -417,7 +418,7 @@ class StudyStore:
 
     def now(self) -> float:
         """The time by the clock of the file system that the study lies on: that of its files' times."""
-        return leases.now(self.root)
+        return lease_files.now(self.root)
 
     @property
     def pilot_dir(self) -> Path:
@@ -434,7 +435,12 @@ class StudyStore:
         """Where lies who trains what."""
         return self.root / "leases"
 
-    def claim(self, keys: Iterable[RunKey], seconds: float = leases.SECONDS) -> leases.Claim:
+    @property
+    def leases(self) -> Leases:
+        """Who trains what."""
+        return lease_files.FileLeases(self.lease_dir)
+
+    def claim(self, keys: Iterable[RunKey], seconds: float = SECONDS) -> Claim:
         """Hold runs, those that no other process holds; see `rsl_cli.study.leases.Claim`.
 
         Returns:
@@ -444,7 +450,7 @@ class StudyStore:
             StoreError: the folder cannot be written.
         """
         try:
-            return leases.Claim(self.lease_dir, [key.directory for key in keys], seconds)
+            return Claim(self.leases, [key.directory for key in keys], seconds)
         except OSError as error:
             raise StoreError(cannot_write(self.lease_dir, error)) from error
 

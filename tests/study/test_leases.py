@@ -16,7 +16,8 @@ from rsl_cli.errors import StoreError
 from rsl_cli.study import leases
 from rsl_cli.study.api import run_study
 from rsl_cli.study.growth import register
-from rsl_cli.study.leases import Claim, LeaseLostError, holders, read
+from rsl_cli.study.lease_files import FileLeases
+from rsl_cli.study.leases import Claim, LeaseLostError, holders
 from rsl_cli.study.spec import StudySpec
 from rsl_cli.study.store import StudyStore
 from rsl_cli.study.verify import verify
@@ -25,8 +26,9 @@ NAMES = ["n1", "n2"]
 HOLD = """
 import sys, time
 from pathlib import Path
+from rsl_cli.study.lease_files import FileLeases
 from rsl_cli.study.leases import Claim
-with Claim(Path(sys.argv[1]), ["n1", "n2"], float(sys.argv[2])) as claim:
+with Claim(FileLeases(Path(sys.argv[1])), ["n1", "n2"], float(sys.argv[2])) as claim:
     print(*(name for name in ("n1", "n2") if name in claim), flush=True)
     time.sleep(60)
 """
@@ -45,11 +47,11 @@ def other(folder, seconds):
 
 
 def test_a_run_has_one_holder_until_it_lets_go(tmp_path):
-    with Claim(tmp_path, NAMES) as first:
+    with Claim(FileLeases(tmp_path), NAMES) as first:
         assert held(first) == NAMES
-        with Claim(tmp_path, ["n1", "n3"]) as second:
+        with Claim(FileLeases(tmp_path), ["n1", "n3"]) as second:
             assert held(second) == [] and "n3" in second
-            assert {name: one.process for name, one in holders(tmp_path).items()} == dict.fromkeys(
+            assert {name: one.process for name, one in holders(FileLeases(tmp_path)).items()} == dict.fromkeys(
                 ["n1", "n2", "n3"], os.getpid()
             )
         first.check(NAMES)
@@ -58,12 +60,12 @@ def test_a_run_has_one_holder_until_it_lets_go(tmp_path):
 
 def test_a_killed_holder_is_known_to_be_dead_on_its_own_machine(tmp_path):
     process = other(tmp_path, 1000)
-    with Claim(tmp_path, NAMES) as claim:
+    with Claim(FileLeases(tmp_path), NAMES) as claim:
         assert not held(claim)
     process.kill()
     process.communicate()
-    assert not holders(tmp_path)
-    with Claim(tmp_path, NAMES) as claim:
+    assert not holders(FileLeases(tmp_path))
+    with Claim(FileLeases(tmp_path), NAMES) as claim:
         assert held(claim) == NAMES and claim.deaths("n1") == 1
     assert not list(tmp_path.iterdir())
 
@@ -73,10 +75,10 @@ def test_a_dead_holder_of_another_machine_is_given_the_time_it_promised(tmp_path
     process.kill()
     process.communicate()
     monkeypatch.setattr(leases, "machine", lambda: "elsewhere/")
-    with Claim(tmp_path, NAMES) as claim:
-        assert not held(claim) and set(holders(tmp_path)) == set(NAMES)
+    with Claim(FileLeases(tmp_path), NAMES) as claim:
+        assert not held(claim) and set(holders(FileLeases(tmp_path))) == set(NAMES)
     time.sleep(2.5)
-    with Claim(tmp_path, NAMES) as claim:
+    with Claim(FileLeases(tmp_path), NAMES) as claim:
         assert held(claim) == NAMES
 
 
@@ -84,23 +86,25 @@ def test_a_dead_holder_of_another_machine_is_given_the_time_it_promised(tmp_path
 def test_a_stopped_holder_loses_its_runs_and_hears_of_it(tmp_path):
     process = other(tmp_path, 1)
     time.sleep(1.5)
-    with Claim(tmp_path, NAMES) as claim:
+    with Claim(FileLeases(tmp_path), NAMES) as claim:
         assert not held(claim), "a holder that lives keeps its runs, however long"
     os.kill(process.pid, signal.SIGSTOP)
     time.sleep(1.5)
-    with Claim(tmp_path, NAMES, 30) as claim:
+    with Claim(FileLeases(tmp_path), NAMES, 30) as claim:
         assert held(claim) == NAMES
-        tokens = {name: read(tmp_path / name).token for name in NAMES}
+        tokens = {name: FileLeases(tmp_path).look(name).holder.token for name in NAMES}
         os.kill(process.pid, signal.SIGCONT)
         time.sleep(0.7)
-        assert {name: read(tmp_path / name).token for name in NAMES} == tokens, "the one that came back writes nothing"
+        assert {name: FileLeases(tmp_path).look(name).holder.token for name in NAMES} == tokens, (
+            "the one that came back writes nothing"
+        )
         claim.check(NAMES)
     process.kill()
     process.communicate()
 
 
 def test_what_was_taken_over_is_noticed(tmp_path):
-    with Claim(tmp_path, NAMES) as claim:
+    with Claim(FileLeases(tmp_path), NAMES) as claim:
         (tmp_path / "n1").unlink()
         claim.check(["n2"])
         with pytest.raises(LeaseLostError, match="another process took over n1, since this one was silent for 60 s"):
@@ -113,7 +117,7 @@ def test_of_many_that_take_over_at_once_one_does(tmp_path):
         process_started = leases.Holder("dead", leases.machine(), 2**22 + 1, 1, 60.0)
         (tmp_path / "n1").write_text(json.dumps(leases.asdict(process_started)))
         with ThreadPoolExecutor(8) as pool:
-            claims = list(pool.map(lambda _: Claim(tmp_path, ["n1"]), range(8)))
+            claims = list(pool.map(lambda _: Claim(FileLeases(tmp_path), ["n1"]), range(8)))
         assert sum("n1" in claim for claim in claims) == 1
         for claim in claims:
             claim.release()
@@ -122,10 +126,10 @@ def test_of_many_that_take_over_at_once_one_does(tmp_path):
 
 def test_an_unreadable_lease_lasts_as_long_as_any(tmp_path):
     (tmp_path / "n1").write_text("")
-    with Claim(tmp_path, ["n1"]) as claim:
+    with Claim(FileLeases(tmp_path), ["n1"]) as claim:
         assert "n1" not in claim
     os.utime(tmp_path / "n1", (1, 1))
-    with Claim(tmp_path, ["n1"]) as claim:
+    with Claim(FileLeases(tmp_path), ["n1"]) as claim:
         assert "n1" in claim
 
 
@@ -220,7 +224,7 @@ def test_what_the_dead_left_is_swept(tmp_path):
     for path in (old, new):
         path.touch()
     os.utime(old, (0, 0))
-    with Claim(tmp_path, ["mine"]):
-        leases.sweep(tmp_path)
+    with Claim(FileLeases(tmp_path), ["mine"]):
+        leases.sweep(FileLeases(tmp_path))
         assert {path.name for path in tmp_path.iterdir()} == {"mine", ".b.tmp"}
-    leases.sweep(tmp_path / "nowhere")
+    leases.sweep(FileLeases(tmp_path / "nowhere"))

@@ -289,7 +289,7 @@ def test_rsl_work_hears_sigterm_saves_and_gives_back(tmp_path):
     words = [sys.executable, "-m", "rsl_cli.cli", "work", str(store.root)]
     worker = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     end = time.monotonic() + 120
-    while not any(one.note for one in holders(store.lease_dir).values()) and time.monotonic() < end:
+    while not any(one.note for one in holders(store.leases).values()) and time.monotonic() < end:
         time.sleep(0.1)
     os.kill(worker.pid, signal.SIGTERM)
     out, err = worker.communicate(timeout=60)
