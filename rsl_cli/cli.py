@@ -138,7 +138,7 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     _completing(run.add_argument("overrides", nargs="*"), _override_words)
     run.set_defaults(action=lambda parsed: commands.run(parsed.overrides))
     report = named.add_parser("report", help="tables, plots and verdict of studies", description="Report on studies.")
-    _takes_studies(report, "name or folder; none: the latest", nargs="*")
+    _takes_studies(report, "name, folder or address; none: the latest", nargs="*")
     report.add_argument("--check", action="store_true", help="exit 1 unless every verdict is 'falls'")
     report.add_argument("--format", default="png,pdf", help="of the figures: png, pdf, svg, joined by commas")
     report.add_argument("--delta", type=float, default=0.1, help="accepted failure probability of the learning number")
@@ -158,7 +158,7 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
         description="Write a finished run as a folder that needs torch alone: model.py, graph.json, model.safetensors, "
         "graph.graphml. Of the runs named, the one of least held-out loss.",
     )
-    _takes_studies(export, "name or folder")
+    _takes_studies(export, "name, folder or address")
     export.add_argument("run", nargs="*", help="lift=64, seed=0, or the start of a run's folder; none: any")
     export.add_argument("--to", type=Path, required=True, metavar="DIR", help="the folder to make")
     export.add_argument("--force", action="store_true", help="replace DIR if it is there")
@@ -169,7 +169,7 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
         description="Compare every file of studies with its digest. Damaged runs are set aside, never deleted; they "
         "count as missing then.",
     )
-    _takes_studies(verify, "name or folder; none: all", nargs="*")
+    _takes_studies(verify, "name, folder or address; none: all", nargs="*")
     verify.set_defaults(action=commands.verify)
     tracking = named.add_parser(
         "track",
@@ -177,7 +177,7 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
         description="Send studies' configuration, runs, verdict and page to a tracker, on this machine unless --at "
         "says otherwise. A run is known by its id: it is sent once, and once more when it has been carried further.",
     )
-    _takes_studies(tracking, "name or folder", nargs="+")
+    _takes_studies(tracking, "name, folder or address", nargs="+")
     tracking.add_argument("--to", required=True, metavar="TRACKER", help="mlflow, tensorboard, wandb or trackio")
     tracking.add_argument("--at", metavar="PLACE", help="a folder or an address; none: beside the studies")
     tracking.set_defaults(action=commands.track)
@@ -188,7 +188,7 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
         "number of workers may do so, on any machine that sees the folder, and come and go at any time. SIGTERM, "
         "SIGUSR1 and SIGUSR2 make one save what it trains, give it back and leave.",
     )
-    _takes_studies(working, "name or folder")
+    _takes_studies(working, "name, folder or address")
     working.add_argument(
         "--until-idle",
         type=float,
@@ -201,10 +201,10 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
         "doctor",
         help="what a folder's file system gives that studies rely on; exit 1 if something is missing",
         description="Try in a folder what studies rely on, from two processes: files made once, whole replacements, "
-        "clocks; and locks, on which nothing relies.",
+        "clocks; and locks, on which nothing relies. Of an object store: conditional writes, listings, delays, clock.",
     )
-    doctor.add_argument("folder", type=Path, help="the folder, e.g. where studies lie")
-    doctor.add_argument("other", nargs="?", type=Path, help="the same folder, as the second process sees it")
+    doctor.add_argument("folder", help="the folder, e.g. where studies lie, or s3://BUCKET/PREFIX")
+    doctor.add_argument("other", nargs="?", help="the same folder, as the second process sees it")
     doctor.add_argument(
         "--through", default="", metavar="COMMAND", help="what starts the second process elsewhere, e.g. 'ssh node2'"
     )
@@ -218,9 +218,8 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
         command.add_argument(
             "--results-dir",
             default="results",
-            type=Path,
             metavar="PATH",
-            help="where studies lie, also results_dir=PATH",
+            help="where studies lie, also results_dir=PATH; or s3://BUCKET/PREFIX",
         )
     return parser, dict(named.choices)
 
@@ -255,7 +254,7 @@ def _override_words(**_: Any) -> list[str]:
 def _study_words(**_: Any) -> list[str]:
     from rsl_cli.study.studies import find_studies, reference_studies
 
-    return [store.name for listed in (find_studies, reference_studies) for store in listed(Path("results"))]
+    return [store.name for listed in (find_studies, reference_studies) for store in listed("results")]
 
 
 if __name__ == "__main__":

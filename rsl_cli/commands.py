@@ -116,7 +116,10 @@ def _study(asked: Composed, first: bool) -> tuple[int, Any]:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
         reason = str(error) if isinstance(error, RslError) else keep_fault(error)
-        say(f"rsl: the runs are kept, but not reported: {reason}; `rsl report {store.root}` reports again", error=True)
+        say(
+            f"rsl: the runs are kept, but not reported: {reason}; `rsl report {store.address}` reports again",
+            error=True,
+        )
         return 1, store
     return (1 if study.failed else 0), store
 
@@ -152,14 +155,14 @@ def report(parsed: argparse.Namespace) -> int:
     return status
 
 
-def _find(name: str, results_dir: Path) -> Any:
-    from rsl_cli.study.store import StudyStore
-    from rsl_cli.study.studies import find_studies, reference_studies
+def _find(name: str, results_dir: str) -> Any:
+    from rsl_cli.study.studies import find_studies, reference_studies, study_at
 
+    store = study_at(name)
+    if store.exists():
+        return store
     known = {store.name: store for store in find_studies(results_dir)}
     known |= {store.name: store for store in reference_studies(results_dir) if store.name not in known}
-    if (Path(name) / "study.json").is_file():
-        return StudyStore(Path(name))
     if name in known:
         return known[name]
     there = ", ".join(known) or "none"
@@ -222,7 +225,7 @@ def work(parsed: argparse.Namespace) -> int:
     from rsl_cli.progress import Display
     from rsl_cli.study.pilots import pilot
 
-    print(f"study {store.name} in {store.root}: taking what is missing", flush=True)
+    print(f"study {store.name} in {store.address}: taking what is missing", flush=True)
     with Display() as display:
         tally = pilot(
             store,
@@ -239,10 +242,17 @@ def work(parsed: argparse.Namespace) -> int:
 
 
 def doctor(parsed: argparse.Namespace) -> int:
-    """Print what a folder gives that studies rely on."""
-    from rsl_cli.study.doctor import examine
+    """Print what a folder, or an object store, gives that studies rely on."""
+    from rsl_cli.study import doctor, object_doctor
+    from rsl_cli.study.objects import is_address
 
-    findings = examine(parsed.folder, parsed.other or parsed.folder, parsed.through)
+    if not is_address(parsed.folder):
+        other = Path(parsed.other or parsed.folder)
+        findings = doctor.examine(Path(parsed.folder), other, parsed.through)
+    elif parsed.other or parsed.through:
+        raise ConfigError(f"doctor {parsed.folder}; accepted with an address: neither a second folder nor --through")
+    else:
+        findings = object_doctor.examine(parsed.folder)
     print("\n".join(one.text for one in findings))
     return int(any(one.harms for one in findings))
 
@@ -269,7 +279,7 @@ def _listed(parsed: argparse.Namespace) -> int:
 
     studies = find_studies(parsed.results_dir)
     came = ", ".join(store.name for store in reference_studies(parsed.results_dir))
-    folder = parsed.results_dir / "reference"
+    folder = Path(parsed.results_dir) / "reference"
     also = f"for reference, in {folder}: {came} (`rsl list results_dir={folder}`)" if came else ""
     if not studies:
         print(f"no study in {parsed.results_dir}; make one with `rsl run`")

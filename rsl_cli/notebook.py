@@ -31,7 +31,7 @@ def load_study(path: str | Path) -> "Study":
     """Open a stored study.
 
     Args:
-        path: its folder, or its name below ``results``.
+        path: its folder, its address in an object store, or its name below ``results``.
 
     Returns:
         The study, to look into, plot, export or go on with.
@@ -41,7 +41,7 @@ def load_study(path: str | Path) -> "Study":
     """
     store = open_study(path)
     content = store.read_study()
-    home = {"results_dir": str(store.root.parent), "study": store.name}
+    home = {"results_dir": store.results_dir, "study": store.name}
     return Study(store, {**content["config"], **home}, content.get("line"))
 
 
@@ -182,7 +182,7 @@ class Study:
         try:
             track(self.store, self.tracker, runs=runs)
         except RslError as error:
-            say(f"rsl: {error}; `rsl track {self.store.root} --to {self.tracker}` sends it later", error=True)
+            say(f"rsl: {error}; `rsl track {self.store.address} --to {self.tracker}` sends it later", error=True)
 
     @property
     def verdict(self) -> Verdict:
@@ -191,7 +191,7 @@ class Study:
         Raises:
             StoreError: nothing has been run yet, or a file is damaged.
         """
-        return judge(self._made().root)
+        return judge(self._made().address)
 
     @property
     def runs(self) -> pd.DataFrame:
@@ -280,7 +280,7 @@ class Study:
         raise StoreError(f"study '{self.store.name}' has no run of lift {lift}, seed {seed}; Study.runs lists them")
 
     def _repr_html_(self) -> str:
-        head = f"<p><b>study {html.escape(self.store.name)}</b> in {html.escape(str(self.store.root))}</p>"
+        head = f"<p><b>study {html.escape(self.store.name)}</b> in {html.escape(self.store.address)}</p>"
         if not self.store.exists():
             return f"{head}<p>Nothing has been trained yet: <code>run()</code> does.</p>"
         headers, lines = tables.summary_cells(tables.summarise(read_runs(self.store)))

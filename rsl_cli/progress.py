@@ -90,7 +90,7 @@ class Display:
         sizes = f"{data.samples} training samples, {len(data.x_test)} held out"
         manner = ", by autograd, a run at a time" if spec.trainer.alone else ""
         lines = [
-            f"study {spec.name} in {spec.store.root}",
+            f"study {spec.name} in {spec.store.address}",
             f"  base {base.name} ({', '.join(edge.name for edge in base.edges)}), lifting {spec.lifting.kind}{degree}",
             f"  data {data.name}: {sizes}; loss {spec.loss.name}",
             f"  trainer {spec.trainer.name}{manner}, parametrization {spec.config['parametrization']}, "

@@ -98,6 +98,7 @@ def write_report(
     )
     write_atomic(store.report_dir / "index.html", page.encode())
     write_digests(store.report_dir, [*texts, *figures, "verdict.json", "index.html"])
+    store.publish()
     return verdict
 
 
@@ -126,7 +127,7 @@ def judge(study: str | Path, *, delta: float = DELTA) -> Verdict:
     """Judge a study by its run files; writes nothing.
 
     Args:
-        study: its folder, or its name below ``results``.
+        study: its folder, its address in an object store, or its name below ``results``.
         delta: accepted probability that training misses a target loss, for the learning number.
 
     Returns:

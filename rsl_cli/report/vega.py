@@ -4,18 +4,15 @@ Vega, Vega-Lite and their embedding come inside the package vl-convert, which ne
 is kept in the user's cache, under the versions that it is made of.
 """
 
-import os
-import tempfile
 from contextlib import suppress
 from importlib import metadata
-from pathlib import Path
 
-from rsl_cli.study.files import write_atomic
+from rsl_cli.study.files import user_cache, write_atomic
 
 
 def vega_script() -> str:
     """Return JavaScript that defines ``vegaEmbed``, from the cache where it is there."""
-    kept = _cache() / f"vega-{metadata.version('vl-convert-python')}.js"
+    kept = user_cache() / f"vega-{metadata.version('vl-convert-python')}.js"
     with suppress(OSError, UnicodeDecodeError):
         script = kept.read_text(encoding="utf-8")
         # A file that another program damaged is made again.
@@ -32,10 +29,3 @@ def vega_script() -> str:
 
 
 _LAST = "/* end of Vega */"
-
-
-def _cache() -> Path:
-    home = os.environ.get("XDG_CACHE_HOME")
-    with suppress(RuntimeError):
-        return (Path(home) if home else Path.home() / ".cache") / "rsl"
-    return Path(tempfile.gettempdir()) / "rsl"

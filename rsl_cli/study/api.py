@@ -71,6 +71,8 @@ def run_study(
         return outcome
 
     def end(batch: RunBatch, states: Mapping[str, str]) -> None:
+        # What another process did meanwhile is as good.
+        states = {name: "done" if state == "there" else state for name, state in states.items()}
         outcome.done += sum(state == "done" for state in states.values())
         outcome.failed += [name for name, state in states.items() if state == "failed"]
         if finished:

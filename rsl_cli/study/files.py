@@ -9,6 +9,7 @@ import os
 import re
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -142,6 +143,14 @@ def read_parquet(content: bytes, columns: Sequence[str] | None = None) -> "pyarr
 
     file = parquet.ParquetFile(pa.BufferReader(content), pre_buffer=False)
     return file.read(None if columns is None else list(columns), use_threads=False)
+
+
+def user_cache() -> Path:
+    """Where lies, of this user's, what can be had again."""
+    home = os.environ.get("XDG_CACHE_HOME")
+    with suppress(RuntimeError):
+        return (Path(home) if home else Path.home() / ".cache") / "rsl"
+    return Path(tempfile.gettempdir()) / "rsl"
 
 
 MENDED = "`rsl verify STUDY` sets a damaged run aside, then the same `rsl run` line trains it anew"

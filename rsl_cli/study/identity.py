@@ -63,7 +63,7 @@ def refuse_other(store: StudyStore, identity: Mapping[str, Any]) -> None:
             f"runs of schedule={identity['trainer']['schedule']} end at trainer.steps and cannot be carried on, those "
             "of schedule=constant can; choose another study=NAME, or set it as it was"
         )
-    raise StoreError(f"study '{store.name}' at {store.root} computes something else: {shown}{more}; {remedy}")
+    raise StoreError(f"study '{store.name}' at {store.address} computes something else: {shown}{more}; {remedy}")
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from rsl_cli.errors import ConfigError
 from rsl_cli.keys import Keys, choice, flag, kept, nullable
 from rsl_cli.parametrization import PARAMETRIZATIONS
+from rsl_cli.study.objects import ACCEPTED, is_address, parts_of
 from rsl_cli.study.sweep import lift_degrees, seed_list
 
 GROUPS: Mapping[str, Mapping[str, str] | None] = {
@@ -30,6 +31,8 @@ def _figure_names(names: object) -> None:
 def _check_folder(value: object) -> None:
     if not isinstance(value, str) or not value.strip() or "\0" in value:
         raise ValueError
+    if is_address(value):
+        parts_of(value)
 
 
 STUDY: Keys = {
@@ -45,9 +48,11 @@ STUDY: Keys = {
         "for flow and lm, as the theorem has it, mup for first-order trainers"
     ),
     "device": choice("auto", "auto", "cpu", "cuda").of("never").about("auto | cpu | cuda"),
-    "results_dir": kept("results", "the path of a folder", "results", _check_folder)
+    "results_dir": kept("results", f"the path of a folder, {ACCEPTED}", "results", _check_folder)
     .of("never")
-    .about("where studies lie, each in a folder of its own"),
+    .about(
+        "where studies lie, each in a folder of its own; s3://BUCKET/PREFIX or gs://BUCKET/PREFIX: in an object store"
+    ),
     "horizons": kept(None, "null, or horizons by lift", "{64: {t_end: 1e10}}")
     .of("horizon")
     .about("of single lifts, where they are to be carried further: {64: {t_end: 1e10}}"),

@@ -21,12 +21,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from rsl_cli.errors import RslError
+from rsl_cli.errors import RslError, StoreError
 
 SECONDS = 60.0
 """How long a lease lasts that is not written anew, where nothing else is asked for."""
 _BEATS = 6
 """How often it is written in that time."""
+_REFUSED = (OSError, StoreError)
+"""What is raised where leases cannot be reached."""
 
 
 class LeaseLostError(RslError):
@@ -92,7 +94,7 @@ class Lease:
 
 
 class Leases(ABC):
-    """Where the leases of a study lie, one for each run by the run's name. What cannot be reached raises OSError."""
+    """Where the leases of a study lie, by their runs' names; OSError or StoreError where that cannot be reached."""
 
     @abstractmethod
     def every(self) -> dict[str, Lease]:
@@ -142,7 +144,7 @@ class Claim:
         seconds: how long each lease lasts if this process falls silent.
 
     Raises:
-        OSError: a lease cannot be written.
+        OSError, StoreError: a lease cannot be written.
     """
 
     def __init__(self, leases: Leases, names: Iterable[str], seconds: float = SECONDS) -> None:
@@ -205,7 +207,7 @@ class Claim:
         self._wake.set()
         with self._writing:
             for name, (handle, holder) in self._held.items():
-                with suppress(OSError):  # It will be seen to be over.
+                with suppress(*_REFUSED):  # It will be seen to be over.
                     self.leases.drop(name, handle, self._is_mine(name, holder))
             self._held = {}
 
@@ -235,9 +237,8 @@ class Claim:
             if name not in self._held or name in self._lost:
                 return
             handle, holder = self._held[name]
-            with suppress(
-                OSError
-            ):  # A full disk takes what it took before; who cannot be reached takes it the next time.
+            # A full disk takes what it took before; who cannot be reached takes it the next time.
+            with suppress(*_REFUSED):
                 if self._is_mine(name, holder):
                     self.leases.renew(name, handle, replace(holder, note=self._note))
                 else:
@@ -252,7 +253,7 @@ def holders(leases: Leases) -> dict[str, Holder]:
 
 def sweep(leases: Leases) -> None:
     """Remove what the dead have left: leases, and what they were about to make leases of."""
-    with suppress(OSError):
+    with suppress(*_REFUSED):
         Claim(leases, [name for name, one in leases.every().items() if leases.is_over(one)]).release()
         leases.tidy()
 

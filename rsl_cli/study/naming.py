@@ -8,7 +8,7 @@ from typing import Any
 from rsl_cli.errors import ConfigError, StoreError
 from rsl_cli.study.identity import differences, run_id
 from rsl_cli.study.spec import StudySpec
-from rsl_cli.study.store import StudyStore
+from rsl_cli.study.studies import find_studies
 
 _MOST_KEYS = 4
 _LONGEST_VALUE = 16
@@ -40,13 +40,13 @@ def named(spec: StudySpec, asked: Mapping[str, Mapping[str, Any]] | None = None)
                 "differs"
             )
         return spec
-    default, results = spec.name, spec.store.root.parent
+    default = spec.name
     there = {name: dict(identity) for name, identity in asked.items()}
-    for folder in sorted(results.glob("*/study.json")):
-        name = folder.parent.name
+    for store in sorted(find_studies(spec.store.results_dir), key=lambda store: store.name):
+        name = store.name
         if name == default or name.startswith(f"{default}_"):
             try:
-                there.setdefault(name, StudyStore(folder.parent).read_study()["identity"])
+                there.setdefault(name, store.read_study()["identity"])
             except (StoreError, KeyError, TypeError):
                 if name == default:
                     raise

@@ -74,13 +74,11 @@ def pilot(
         if not todo and idle is None:
             break
         for spec, item in todo:
-            known = {key: store.times(key) for key in item.keys}
             try:
                 outcome = work(spec, item, progress, leave=leave)
             except LeavingError:
                 return tally
-            own = {key.directory: outcome[key.directory] for key in item.keys if store.times(key) != known[key]}
-            own = {name: state for name, state in own.items() if state != "busy"}
+            own = {name: state for name, state in outcome.items() if state in ("done", "failed")}
             if own:
                 useful = time.monotonic()
                 tally.done += [name for name, state in own.items() if state == "done"]
@@ -126,7 +124,7 @@ def _spec_of(store: StudyStore, grid: Mapping[str, Any], data: Dataset | None) -
         kept = {key: executor[key] for key in ("checkpoint_seconds", "lease_seconds") if key in executor}
         executor = {"name": "pilots", **kept}
     plan = grid["plan"]
-    own = {"lift": plan["lifts"], "seeds": plan["seeds"], "results_dir": str(store.root.parent), "study": store.name}
+    own = {"lift": plan["lifts"], "seeds": plan["seeds"], "results_dir": store.results_dir, "study": store.name}
     return StudySpec.from_config({**grid["config"], **own, "executor": executor}, data)
 
 
@@ -185,7 +183,7 @@ class _Crew:
         Raises:
             TrainingError: none of those started saved anything, or the cluster has not answered for long.
         """
-        now, root = time.monotonic(), self.spec.store.root
+        now, root = time.monotonic(), self.spec.store.address
         if at_work:
             self.worked = now
         if ended or saved > self.saved:
@@ -245,4 +243,4 @@ def _report(missing: set[RunKey], held: Mapping[str, Holder], progress: Progress
 
 
 def _failed_since(store: StudyStore, key: RunKey, began: float) -> bool:
-    return store.times(key)[1] >= began
+    return store.failed_at(key) >= began

@@ -13,6 +13,7 @@ from typing import Any
 
 from rsl_cli.errors import ConfigError, TrainingError, first_line
 from rsl_cli.study.store import StudyStore
+from rsl_cli.study.studies import study_at
 
 _NAMESPACE = "rsl"
 _ANSWER, _FAREWELL = 10.0, 20.0
@@ -46,9 +47,9 @@ class Pilot:
     def _work(self) -> None:
         from rsl_cli.study.pilots import pilot, tell
 
-        store = StudyStore(Path(self.root))
+        store = study_at(self.root)
         try:
-            store.pilot_dir.mkdir(exist_ok=True)
+            store.pilot_dir.mkdir(parents=True, exist_ok=True)
             with (store.pilot_dir / f"ray-{os.getpid()}.log").open("a", encoding="utf-8") as log:
                 finished = partial(tell, stream=log)
                 pilot(store, threads=self.threads, leave=self._leave, finished=finished)
@@ -115,7 +116,7 @@ def start(store: StudyStore, settings: Mapping[str, Any], count: int) -> None:
                 runtime_env={"env_vars": {"PYTHONPATH": places}},
                 **options,
             )
-            actor.remote(str(store.root.resolve()), settings["cpus"]).work.remote()
+            actor.remote(store.absolute, settings["cpus"]).work.remote()
         except Exception as error:
             said = f"Ray does not take the pilots: {type(error).__name__}: {first_line(error)}"
             raise TrainingError(f"{said}; mend executor.* and run the same line again") from error

@@ -164,7 +164,7 @@ def write_run(
         table.to_parquet(buffer, index=False)
         files[f"{name}.parquet"] = buffer.getvalue()
     for name, content in files.items():
-        write_atomic(folder / _named(name, times), content)
+        write_atomic(folder / beside(name, times), content)
     written = {name: Written(len(content), digest(content)) for name, content in files.items()}
     record = replace(record, schema=RECORD_SCHEMA, continued=times, files=written)
     write_json(folder / "record.json", record.plain())
@@ -173,13 +173,13 @@ def write_run(
     (folder / "error.txt").unlink(missing_ok=True)
 
 
-def _named(name: str, times: int) -> str:
+def beside(name: str, times: int) -> str:
     """A file's name when its run had been carried further a number of times, until it takes the old one's place."""
     return f"{name}.{times}" if times else name
 
 
 def _located(folder: Path, name: str, record: Record | None) -> Path:
-    own = folder / _named(name, record.continued if record else 0)
+    own = folder / beside(name, record.continued if record else 0)
     return own if own.is_file() else folder / name
 
 

@@ -186,7 +186,7 @@ def work(
         leave: once set, what has been trained is saved, and `LeavingError` raised.
 
     Returns:
-        ``done``, ``failed`` or ``busy`` by run folder.
+        ``done``, ``failed``, ``busy``, or ``there``, as far as asked for before this call, by run folder.
     """
     outcome, said = _attempt(spec, batch, progress, leave), time.monotonic()
     while wait and (held := [key for key in batch.keys if outcome[key.directory] == "busy"]):
@@ -210,7 +210,7 @@ def _attempt(
             spec.store.mend(key)
         outcome = {key.directory: "busy" for key in batch.keys if key not in held}
         lacking = [key for key in held if not is_reached(spec, key, stand_of(spec.store, key))]
-        outcome |= {key.directory: "done" for key in held if key not in lacking}
+        outcome |= {key.directory: "there" for key in held if key not in lacking}
         for key in [key for key in lacking if claim.deaths(key.directory) >= _DEADLY]:
             lacking.remove(key)
             text = f"{_DEADLY} processes that trained it died, one after the other, before they could save anything"

@@ -13,11 +13,11 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from rsl_cli.errors import ConfigError, TrainingError, first_line
 from rsl_cli.study.store import StudyStore
+from rsl_cli.study.studies import study_at
 
 _ANSWER = 60.0
 """Seconds that Slurm has to answer."""
@@ -58,7 +58,7 @@ class Task:
         from rsl_cli.study.pilots import pilot, tell
 
         try:
-            pilot(StudyStore(Path(self.root)), threads=self.threads, leave=self._leave, finished=tell)
+            pilot(study_at(self.root), threads=self.threads, leave=self._leave, finished=tell)
         except BaseException as error:
             self._error = error
 
@@ -107,7 +107,7 @@ def start(store: StudyStore, settings: Mapping[str, Any], count: int) -> None:
             wckey=None,
             additional_parameters=options,
         )
-        task = Task(str(store.root.resolve()), settings["cpus"])
+        task = Task(store.absolute, settings["cpus"])
         with executor.batch():
             for _ in range(count):
                 executor.submit(task)

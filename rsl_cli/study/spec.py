@@ -4,7 +4,6 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,6 +18,7 @@ from rsl_cli.study.identity import run_id, study_identity
 from rsl_cli.study.parse import parse
 from rsl_cli.study.resolve import Resolved, planted, resolve
 from rsl_cli.study.store import RunKey, StudyStore
+from rsl_cli.study.studies import study_in
 from rsl_cli.train.objective import Objective
 from rsl_cli.train.trainer import Trainer
 from rsl_cli.train.trajectory import Row, TrainingResult, Trajectory
@@ -61,10 +61,10 @@ class StudySpec(Resolved):
             spec.diagnostics.check(_untrained(spec))
         return spec
 
-    @property
+    @cached_property
     def store(self) -> StudyStore:
         """Where the study lies."""
-        return StudyStore(Path(str(self.config["results_dir"])) / self.name)
+        return study_in(str(self.config["results_dir"]), self.name)
 
     @cached_property
     def executor(self) -> Executor:

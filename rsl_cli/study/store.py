@@ -76,6 +76,21 @@ class StudyStore:
         return self.root.name
 
     @property
+    def address(self) -> str:
+        """What names the study on a command line."""
+        return str(self.root)
+
+    @property
+    def absolute(self) -> str:
+        """The same, from wherever it is read."""
+        return str(self.root.resolve())
+
+    @property
+    def results_dir(self) -> str:
+        """The folder of studies that it lies in, as ``results_dir`` has it."""
+        return str(self.root.parent)
+
+    @property
     def report_dir(self) -> Path:
         """Where the report goes."""
         return self.root / "report"
@@ -102,6 +117,15 @@ class StudyStore:
     def study_file(self) -> Path:
         """The file that makes a folder a study."""
         return self.root / "study.json"
+
+    def look(self) -> None:
+        """Take note of what others have written; a folder shows it by itself."""
+
+    def fetch(self) -> None:
+        """Have all files here, those that only who trains a run needs included; in a folder they are."""
+
+    def publish(self) -> None:
+        """Show others the report that was written; in a folder they see it."""
 
     def exists(self) -> bool:
         """Whether the folder holds a study."""
@@ -142,7 +166,9 @@ class StudyStore:
             StoreError: the folder holds no study, or a file is damaged.
         """
         if not self.exists():
-            raise StoreError(f"no study at {self.root}: it has no study.json; `rsl list` names the studies there are")
+            raise StoreError(
+                f"no study at {self.address}: it has no study.json; `rsl list` names the studies there are"
+            )
         found = []
         for path in [self.study_file, *self._growth()]:
             found.append(read_json(path))
@@ -265,7 +291,7 @@ class StudyStore:
         """
         return run_files.read_content(self.run_dir(key), name, record)
 
-    def set_aside(self, path: Path) -> Path:
+    def set_aside(self, path: Path) -> str:
         """Move a damaged file or folder into ``damaged``, under a name that nothing there has.
 
         Returns:
@@ -280,7 +306,7 @@ class StudyStore:
             while target.exists():
                 number += 1
                 target = target.with_name(f"{path.name}.{number}")
-            return path.rename(target)
+            return str(path.rename(target))
         except OSError as error:
             raise StoreError(cannot_write(target, error)) from error
 
@@ -404,9 +430,9 @@ class StudyStore:
         if not self.is_done(key):
             write_json(folder / "record.json", record.plain())
 
-    def times(self, key: RunKey) -> tuple[float, float]:
-        """When the run was last written, and when it last failed, by the file system's clock; 0 for never."""
-        return _time(self.run_dir(key) / "record.json"), _time(self.run_dir(key) / "error.txt")
+    def failed_at(self, key: RunKey) -> float:
+        """When the run last failed, by the clock that `now` reads; 0 for never."""
+        return _time(self.run_dir(key) / "error.txt")
 
     def grid_count(self) -> int:
         """How many times the study was asked for something."""
@@ -428,7 +454,7 @@ class StudyStore:
     @property
     def pilot_name(self) -> str:
         """What a cluster calls the study's tasks: a name of this folder's alone."""
-        return f"rsl-{self.name}-{digest(os.fsencode(self.root.resolve()))[:8]}"
+        return f"rsl-{self.name}-{digest(os.fsencode(self.absolute))[:8]}"
 
     @property
     def lease_dir(self) -> Path:

@@ -92,7 +92,7 @@ def survey(store: "StudyStore", keys: Iterable[RunKey], *, thoroughly: bool = Fa
             fault = store.fault(key, thorough=thoroughly)
             record = None if fault else store.record(key)
             if fault:
-                found.faults.append(f"{fault}; counts as missing; `rsl verify {store.root}` sets the run aside")
+                found.faults.append(f"{fault}; counts as missing; `rsl verify {store.address}` sets the run aside")
             elif record is not None:
                 found.unnoted.append(key)
             elif row is not None:

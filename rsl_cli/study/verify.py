@@ -67,6 +67,7 @@ def verify(store: StudyStore) -> Findings:
     Raises:
         StoreError: ``study.json`` cannot be read; without it nothing can be told.
     """
+    store.fetch()
     damaged = [
         f"{path}: its content does not fit its name; {_aside(store, path)}" for path in store.catalogue.damaged()
     ]
@@ -86,7 +87,7 @@ def verify(store: StudyStore) -> Findings:
             unsealed += not is_sealed(path.read_bytes())
     for path, fault in _report_faults(store.report_dir):
         there = f"; {_aside(store, path)}" if path.exists() else ""
-        damaged.append(f"{path}: {fault}{there}; `rsl report {store.root}` writes it anew")
+        damaged.append(f"{path}: {fault}{there}; `rsl report {store.address}` writes it anew")
     if store.sharded:
         with suppress(StoreError):  # A copy of what is there, which may be read only.
             note(store, planned, anew=True)

@@ -8,12 +8,14 @@ import json
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
 
 from rsl_cli.errors import ConfigError, StoreError, first_line
 from rsl_cli.report import judge
+from rsl_cli.study.objects import is_address
 from rsl_cli.study.store import RunKey, StudyStore
 from rsl_cli.track import mlflow, tensorboard, trackio, wandb
 from rsl_cli.track.tracker import TRACKERS, Note, Tracker
@@ -62,7 +64,8 @@ def track(store: StudyStore, name: str, *, at: str | None = None, runs: Collecti
     Args:
         store: the study.
         name: of the tracker, see `check_tracker`.
-        at: where the tracker keeps it, a folder or its address; None: beside the studies, on this machine.
+        at: where the tracker keeps it, a folder or its address; None: beside the studies, on this machine, or in
+            ``results`` where they lie in an object store.
         runs: those of the study's to send, and no verdict; None: all that are done.
 
     Returns:
@@ -76,7 +79,8 @@ def track(store: StudyStore, name: str, *, at: str | None = None, runs: Collecti
     check_tracker(name)
     kind = TRACKERS.find(name, "tracker")
     study = store.read_study()
-    place = kind.place(store.root.parent.resolve()) if at is None else at
+    results = Path("results" if is_address(store.results_dir) else store.results_dir).resolve()
+    place = kind.place(results) if at is None else at
     counts = {"fresh": 0, "changed": 0, "known": 0}
     # Two processes would each find a run unsent.
     with FileLock(store.root / "locks" / f"track-{kind.__name__.lower()}.lock"):
@@ -113,7 +117,7 @@ def _run_note(store: StudyStore, study: Mapping[str, Any], key: RunKey) -> Note:
 
 
 def _study_note(store: StudyStore, study: Mapping[str, Any]) -> Note:
-    verdict = judge(store.root)
+    verdict = judge(store.address)
     final = {"verdict": verdict.verdict, "headline": verdict.headline, "reasons": "\n".join(verdict.reasons)}
     page = store.report_dir / "index.html"
     pages = (page,) if page.is_file() else ()
