@@ -1,5 +1,6 @@
 """Circuits against the loop over copies and edges, and against torch's own optimisers."""
 
+import math
 import os
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from rsl_cli.lift import disjoint_union, sample_lift
 from rsl_cli.network import LiftedNetwork
 from rsl_cli.train.circuits import CircuitObjective
 from rsl_cli.train.engines import AutogradEngine, Batches, CircuitEngine
+from rsl_cli.train.flow import Flow
 from rsl_cli.train.gauss_newton import gauss_newton
 from rsl_cli.train.objective import Objective
 from rsl_cli.train.optimizers import Adam, AdamW, Gd, Lion, Sgd
@@ -234,6 +236,15 @@ def test_curvature_of_shared_weights_is_left_out_where_it_is_asked_for_cheaply(n
     cheap, full = (replicas.answer({0: one})[0] for one in (replace(asked, cheaply=True), asked))
     assert (cheap.curvature is not None, cheap.bending is not None) == (known, known)
     assert (full.curvature is not None, full.bending is not None) == (True, name != "transformer")
+
+
+def test_a_flow_of_shared_weights_looks_for_saddles_at_powers_of_ten_and_at_its_end():
+    base = base_of("cnn")
+    objective = Objective(dataset(base, "regression"), "mse", dtype=torch.float64)
+    (result,) = Flow.from_config({"name": "flow", "t_end": 2.0}).train(network_of(base, (1,)), objective)
+    rows = result.trajectory.rows
+    assert all(row.loss < 1.5 * rows[-1].loss for row in rows if row.time >= 0.1), "training is level throughout"
+    assert [row.time for row in rows if not math.isnan(row.least_curvature)] == [1.0, 2.0]
 
 
 @pytest.mark.parametrize("parametrization", ["standard", "ntk", "mup"])

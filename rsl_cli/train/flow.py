@@ -265,7 +265,8 @@ class Integration:
     def _least_curvature(self, at: float, y: np.ndarray, answer: Answer) -> Generator[Request, Answer, float]:
         """The Hessian's least eigenvalue times the time, where a loss seems to come to rest.
 
-        Of shared weights only where the flow itself does: it would take longer than the way between two samples.
+        Of shared weights, where it takes longer than the way between two samples, only where the flow itself comes to
+        rest, and where training is level at a power of ten or at the end: a report judges what stands there.
 
         Yields:
             A request for matrices.
@@ -278,7 +279,8 @@ class Integration:
         rests = replica_state.relative(y, answer) <= self.settings.stationary
         if len(y) > _MOST_PARAMETERS or not (rests or any(0 < fall < _LEVEL_FALL for fall in level)):
             return math.nan
-        there = yield Request(y, curvature=replica_state.samples, bending=True, cheaply=not rests)
+        decides = rests or (0 < level[0] < _LEVEL_FALL and (_is_decade(at) or at not in self.grid))
+        there = yield Request(y, curvature=replica_state.samples, bending=True, cheaply=not decides)
         if there.curvature is None or there.bending is None:
             return math.nan
         return there.curvature.plus(there.bending).least() * at

@@ -112,14 +112,16 @@ def test_the_command_line_makes_one_with_workers(server, move, capsys):
 
 def test_what_was_stopped_goes_on_on_another_machine(server, whole, move):
     slow = {"name": "local", "checkpoint_seconds": 0.001}
-    store, leave = registered("stopped", executor=slow), threading.Event()
-    tally = pilot(store, leave=leave, progress=lambda *_: leave.set())
+    store, leave, shares = registered("stopped", executor=slow), threading.Event(), []
+    tally = pilot(store, leave=leave, progress=lambda _, done, of, loss: leave.set() if done else None)
     assert tally.done == [] and not server.names("bucket", "stopped/s/leases")
     left = [name for name in server.names("bucket", "stopped/s/runs") if name.endswith("resume.safetensors")]
     assert left
     move("second")
     store = study_at("s3://bucket/stopped/s")
-    assert len(pilot(store).done) == 6 and snapshot(store) == whole
+    tally = pilot(store, progress=lambda item, done, of, loss: shares.append(done))
+    assert len(tally.done) == 6 and snapshot(store) == whole
+    assert shares[0] > 0, "it went on"
 
 
 def test_a_run_carried_further_elsewhere_is_the_one_made_in_one_go(server, move, tmp_path):
