@@ -86,7 +86,8 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.delitem(sys.modules, "mine", raising=False)  # Several pages write one.
+    for name in ("mine", "parts"):  # Several pages write one.
+        monkeypatch.delitem(sys.modules, name, raising=False)
     # What a page adds by name is of that page alone.
     for registry in (rsl.ACTIVATIONS, rsl.COMBINES, rsl.NORMS, rsl.POOLS, rsl.EDGE_MAPS, rsl.LOSSES, rsl.DATASETS):
         for held in ("_parts", "_homes"):

@@ -55,4 +55,4 @@ def test_a_disk_that_fills_at_any_moment(tmp_path, monkeypatch, name):
         assert not store.exists() or verify(store).clean
         assert snapshot(run_study(study(folder)).store) == whole and verify(store).clean
         moment += 1
-    assert moment > 10
+    assert moment > 6, "a study of one run makes some files, beside those that a clock asks for"

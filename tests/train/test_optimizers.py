@@ -98,9 +98,11 @@ def test_torchs_own_classes_train_as_ours_do(ours, target, arguments, divides):
 def test_a_study_by_rmsprop_says_how_it_trains_and_is_stored(tmp_path, capsys):
     trainer = problems.group("trainer", "torch", target="torch.optim.RMSprop", steps=30, batch_size=64)
     config = problems.study(trainer=trainer, lift=[2], seeds=2, results_dir=str(tmp_path))
-    store = run_study(config, planned=Display().plan).store
+    with Display() as display:
+        store = run_study(config, planned=display.plan).store
     assert "trainer torch, by autograd, a run at a time, parametrization mup" in capsys.readouterr().out
-    run_study(problems.study(lift=[2], seeds=1, results_dir=str(tmp_path)), planned=Display().plan)
+    with Display() as display:
+        run_study(problems.study(lift=[2], seeds=1, results_dir=str(tmp_path)), planned=display.plan)
     assert "trainer adam, parametrization mup" in capsys.readouterr().out
     assert [record.status for record in store.records()] == ["done", "done"]
     assert load_study(store.root).runs["train_loss"].notna().all()
