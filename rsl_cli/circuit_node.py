@@ -7,6 +7,7 @@ back on them where its own backward pass is to be recorded.
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from rsl_cli.circuits import circuit_of, has_circuits
-from rsl_cli.graph import BaseGraph
+from rsl_cli.circuits import circuit_of
 from rsl_cli.kernels.circuit import group_bounds
 from rsl_cli.kernels.circuit_pass import backward, forward, needs_slopes
 from rsl_cli.kernels.strip import BYTES
@@ -45,15 +45,20 @@ class CircuitNode:
         self.slopes = [needs_slopes(circuit) for circuit in self.circuits]
         self._longest = max(len(circuit.function) for circuit in self.circuits)
         self._free: dict[torch.dtype, list[np.ndarray]] = {torch.float32: [], torch.float64: []}
+        self._spent: list[Any] = []
+        """What the last backward pass overwrote: memory for the next forward pass, new memory being slow."""
         self.names = list(segments)
         self.ends = [np.cumsum([0, *segments[name]]).tolist() for name in segments]
 
+    def __getstate__(self) -> dict[str, Any]:
+        """All but memory: no copy or file of a network holds any."""
+        return self.__dict__ | {"_free": {dtype: [] for dtype in self._free}, "_spent": []}
+
     @staticmethod
-    def serves(base: BaseGraph, parametrization: str, x: Tensor, tensors: Mapping[str, Tensor]) -> bool:
-        """Whether the node can compute these: plain float32 or float64 tensors on the CPU, under no transform."""
+    def serves(x: Tensor, tensors: Mapping[str, Tensor]) -> bool:
+        """Whether a node can compute these: plain float32 or float64 tensors on the CPU, under no transform."""
         return (
             len(tensors) > 0
-            and has_circuits(base, parametrization)
             and not torch._C._are_functorch_transforms_active()
             and forward_ad._current_level < 0
             and x.dtype in (torch.float32, torch.float64)
@@ -76,13 +81,17 @@ class CircuitNode:
         inputs = x.detach().contiguous().numpy()
         out = torch.empty(len(self.circuits), samples, self.circuits[0].outputs, dtype=x.dtype)
         into, kept = out.numpy(), []
+        spent, self._spent = self._spent, []
         for replica, circuit in enumerate(self.circuits):
             weight = self._weight(tensors, replica)
             length = len(circuit.function) * strip
             strips = -(-samples // strip) if keep else 0
-            # torch's memory starts where a strip's registers are read from one line of cache each; NumPy's may not.
-            y = torch.empty(strips, length, dtype=x.dtype).numpy()
-            d = torch.empty(strips if self.slopes[replica] else 0, length, dtype=x.dtype).numpy()
+            if spent and spent[replica][1].shape == (strips, length) and spent[replica][0].dtype == inputs.dtype:
+                _, y, d = spent[replica]
+            else:
+                # torch's memory starts where a strip's registers are read from one line of cache each; NumPy's may not.
+                y = torch.empty(strips, length, dtype=x.dtype).numpy()
+                d = torch.empty(strips if self.slopes[replica] else 0, length, dtype=x.dtype).numpy()
             own, to = inputs[replica % len(inputs)], into[replica]
 
             def run(first: int, stop: int, circuit=circuit, weight=weight, y=y, d=d, own=own, to=to) -> None:
@@ -97,7 +106,7 @@ class CircuitNode:
     def derivatives(
         self, kept: Sequence[Any], x_shape: torch.Size, cotangent: Tensor, of_x: bool
     ) -> tuple[np.ndarray | None, list[np.ndarray]]:
-        """Derivatives by inputs, of the shape of x, and by each replica's parameters (P,), of <cotangent, outputs>."""
+        """By inputs, of x's shape, and by each replica's parameters (P,), of <cotangent, outputs>; spends ``kept``."""
         incoming = cotangent.detach().contiguous().numpy()
         total = np.zeros(x_shape, incoming.dtype) if of_x else None
         gradients = []
@@ -110,7 +119,7 @@ class CircuitNode:
                 parts[first] = np.zeros_like(weight)
                 with self._strips(cotangent.dtype) as work:
                     slopes = d if len(d) else work[1:]
-                    backward(circuit, weight, first, stop, y, slopes, incoming[r], parts[first], by_x, work[0])
+                    backward(circuit, weight, first, stop, y, slopes, incoming[r], parts[first], by_x)
 
             self._shared(circuit, weight, samples, run)
             gradient, *others = (parts[first] for first in sorted(parts))
@@ -119,6 +128,7 @@ class CircuitNode:
             gradients.append(self._multiplied(gradient, replica)[:-1])
             if total is not None:
                 total[replica % len(total)] += by_x
+        self._spent = list(kept)
         return total, gradients
 
     def spread(self, gradients: Sequence[np.ndarray], like: Sequence[Tensor]) -> list[Tensor]:
@@ -128,15 +138,17 @@ class CircuitNode:
             counts = [ends[replica + 1] - ends[replica] for ends in self.ends]
             sizes = [count * math.prod(tensor.shape[1:]) for count, tensor in zip(counts, like, strict=True)]
             replicas.append(torch.from_numpy(gradient).split(sizes))
-        return [torch.cat(parts).view(tensor.shape) for *parts, tensor in zip(*replicas, like, strict=True)]
+        merged = replicas[0] if len(replicas) == 1 else [torch.cat(parts) for parts in zip(*replicas, strict=True)]
+        return [part.view(tensor.shape) for part, tensor in zip(merged, like, strict=True)]
 
     def _weight(self, tensors: Sequence[Tensor], replica: int) -> np.ndarray:
         """(P + 1,), the last being 1."""
-        parts = [
-            tensor.detach()[ends[replica] : ends[replica + 1]].reshape(-1)
-            for tensor, ends in zip(tensors, self.ends, strict=True)
-        ]
-        return self._multiplied(torch.cat([*parts, parts[0].new_ones(1)]).numpy(), replica)
+        parts = tensors
+        if len(self.circuits) > 1:
+            parts = [tensor[ends[replica] : ends[replica + 1]] for tensor, ends in zip(tensors, self.ends, strict=True)]
+        with torch.no_grad():
+            weight = torch.cat([*(part.reshape(-1) for part in parts), parts[0].new_ones(1)]).numpy()
+        return self._multiplied(weight, replica)
 
     def _multiplied(self, numbers: np.ndarray, replica: int) -> np.ndarray:
         """Numbers of a replica's parameters times its factors, in place."""
@@ -164,13 +176,19 @@ class CircuitNode:
     @staticmethod
     def _shared(circuit: Any, weight: np.ndarray, samples: int, run: Callable[[int, int], None]) -> None:
         """Run over groups of samples, whose bounds depend on their number alone."""
-        groups = group_bounds(samples, weight, 0)[2]
-        bounds = [group_bounds(samples, weight, group)[:2] for group in range(groups)]
+        bounds = _bounds(samples, weight.dtype)
         if worth_threads(len(circuit.columns) * samples):
             list(in_threads(lambda ends: run(*ends), bounds))
         else:
             for ends in bounds:
                 run(*ends)
+
+
+@lru_cache(maxsize=64)
+def _bounds(samples: int, dtype: np.dtype) -> list[tuple[int, int]]:
+    """First and last + 1 sample of each group."""
+    like = np.empty(0, dtype)
+    return [group_bounds(samples, like, group)[:2] for group in range(group_bounds(samples, like, 0)[2])]
 
 
 class _Node(torch.autograd.Function):
@@ -192,7 +210,11 @@ class _Node(torch.autograd.Function):
             needed = [tensor for tensor, want in zip((x, *tensors), wanted, strict=True) if want]
             found = iter(torch.autograd.grad(out, needed, cotangent, create_graph=True, allow_unused=True))
             return None, None, *(next(found) if want else None for want in wanted)
-        of_x, gradients = ctx.node.derivatives(ctx.kept, x.shape, cotangent, wanted[0])
+        # Overwritten below: who goes back a second time computes forward again.
+        kept, ctx.kept = ctx.kept, None
+        if kept is None:
+            kept = ctx.node.outputs(x, tensors, keep=True)[1]
+        of_x, gradients = ctx.node.derivatives(kept, x.shape, cotangent, wanted[0])
         parts = ctx.node.spread(gradients, tensors)
         return (
             None,

@@ -25,6 +25,10 @@ _MOST_SHARING = 64
 _WIDEST = 512
 """Numbers of a copy, read by a matrix, above which torch's dense product is faster than one entry for each weight."""
 
+_PLANE, _PERIOD = 16, 4
+"""Copies of so many rows or more, a multiple of the other, are kept apart: strips are 256 bytes, and what is read from
+addresses a multiple of 4096 bytes apart contends for the same few lines of a core's first cache."""
+
 
 def has_circuits(base: BaseGraph, parametrization: str) -> bool:
     """Whether lifts of a base graph are written out as circuits, in a network of some parametrization."""
@@ -74,6 +78,7 @@ class _CircuitBuilder:
         self.functions = [np.zeros(self.rows, np.uint8)]
         self.entries: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
         self.heads = [np.empty((0, len(FIELDS)), np.int64)]
+        self.copies: list[tuple[int, int, int]] = []
         self.values = {lift.base.input.name: 1}
         self.places, self.factor = self._parameters()
 
@@ -109,21 +114,35 @@ class _CircuitBuilder:
             self._vertex(vertex)
         inputs = math.prod(self.lift.base.input_shape)
         rows, columns, places = (np.concatenate(parts) for parts in zip(*self.entries, strict=True))
+        numbers = self._apart()
+        rows, columns = numbers[rows], numbers[columns]
+        functions = np.zeros(numbers[-1] + 1, np.uint8)
+        functions[numbers] = np.concatenate(self.functions)
+        heads = np.concatenate(self.heads)
+        heads[:, :4] = numbers[heads[:, :4]]
         by_row, by_column = np.argsort(rows, kind="stable"), np.argsort(columns, kind="stable")
-        computed = np.bincount(rows - 1 - inputs, minlength=self.rows - 1 - inputs)
+        computed = np.bincount(rows - 1 - inputs, minlength=len(functions) - 1 - inputs)
         circuit = Circuit(
             inputs,
             self.lift.base.output_size,
-            np.concatenate(self.functions),
+            functions,
             np.concatenate([[0], np.cumsum(computed)]),
             columns[by_row].astype(np.int32),
             places[by_row].astype(np.int32),
-            np.concatenate([[0], np.cumsum(np.bincount(columns, minlength=self.rows))]),
+            np.concatenate([[0], np.cumsum(np.bincount(columns, minlength=len(functions)))]),
             rows[by_column].astype(np.int32),
             places[by_column].astype(np.int32),
-            np.concatenate(self.heads),
+            heads,
         )
         return circuit, self.factor
+
+    def _apart(self) -> np.ndarray:
+        """Final numbers of the rows, with an empty row between copies that would contend for lines of cache."""
+        gaps = np.zeros(self.rows, np.int64)
+        for first, copies, size in self.copies:
+            if size >= _PLANE and size % _PERIOD == 0:
+                gaps[first + size * np.arange(1, copies)] = 1
+        return np.arange(self.rows) + np.cumsum(gaps)
 
     def _vertex(self, vertex: Vertex) -> None:
         base, fibre = self.lift.base, self.lift.fibres[vertex.name]
@@ -140,21 +159,21 @@ class _CircuitBuilder:
                 edge = base.edges[members[0]]
                 spaces[slot] = edge.map.output_space(base.space(edge.source))
                 function = "identity" if vertex.combine.circuit == "product" else "argument"
-                firsts[slot] = self._add_rows(function, fibre * math.prod(spaces[slot]))
+                firsts[slot] = self._add_rows(function, fibre, math.prod(spaces[slot]))
                 for index in members:
                     self._edge(index, firsts[slot])
             own = np.arange(size)
-            row = self._add_rows(vertex.combine.circuit, size)
+            row = self._add_rows(vertex.combine.circuit, fibre, math.prod(space))
             if isinstance(vertex.combine, Attention):
                 self._heads(fibre, vertex.combine.causal, row, firsts, spaces)
             else:
                 for first in firsts.values():
                     self.entries.append((row + own, first + own, np.full(size, constant)))
             if base.bias_shape(vertex) is not None or vertex.activation != "identity":
-                product, row = row, self._add_rows(vertex.activation, size)
+                product, row = row, self._add_rows(vertex.activation, fibre, math.prod(space))
                 self.entries.append((row + own, product + own, np.full(size, constant)))
         else:
-            row = self._add_rows(vertex.activation, size)
+            row = self._add_rows(vertex.activation, fibre, math.prod(space))
             for index in edges:
                 self._edge(index, row)
         shape = base.bias_shape(vertex)
@@ -166,7 +185,7 @@ class _CircuitBuilder:
         if vertex.pool is not None:
             groups, pooled = vertex.pool.groups(space), math.prod(base.space(vertex.name))
             assert groups is not None
-            unpooled, row = row, self._add_rows("identity", fibre * pooled)
+            unpooled, row = row, self._add_rows("identity", fibre, pooled)
             sums = np.arange(fibre)[:, None] * pooled + groups
             self.entries.append((row + sums.reshape(-1), unpooled + np.arange(size), np.full(size, constant)))
         self.values[vertex.name] = row
@@ -184,9 +203,10 @@ class _CircuitBuilder:
         heads[:, 4:] = tokens, keys, width, values, causal
         self.heads.append(heads)
 
-    def _add_rows(self, function: str, count: int) -> int:
-        first, self.rows = self.rows, self.rows + count
-        self.functions.append(np.full(count, FUNCTIONS[function], np.uint8))
+    def _add_rows(self, function: str, copies: int, size: int) -> int:
+        first, self.rows = self.rows, self.rows + copies * size
+        self.functions.append(np.full(copies * size, FUNCTIONS[function], np.uint8))
+        self.copies.append((first, copies, size))
         return first
 
     def _edge(self, index: int, row: int) -> None:

@@ -18,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from rsl_cli.circuit_node import CircuitNode
+from rsl_cli.circuits import has_circuits
 from rsl_cli.edge_steps import EdgeStep, Tape, WeightUse, contiguous_backward
 from rsl_cli.errors import ConfigError, DataError, one_of
 from rsl_cli.graph import Init, slot_key
@@ -117,8 +118,7 @@ class LiftedNetwork(nn.Module):
             DataError: samples of another shape.
         """
         batch, tensors = self._batch(x), {name: getattr(self, name) for name in self._segments}
-        auto, base = self._implementation is Implementation.AUTO, self.lift.base
-        if auto and CircuitNode.serves(base, self.parametrization, batch, tensors):
+        if self._has_node and CircuitNode.serves(batch, tensors):
             out = self._node(batch, tensors, self._edgewise)
         else:
             out = self._edgewise(batch, tensors)
@@ -149,6 +149,10 @@ class LiftedNetwork(nn.Module):
             )
         samples = x.shape[rank - 1]
         return x.to(self.dtype).reshape(replicas if rank == 2 else 1, samples, math.prod(base.input_shape))
+
+    @cached_property
+    def _has_node(self) -> bool:
+        return self._implementation is Implementation.AUTO and has_circuits(self.lift.base, self.parametrization)
 
     @cached_property
     def _node(self) -> CircuitNode:

@@ -18,9 +18,10 @@ import numpy as np
 from rsl_cli.kernels.elementary import apply_tanh, exponential, tanh
 from rsl_cli.kernels.heads import attend, attend_backward
 from rsl_cli.kernels.jit import jit
-from rsl_cli.kernels.strip import add_dots, backward_sum, lanes, weighted_sum
+from rsl_cli.kernels.strip import add_dots, backward_sum, backward_sum_tanh, lanes, weighted_sum
 
 _MOST_GROUPS = 16
+_LINE = 64
 _STRIPS_OF_GROUP = 2
 """Below two strips, adding up the groups' gradients would cost more than a further thread saves."""
 
@@ -58,7 +59,7 @@ class Circuit(NamedTuple):
         outputs: how many rows at the end are outputs.
         function: uint8 (rows,), from `FUNCTIONS`.
         indptr: int64 (rows - first + 1,), where the entries of each computed row start.
-        columns: int32 (entries,), the row each entry reads.
+        columns: int32 (entries,), the row each entry reads; a bias, which reads row 0, is the last of its row.
         places: int32 (entries,), its weight, among P weights and a last that is 1.
         column_indptr: int64 (rows + 1,), the same by columns.
         readers: int32 (entries,).
@@ -184,27 +185,32 @@ def forward(circuit, weight, y, d, differentiate):
 def backward(circuit, weight, y, d, gradient):
     """Turn every row of y, from those of the outputs, into derivatives by its sum; add up the weights' gradient.
 
-    Whatever reads a row comes after it, and is done with its value when its derivative takes that place.
+    Whatever reads a row comes after it, and its derivative serves the row's own and the weight's between the two, so
+    that an entry is read once. The constant is the exception: its readers' derivatives would have left the cache.
     """
     first, rows, strip = circuit.inputs + 1, len(circuit.function), lanes(y)
-    readers, at_readers, head = circuit.readers, circuit.column_places, len(circuit.heads) - 1
+    readers, places, head = circuit.readers, circuit.column_places, len(circuit.heads) - 1
     for row in range(rows - 1, first - 1, -1):
         at = row * strip
         if row < rows - circuit.outputs:
             begin, end = circuit.column_indptr[row], circuit.column_indptr[row + 1]
             if circuit.function[row] == _TANH:
-                backward_sum(y, readers, strip, 0, at_readers, weight, begin, end, y, at)
+                backward_sum_tanh(y, readers, places, weight, begin, end, at, gradient)
             elif circuit.function[row] == _ARGUMENT:
                 y[at : at + strip] = d[at : at + strip]
             else:
-                weighted_sum(y, readers, strip, 0, at_readers, weight, begin, end, y, at)
+                backward_sum(y, readers, places, weight, begin, end, at, gradient)
                 if circuit.function[row] != _ATTENTION:
                     _scale(y, d, at)
                 elif circuit.heads[head, 0] == row:
                     attend_backward(circuit.heads[head], y, d)
                     head -= 1
         begin, end = circuit.indptr[row - first], circuit.indptr[row - first + 1]
-        add_dots(y, circuit.columns, strip, 0, circuit.places, begin, end, y, at, gradient)
+        if end > begin and circuit.columns[end - 1] == 0:
+            add_dots(y, circuit.columns, strip, 0, circuit.places, end - 1, end, y, at, gradient)
+    for row in range(1, first):
+        begin, end = circuit.column_indptr[row], circuit.column_indptr[row + 1]
+        add_dots(y, readers, strip, 0, places, begin, end, y, row * strip, gradient)
 
 
 @jit(nogil=True, error_model="numpy")
@@ -270,8 +276,15 @@ def _losses(circuit, samples, chosen, start, valid, norm, y, d):
 
 @jit(nogil=True, error_model="numpy")
 def scratch(circuit, weight):
-    """Two strips a row: values, then derivatives; and slopes; for `add_gradient` to use again and again."""
-    return np.empty((2, len(circuit.function) * lanes(weight)), weight.dtype)
+    """Memory for `add_gradient` to use again and again, from the start of a line of cache: no register needs two.
+
+    Returns:
+        (2, rows * lanes): a strip of each row's values, then derivatives; and of slopes.
+    """
+    length, size = len(circuit.function) * lanes(weight), weight.itemsize
+    memory = np.empty(2 * length + _LINE // size, weight.dtype)
+    start = (-memory.ctypes.data % _LINE) // size
+    return memory[start : start + 2 * length].reshape(2, length)
 
 
 @jit(nogil=True, error_model="numpy")

@@ -1,7 +1,6 @@
 """A circuit's outputs on samples, and the derivatives of a linear function of them: a forward and a backward pass.
 
-Either takes some of the strips, so that threads can share them; what the backward pass reads of a strip stands where
-the forward pass left it, and stays there, so that it can be taken again.
+Either takes some of the strips, so that threads can share them; the backward pass overwrites what forward left.
 """
 
 import numpy as np
@@ -47,7 +46,7 @@ def forward(circuit, weight, x, start, stop, y, d, out):
 
 
 @jit(nogil=True, error_model="numpy")
-def backward(circuit, weight, start, stop, y, d, cotangent, gradient, of_x, values):
+def backward(circuit, weight, start, stop, y, d, cotangent, gradient, of_x):
     """Derivatives of the sum over samples and outputs of cotangent times output, after `forward` of all samples.
 
     Args:
@@ -55,21 +54,17 @@ def backward(circuit, weight, start, stop, y, d, cotangent, gradient, of_x, valu
         weight: (P + 1,), as then.
         start: first sample.
         stop: last + 1.
-        y: (strips, rows * lanes), from `forward`.
+        y: (strips, rows * lanes), from `forward`; overwritten.
         d: slopes; ones (1, rows * lanes) where none were kept: see `needs_slopes`.
         cotangent: (N, outputs).
         gradient: (P + 1,), to which it is added.
         of_x: (N, inputs), overwritten there; (0, inputs): not wanted.
-        values: (rows * lanes or more,), overwritten.
     """
     strip, base = lanes(weight), (len(circuit.function) - circuit.outputs) * lanes(weight)
     zero = weight.dtype.type(0)
     for at in range(start, stop, strip):
         valid, own = min(strip, stop - at), at // strip
-        kept = y[own]
-        for m in range(len(kept)):
-            values[m] = kept[m]
-        slopes = d[min(own, len(d) - 1)]
+        values, slopes = y[own], d[min(own, len(d) - 1)]
         for o in range(circuit.outputs):
             for m in range(strip):
                 place = base + o * strip + m

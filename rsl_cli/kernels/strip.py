@@ -148,45 +148,98 @@ def _edges(builder: Any, begin: Any, end: Any, step: int, carried: list[Any], bo
     return results
 
 
-def _weighted_sum(*, backward: bool) -> Any:
+@_intrinsic
+def weighted_sum(context, x, starts, factor, shift, places, weight, begin, end, into, at):
+    """Sum over begin <= k < end of weight[places[k]] times the strip of x from starts[k] * factor + shift.
+
+    It goes to the strip of ``into`` from ``at``. Without places (None) it is weight[k]. Integers are int64, arrays of
+    them int32 or int64.
+
+    Returns:
+        Nothing.
+    """
+    signature = types.void(x, starts, factor, shift, places, weight, begin, end, into, at)
+
+    def generate(context, builder, signature, arguments):
+        x, starts, factor, shift, places, weight, begin, end, into, at = arguments
+        of_x, of_starts, _, _, of_places, of_weight, _, _, of_into, _ = signature.args
+        source, target = Strip(context, builder, of_x, x), Strip(context, builder, of_into, into)
+
+        def add(k: Any, sums: list[Any]) -> list[Any]:
+            place = k if of_places == types.none else _index(context, builder, of_places, places, k)
+            number = source.spread(builder.load(_element(context, builder, of_weight, weight, place)))
+            start = builder.mul(_index(context, builder, of_starts, starts, k), factor)
+            return _add_products(builder, [number] * _REGISTERS, source.load(builder.add(start, shift)), sums)
+
+        target.store(at, _edges(builder, begin, end, 1, [source.zero] * _REGISTERS, add))
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+def _backward_sum(*, tanh: bool) -> Any:
     @_intrinsic
-    def weighted_sum(context, x, starts, factor, shift, places, weight, begin, end, into, at):
-        signature = types.void(x, starts, factor, shift, places, weight, begin, end, into, at)
+    def backward_sum(context, y, readers, places, weight, begin, end, at, gradient):
+        signature = types.void(y, readers, places, weight, begin, end, at, gradient)
 
         def generate(context, builder, signature, arguments):
-            x, starts, factor, shift, places, weight, begin, end, into, at = arguments
-            of_x, of_starts, _, _, of_places, of_weight, _, _, of_into, _ = signature.args
-            source, target = Strip(context, builder, of_x, x), Strip(context, builder, of_into, into)
+            y, readers, places, weight, begin, end, at, gradient = arguments
+            of_y, of_readers, of_places, of_weight, _, _, _, of_gradient = signature.args
+            strip = Strip(context, builder, of_y, y)
+            values, lanes = strip.load(at), _INDEX(_REGISTERS * strip.register.count)
 
-            def add(k: Any, sums: list[Any]) -> list[Any]:
-                place = k if of_places == types.none else _index(context, builder, of_places, places, k)
-                number = source.spread(builder.load(_element(context, builder, of_weight, weight, place)))
-                start = builder.mul(_index(context, builder, of_starts, starts, k), factor)
-                operand = source.load(builder.add(start, shift))
-                return [
-                    call(builder, "fmuladd", number, part, total) for part, total in zip(operand, sums, strict=True)
-                ]
+            def add(k: Any, sums: list[Any], count: int) -> list[Any]:
+                edges = [builder.add(k, _INDEX(i)) for i in range(count)]
+                found = [_index(context, builder, of_places, places, edge) for edge in edges]
+                dots = []
+                for edge, place in zip(edges, found, strict=True):
+                    number = strip.spread(builder.load(_element(context, builder, of_weight, weight, place)))
+                    slopes = strip.load(builder.mul(_index(context, builder, of_readers, readers, edge), lanes))
+                    sums = _add_products(builder, [number] * _REGISTERS, slopes, sums)
+                    dots.append(_dot(builder, slopes, values, strip.zero))
+                for place, total in zip(found, strip.totals(dots), strict=True):
+                    _increase(builder, _element(context, builder, of_gradient, gradient, place), total)
+                return sums
 
-            results = _edges(builder, begin, end, 1, [source.zero] * _REGISTERS, add)
-            if backward:
-                one = ir.Constant(target.register, [1.0] * target.register.count)
-                values = target.load(at)
-                slopes = [call(builder, "fmuladd", builder.fneg(value), value, one) for value in values]
-                results = [builder.fmul(*pair) for pair in zip(results, slopes, strict=True)]
-            target.store(at, results)
+            middle = builder.add(begin, builder.and_(builder.sub(end, begin), _INDEX(-4)))
+            sums = [strip.zero] * _REGISTERS
+            sums = _edges(builder, begin, middle, 4, sums, lambda k, sums: add(k, sums, 4))
+            sums = _edges(builder, middle, end, 1, sums, lambda k, sums: add(k, sums, 1))
+            if tanh:
+                one = ir.Constant(strip.register, [1.0] * strip.register.count)
+                bends = [call(builder, "fmuladd", builder.fneg(value), value, one) for value in values]
+                sums = [builder.fmul(*pair) for pair in zip(sums, bends, strict=True)]
+            strip.store(at, sums)
             return context.get_dummy_value()
 
         return signature, generate
 
-    return weighted_sum
+    return backward_sum
 
 
-weighted_sum = _weighted_sum(backward=False)
-"""weighted_sum(x, starts, factor, shift, places, weight, begin, end, into, at): the strip of ``into`` from ``at`` = the
-sum over begin <= k < end of weight[places[k]] times the strip of x from starts[k] * factor + shift. Without places
-(None) it is weight[k]. Integers are int64, index arrays int32 or int64."""
-backward_sum = _weighted_sum(backward=True)
-"""The same, times 1 - y^2, the slope of tanh, where y is what the strip of ``into`` held before."""
+backward_sum = _backward_sum(tanh=False)
+"""backward_sum(y, readers, places, weight, begin, end, at, gradient): where the strips of y of ``readers`` hold the
+derivatives by their sums, and the strip from ``at`` a value v that they read: gradient[places[k]] += <v, that of
+readers[k]>, and the strip from ``at`` becomes the derivative by v, the sum of weight[places[k]] times that of
+readers[k]. Each is read once for both."""
+backward_sum_tanh = _backward_sum(tanh=True)
+"""The same, times 1 - v^2: the derivative by the sum of which v is the tanh."""
+
+
+def _add_products(builder: Any, a: list[Any], b: list[Any], sums: list[Any]) -> list[Any]:
+    """Registers of sums plus those of a times those of b."""
+    return [call(builder, "fmuladd", *parts) for parts in zip(a, b, sums, strict=True)]
+
+
+def _dot(builder: Any, a: list[Any], b: list[Any], total: Any) -> Any:
+    """One register, whose numbers add up to a strip's inner product with another."""
+    for part, other in zip(a, b, strict=True):
+        total = call(builder, "fmuladd", part, other, total)
+    return total
+
+
+def _increase(builder: Any, cell: Any, by: Any) -> None:
+    builder.store(builder.fadd(builder.load(cell), by), cell)
 
 
 @_intrinsic
@@ -201,18 +254,14 @@ def add_dots(context, x, starts, factor, shift, places, begin, end, g, at, into)
 
         def products(k: Any) -> Any:
             start = builder.mul(_index(context, builder, of_starts, starts, k), factor)
-            sums = source.zero
-            for part, other in zip(source.load(builder.add(start, shift)), fixed, strict=True):
-                sums = call(builder, "fmuladd", part, other, sums)
-            return sums
+            return _dot(builder, source.load(builder.add(start, shift)), fixed, source.zero)
 
         def add(k: Any, count: int) -> list[Any]:
             edges = [builder.add(k, _INDEX(i)) for i in range(count)]
             totals = source.totals([products(edge) for edge in edges])
             for edge, total in zip(edges, totals, strict=True):
                 place = edge if of_places == types.none else _index(context, builder, of_places, places, edge)
-                cell = _element(context, builder, of_into, into, place)
-                builder.store(builder.fadd(builder.load(cell), total), cell)
+                _increase(builder, _element(context, builder, of_into, into, place), total)
             return []
 
         fours = builder.and_(builder.sub(end, begin), _INDEX(-4))

@@ -3,7 +3,7 @@ import pytest
 from numba import njit
 
 from rsl_cli.kernels.elementary import apply_tanh, exponential, tanh
-from rsl_cli.kernels.strip import BYTES, add_dots, backward_sum, lanes, weighted_sum
+from rsl_cli.kernels.strip import BYTES, add_dots, backward_sum, backward_sum_tanh, lanes, weighted_sum
 
 TYPES = [np.float32, np.float64]
 
@@ -36,11 +36,16 @@ def _lanes(x):
 
 
 @njit
-def _sum(x, starts, factor, shift, places, weight, begin, end, into, at, backward):
-    if backward:
-        backward_sum(x, starts, factor, shift, places, weight, begin, end, into, at)
+def _sum(x, starts, factor, shift, places, weight, begin, end, into, at):
+    weighted_sum(x, starts, factor, shift, places, weight, begin, end, into, at)
+
+
+@njit
+def _backward_sum(y, readers, places, weight, begin, end, at, gradient, of_tanh):
+    if of_tanh:
+        backward_sum_tanh(y, readers, places, weight, begin, end, at, gradient)
     else:
-        weighted_sum(x, starts, factor, shift, places, weight, begin, end, into, at)
+        backward_sum(y, readers, places, weight, begin, end, at, gradient)
 
 
 @njit
@@ -91,17 +96,35 @@ def test_sums_and_dots_are_those_of_matrix_products(kind, index, count):
     for given in (places, None):
         order = (places if given is not None else np.arange(begin + count))[begin:]
         expected = weight[order].astype(float) @ operand if count else np.zeros(strip)
-        for backward in (False, True):
-            into = before.copy()
-            _sum(x, starts, factor, shift, given, weight, begin, begin + count, into, at, backward)
-            piece = expected * (1 - before[at : at + strip].astype(float) ** 2 if backward else 1)
-            np.testing.assert_allclose(into[at : at + strip], piece, **tolerance)
-            np.testing.assert_array_equal(
-                np.delete(into, range(at, at + strip)), np.delete(before, range(at, at + strip))
-            )
+        into = before.copy()
+        _sum(x, starts, factor, shift, given, weight, begin, begin + count, into, at)
+        np.testing.assert_allclose(into[at : at + strip], expected, **tolerance)
+        np.testing.assert_array_equal(np.delete(into, range(at, at + strip)), np.delete(before, range(at, at + strip)))
         into = weight.copy()
         _dots(x, starts, factor, shift, given, begin, begin + count, before, at, into)
         added = weight.astype(float)
         if count:
             added[order] += operand.astype(float) @ before[at : at + strip]
         np.testing.assert_allclose(into, added, rtol=0, atol=200 * np.finfo(kind).eps)
+
+
+@pytest.mark.parametrize("of_tanh", [False, True])
+@pytest.mark.parametrize("count", [0, 1, 3, 4, 5, 8, 11])
+@pytest.mark.parametrize("kind", TYPES)
+def test_a_backward_sum_is_two_matrix_products(kind, count, of_tanh):
+    draw = np.random.default_rng(count)
+    strip, begin, row = BYTES // np.dtype(kind).itemsize, 2, 1
+    y = draw.standard_normal((12, strip)).astype(kind)
+    readers = draw.integers(2, 12, begin + count).astype(np.int32)
+    places = draw.integers(0, 9, begin + count).astype(np.int32)  # Several entries of one weight, where it is shared.
+    weight, gradient = draw.standard_normal((2, 9)).astype(kind)
+    value, slopes = y[row].astype(float), y[readers[begin:]].astype(float)
+    expected, added = weight[places[begin:]].astype(float) @ slopes, gradient.astype(float)
+    np.add.at(added, places[begin:], slopes @ value)
+    after = y.copy()
+    _backward_sum(after.reshape(-1), readers, places, weight, begin, begin + count, row * strip, gradient, of_tanh)
+    epsilon = np.finfo(kind).eps
+    expected = expected * (1 - value**2 if of_tanh else 1)
+    np.testing.assert_allclose(after[row], expected, rtol=0, atol=200 * epsilon)
+    np.testing.assert_allclose(gradient, added, rtol=0, atol=200 * epsilon)
+    np.testing.assert_array_equal(np.delete(after, row, axis=0), np.delete(y, row, axis=0))
