@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.stats import t as student
+from scipy.special import stdtrit
 
 from rsl_cli.report.diagnostics import Rows
 from rsl_cli.stats import quantile
@@ -69,7 +69,7 @@ def _slope(rows: Rows, vertex: str, measure: str) -> Slope | None:
     middle, half = float(np.mean(slopes)), math.inf
     if len(slopes) > 1:
         spread = float(np.std(slopes, ddof=1)) / math.sqrt(len(slopes))
-        half = float(student.ppf((1 + _LEVEL) / 2, len(slopes) - 1)) * spread
+        half = float(stdtrit(len(slopes) - 1, (1 + _LEVEL) / 2)) * spread
     low, high = middle - half, middle + half
     says = "grows" if low > STEADY else "shrinks" if high < -STEADY else "undecided"
     return Slope(vertex, measure, middle, low, high, "steady" if max(-low, high) <= STEADY else says)

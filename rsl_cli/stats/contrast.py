@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy.special import stdtr, stdtrit
 
 from rsl_cli.stats.noise import noise
 
@@ -33,7 +33,7 @@ class Contrast:
             return 0.0
         if self.error == 0:
             return float(self.value >= bound)
-        return float(stats.t.cdf((self.value - bound) / self.error, self.freedom))
+        return float(stdtr(self.freedom, (self.value - bound) / self.error))
 
     def above(self, bound: float) -> float:
         """One-sided p-value of the claim that the contrast lies above a bound."""
@@ -41,7 +41,7 @@ class Contrast:
 
     def interval(self, confidence: float = 0.95) -> tuple[float, float]:
         """Two-sided t interval."""
-        reach = float(stats.t.ppf((1 + confidence) / 2, self.freedom)) * self.error
+        reach = float(stdtrit(self.freedom, (1 + confidence) / 2)) * self.error
         return self.value - reach, self.value + reach
 
 

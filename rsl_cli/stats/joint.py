@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import least_squares
-from scipy.stats import t as student
+from scipy.special import stdtrit
 
 from rsl_cli.rng import generator
 from rsl_cli.stats.trend import MIN_LIFTS, MIN_SEEDS
@@ -94,7 +94,7 @@ def fit_joint_law(x: Array, t: Array, curves: Sequence[Array]) -> JointLaw | Non
     def interval(i: int) -> tuple[float, float]:
         # Few seeds resample too narrowly: Student's quantile, and the spread widened as a variance of m is.
         seeds = min(len(curve) for curve in curves)
-        reach = float(student.ppf(0.975, seeds - 1)) * float(spread[:, i].std(ddof=1)) * np.sqrt(seeds / (seeds - 1))
+        reach = float(stdtrit(seeds - 1, 0.975)) * float(spread[:, i].std(ddof=1)) * np.sqrt(seeds / (seeds - 1))
         return float(theta[i] - reach), float(theta[i] + reach)
 
     floor_ci = None

@@ -11,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
+from scipy.special import fdtrc, stdtrit
 
 from rsl_cli.stats.contrast import contrast, slope_weights
 from rsl_cli.stats.noise import noise
@@ -150,7 +150,7 @@ class _Points:
             return float(error <= 1e-20)
         uneven = float(((excess / lifts) ** 2 / self.freedom).sum())
         ratio = error / excess / (1 + 2 * (excess - 1) * uneven / (excess * (excess + 2)))
-        return float(stats.f.sf(ratio, excess, min(self.total, excess * (excess + 2) / (3 * uneven))))
+        return float(fdtrc(excess, min(self.total, excess * (excess + 2) / (3 * uneven)), ratio))
 
 
 def _points(x: Array, groups: Sequence[Array]) -> _Points:
@@ -242,7 +242,7 @@ def _reach(level: float, exponent: float, floor: float, points: _Points) -> tupl
     parts = (covariance @ columns.T * points.even) ** 2 / points.weights  # (3, lifts), of the parameters' variances
     variance = parts.sum(axis=1)
     freedom = variance**2 / np.maximum((parts**2 / points.freedom).sum(axis=1), 1e-300)
-    quantiles = stats.t.ppf(0.975, np.clip(freedom, 1.0, points.total))
+    quantiles = stdtrit(np.clip(freedom, 1.0, points.total), 0.975)
     wider = variance[2] / max(covariance[2, 2], 1e-300)  # than if all lifts had one noise
     return float(quantiles[1] * math.sqrt(variance[1])), float(quantiles[2] ** 2 * wider)
 

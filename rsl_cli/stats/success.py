@@ -7,7 +7,7 @@ from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import stats
+from scipy.special import betaincinv
 
 ZERO_LOSS = float(np.finfo(np.float64).eps) ** 2
 """The loss that counts as zero if its run recorded no resolution: the square of a rounding error."""
@@ -44,8 +44,10 @@ def clopper_pearson(successes: int, runs: int, confidence: float = 0.95) -> Prop
     """Return a share with its exact (Clopper-Pearson) interval; no run at all leaves [0, 1]."""
     if runs == 0:
         return Proportion(0, 0, 0.0, 1.0)
-    interval = stats.binomtest(successes, runs).proportion_ci(confidence_level=confidence, method="exact")
-    return Proportion(successes, runs, float(interval.low), float(interval.high))
+    failures, tail = runs - successes, (1 - confidence) / 2
+    low = float(betaincinv(successes, failures + 1, tail)) if successes else 0.0
+    high = float(betaincinv(successes + 1, failures, 1 - tail)) if failures else 1.0
+    return Proportion(successes, runs, low, high)
 
 
 def success_table(
