@@ -8,7 +8,7 @@ import os
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -82,17 +82,23 @@ def composed(overrides: Sequence[str], config_dir: Path | None = None) -> Compos
     Raises:
         ConfigError: what Hydra could not compose, in one line.
     """
+    return _once(overrides, config_dir)[0]
+
+
+def _once(overrides: Sequence[str], config_dir: Path | None) -> tuple[Composed, bool]:
+    """A configuration, and whether it asks for a multirun."""
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
+    from hydra.types import RunMode
     from omegaconf import OmegaConf
 
     _refuse_twice(overrides)
     with _first(config_dir), _in_one_line(), initialize_config_dir(str(config_directory()), version_base="1.3"):
         config = hydra_compose("config", [quoted(word) for word in overrides], return_hydra_config=True)
-        choices = dict(config.hydra.runtime.choices)
+        choices, several = dict(config.hydra.runtime.choices), config.hydra.mode == RunMode.MULTIRUN
         OmegaConf.set_struct(config, False)
         del config["hydra"]
-        return _composed(config, choices, config_dir)
+        return _composed(config, choices, config_dir), several
 
 
 def compose_line(arguments: Sequence[str]) -> list[Composed]:
@@ -115,6 +121,12 @@ def compose_line(arguments: Sequence[str]) -> list[Composed]:
     overrides, flags = split_flags(arguments)
     _refuse_twice(overrides)
     config_dir, flags = _taken(flags, "--config-dir", "-cd")
+    if not flags:
+        # Hydra composes twice to find out whether a line is a multirun; and answers better what it cannot compose.
+        with suppress(ConfigError):
+            one, several = _once(overrides, config_dir)
+            if not several:
+                return [replace(one, words=list(overrides))]
     several = any(flag in ("-m", "--multirun") for flag in flags)
     found: list[Composed] = []
 
