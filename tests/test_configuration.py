@@ -1,14 +1,17 @@
 """Words of a command line against what they mean, whatever they hold."""
 
+from dataclasses import replace
+
 import problems
 import pytest
 import yaml
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from rsl_cli.cli import main
-from rsl_cli.configuration import composed, quoted, split_flags
+from rsl_cli.configuration import compose_line, composed, quoted, split_flags
 from rsl_cli.errors import ConfigError
 
 # An interpolation is not text, and quotes around the whole are the user's own quoting.
@@ -44,6 +47,19 @@ def test_text_arrives_to_the_letter(text):
 @example(["größe", "l'age", "1e3", "null", "(a)"])
 def test_lists_of_text_arrive_to_the_letter(names):
     assert understood(f"dataset.features=[{','.join(names)}]") == ("dataset.features", names)
+
+
+def test_a_line_without_flags_is_composed_once(monkeypatch):
+    load, asked = ConfigLoaderImpl.load_configuration, []
+
+    def counted(*given, **options):
+        asked.append(given)
+        return load(*given, **options)
+
+    monkeypatch.setattr(ConfigLoaderImpl, "load_configuration", counted)
+    words = ["base=shallow", "lift=2,4", "experiment=sizes"]
+    (one,) = compose_line(words)
+    assert one == replace(composed(words), words=words) and len(asked) == 2
 
 
 def test_what_is_understood_is_what_is_composed():
