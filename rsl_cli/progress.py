@@ -186,7 +186,7 @@ class Display:
 def _beginning(workers: int) -> str:
     """What is done before the first run moves."""
     compiles = "compiling kernels, unless that was done before on this machine"
-    return f"starting {workers} worker processes: each imports torch; {compiles}" if workers > 1 else compiles
+    return f"starting {workers} worker processes, which import torch; {compiles}" if workers > 1 else compiles
 
 
 def _left(seconds: float | None) -> str:

@@ -6,15 +6,14 @@ import multiprocessing
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from multiprocessing.connection import wait
-from types import ModuleType
 from typing import Any
 
 from rsl_cli.data import Dataset
 from rsl_cli.errors import TrainingError
 from rsl_cli.study.costs import memory
 from rsl_cli.study.machine import cores, memory_limit, prepare
+from rsl_cli.study.processes import start
 from rsl_cli.study.runner import Progress, RunBatch, record_failure, work
 from rsl_cli.study.spec import StudySpec
 from rsl_cli.study.worker import serve
@@ -64,11 +63,8 @@ class _Worker:
     """One process and what it is doing."""
 
     def __init__(self, config: str, data: Dataset, threads: int) -> None:
-        context = multiprocessing.get_context("spawn")
-        self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=serve, args=(theirs, config, data, threads), daemon=True)
-        with _without_main():
-            self.process.start()
+        self.connection, theirs = multiprocessing.Pipe()
+        self.process = start(serve, theirs, config, data, threads)
         theirs.close()  # Held by the worker alone, so that its death shows as the end of what it says.
         self.batch: RunBatch | None = None
         self.silent = 0.0
@@ -185,20 +181,6 @@ class _Pool:
         (key,) = batch.keys
         error = TrainingError(f"its worker process died {death}, with no other beside it; finished runs are kept")
         self.finished(batch, {key.directory: record_failure(self.spec, key, error)})
-
-
-@contextmanager
-def _without_main() -> Iterator[None]:
-    """Start processes that do not run the program's own script again.
-
-    They need nothing of it, and a script without a guard, or one from standard input, would start the study anew.
-    """
-    main = sys.modules["__main__"]
-    sys.modules["__main__"] = ModuleType("__main__")
-    try:
-        yield
-    finally:
-        sys.modules["__main__"] = main
 
 
 def _end(workers: Sequence[_Worker]) -> None:

@@ -7,13 +7,14 @@ import subprocess
 import sys
 import time
 import uuid
+from multiprocessing import forkserver
 from pathlib import Path
 
 import pytest
 
 from rsl_cli.cli import compose
 from rsl_cli.errors import StoreError
-from rsl_cli.study import executors
+from rsl_cli.study import executors, processes
 from rsl_cli.study.api import run_study
 from rsl_cli.study.machine import memory_limit
 from rsl_cli.study.runner import RunBatch, make_plan
@@ -145,6 +146,35 @@ def test_an_error_in_a_worker_comes_out_of_the_study(tmp_path):
     with pytest.raises(StoreError, match=r"cannot write .*runs"):
         run_study(config_in(tmp_path), planned=planned)
     assert not multiprocessing.active_children()
+
+
+def told(_):
+    """What a variable of the environment is, as a probe."""
+    return {"told": float(os.environ["TOLD"])}
+
+
+def test_a_worker_has_the_variables_that_its_parent_has_by_then(tmp_path, monkeypatch):
+    words = ["lift=2", "seeds=2", "trainer.steps=1", "theory.probes=[{target: test_executors.told}]"]
+    for number in (1, 2):
+        monkeypatch.setenv("TOLD", str(number))
+        store = run_study(config_in(tmp_path, *words, f"study=s{number}")).store
+        assert [store.table(key, "told")["told"].tolist() for key in store.planned()] == [[number]] * 2
+
+
+def test_workers_are_copies_where_that_is_safe(monkeypatch):
+    def begun():
+        return processes.context().get_start_method()
+
+    assert begun() == ("forkserver" if sys.platform == "linux" else "spawn")
+
+    def fail():
+        raise OSError("AF_UNIX path too long")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(forkserver, "ensure_running", fail)
+        assert begun() == "spawn"
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert begun() == "spawn"
 
 
 def test_items_that_do_not_fit_beside_others_go_alone_and_last(tmp_path, monkeypatch):

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import problems
 import pytest
+from apart import Script
 
 from rsl_cli.errors import StoreError
 from rsl_cli.study import leases
@@ -203,10 +204,8 @@ def test_a_worker_that_was_stopped_and_comes_back_writes_nothing(tmp_path):
         done = run_study(json.loads({json.dumps(config)!r}), progress=lambda *_: print("at work", flush=True))
         print(done.done, done.failed)
     """)
-    stopped = subprocess.Popen(
-        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    assert stopped.stdout is not None and stopped.stdout.readline() == "at work\n"
+    stopped = Script(script)
+    assert stopped.stdout.readline() == "at work\n"
     os.kill(stopped.pid, signal.SIGSTOP)
     began = time.monotonic()
     outcome = run_study(config)

@@ -3,8 +3,6 @@
 import os
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 import object_store
 import problems
 import pytest
-from faults import environment, snapshot, wait_until
+from apart import Script
+from faults import snapshot, wait_until
 
 import rsl_cli as rsl
 from rsl_cli.cli import main
@@ -145,11 +144,8 @@ def test_a_run_carried_further_elsewhere_is_the_one_made_in_one_go(server, move,
 def test_workers_of_one_bucket_do_each_run_once_and_a_killed_one_is_replaced(server, move, tmp_path):
     changes = {"seeds": 4, "trainer": problems.group("trainer", "adam", steps=4000, batch_size=64)}
     store = registered("many", executor={"name": "pilots", "workers": 4}, **changes)
-    words = [sys.executable, "-m", "rsl_cli.cli", "work", store.address, "--threads", "1"]
-    places = [environment(XDG_CACHE_HOME=str(tmp_path / str(i))) for i in range(3)]
-    workers = {
-        one.pid: one for one in (subprocess.Popen(words, env=env, stdout=subprocess.PIPE, text=True) for env in places)
-    }
+    line = f"import sys; from rsl_cli.cli import main; sys.exit(main(['work', {store.address!r}, '--threads', '1']))"
+    workers = {one.pid: one for one in (Script(line, XDG_CACHE_HOME=str(tmp_path / str(i))) for i in range(3))}
     wait_until(lambda: [one for one in holders(store.leases).values() if one.note])
     victim = next(one.process for one in holders(store.leases).values() if one.note)
     os.kill(victim, signal.SIGKILL)

@@ -6,7 +6,6 @@ import os
 import platform
 import shutil
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -14,6 +13,7 @@ import types
 
 import problems
 import pytest
+from apart import Script
 from faults import snapshot
 
 import rsl_cli as rsl
@@ -286,8 +286,7 @@ def test_a_head_that_falls_silent_is_said(tmp_path, monkeypatch, capsys):
 def test_rsl_work_hears_sigterm_saves_and_gives_back(tmp_path):
     trainer = problems.group("trainer", "adam", steps=1_000_000, batch_size=64)
     store = registered(tmp_path, study="s", lift=[2], seeds=1, trainer=trainer)
-    words = [sys.executable, "-m", "rsl_cli.cli", "work", str(store.root)]
-    worker = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    worker = Script(f"import sys; from rsl_cli.cli import main; sys.exit(main(['work', {str(store.root)!r}]))")
     end = time.monotonic() + 120
     while not any(one.note for one in holders(store.leases).values()) and time.monotonic() < end:
         time.sleep(0.1)

@@ -1,12 +1,11 @@
 import json
 import signal
-import subprocess
-import sys
 import textwrap
 import time
 
 import problems
 import pytest
+from apart import Script
 from faults import snapshot
 
 from rsl_cli import load_study
@@ -115,8 +114,8 @@ def test_killed_at_any_moment_and_resumed_is_the_uninterrupted_study(whole, tmp_
     """)
     killed = StudyStore(tmp_path / store.name)
     for pause in (0.05, 0.3):
-        process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
-        assert process.stdout is not None and process.stdout.readline()
+        process = Script(script)
+        assert process.stdout.readline()
         process.stdout.readline()  # the first item, or the end
         time.sleep(pause)
         process.send_signal(signal.SIGKILL)
@@ -142,7 +141,7 @@ def test_two_processes_on_one_study_do_each_run_once(whole, tmp_path):
         from rsl_cli.study.api import run_study
         print(run_study(json.loads({json.dumps(config)!r})).done)
     """)
-    pair = [subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    pair = [Script(script) for _ in range(2)]
     counts = [process.communicate(timeout=300)[0] for process in pair]
     assert [process.returncode for process in pair] == [0, 0] and all(int(count) <= 9 for count in counts)
     assert snapshot(StudyStore(tmp_path / store.name)) == snapshot(store)
