@@ -7,10 +7,12 @@ import logging
 import threading
 from collections import Counter
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 import pytest
 
+from rsl_cli.report.vega import vega_script
 from rsl_cli.study.objects import _reached
 
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "rsl", "AWS_SECRET_ACCESS_KEY": "rsl", "AWS_DEFAULT_REGION": "us-east-1"}
@@ -68,6 +70,8 @@ def served() -> Iterator[Server]:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in {**CREDENTIALS, "AWS_ENDPOINT_URL": server.endpoint}.items():
             patch.setenv(name, value)
+        # Whoever moves to the cache of another machine need not bundle again what draws the figures of pages.
+        patch.setattr("rsl_cli.report.page.vega_script", cache(vega_script))
         _reached.cache_clear()  # Another server's.
         server.client().create_bucket(Bucket="bucket")
         yield server

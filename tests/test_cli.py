@@ -214,7 +214,8 @@ def test_every_experiment_runs_shrunk(name, tmp_path, capsys, monkeypatch):
     line = [f"experiment={name}", "lift=2,4,8", "seeds=3"]
     written = yaml.safe_load((problems.CONF / "experiment" / f"{name}.yaml").read_text(encoding="utf-8"))
     swept = (written.get("hydra") or {}).get("sweeper", {}).get("params", {})
-    trainer = compose(line)["trainer"]["name"]
+    asked = compose(line)
+    trainer = asked["trainer"]["name"]
     # A trainer that stops at the first chance, under the one key they all have where there are several.
     short = {"flow": "trainer.t_end=1e-2", "lm": "trainer.max_steps=5"}.get(trainer, "trainer.steps=5")
     short = "trainer.stationary=10" if name == "adam_versus_flow" else short
@@ -225,7 +226,7 @@ def test_every_experiment_runs_shrunk(name, tmp_path, capsys, monkeypatch):
     for file in studies:
         study, store = json.loads(file.read_text()), load_study(file.parent).store
         for group in ("base", "dataset", "trainer"):
-            wanted = compose(line)[group]["name"]
+            wanted = asked[group]["name"]
             assert study["config"][group]["name"] in ([wanted] if group not in swept else swept[group].split(","))
         runs = load_study(file.parent).runs
         assert sorted(zip(runs["lift"], runs["seed"], strict=True)) == [(n, s) for n in (2, 4, 8) for s in range(3)]

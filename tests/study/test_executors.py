@@ -154,11 +154,11 @@ def told(_):
 
 
 def test_a_worker_has_the_variables_that_its_parent_has_by_then(tmp_path, monkeypatch):
-    words = ["lift=2", "seeds=2", "trainer.steps=1", "theory.probes=[{target: test_executors.told}]"]
+    words = ["theory.probes=[{target: test_executors.told}]"]
     for number in (1, 2):
         monkeypatch.setenv("TOLD", str(number))
-        store = run_study(config_in(tmp_path, *words, f"study=s{number}")).store
-        assert [store.table(key, "told")["told"].tolist() for key in store.planned()] == [[number]] * 2
+        store = run_study(config_in(tmp_path / str(number), *words)).store
+        assert [store.table(key, "told")["told"].tolist() for key in store.planned()] == [[number]] * 6
 
 
 def test_workers_are_copies_where_that_is_safe(monkeypatch):
