@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import tempfile
+import threading
 from multiprocessing.reduction import DupFd
 from pathlib import Path
 from typing import Any
@@ -47,14 +48,17 @@ class Script:
         """End it at once."""
         self.send_signal(signal.SIGKILL)
 
-    def communicate(self, timeout: float | None = None) -> tuple[str, str]:
-        """Wait for its end; returns what it wrote since, to standard output and, all of it, to standard error."""
-        self._process.join(timeout)
-        assert self.returncode is not None, f"it has not ended within {timeout} s"
+    def communicate(self, timeout: float = 300) -> tuple[str, str]:
+        """Wait for its end, or end it; returns what it wrote since, and all that it wrote to standard error."""
+        limit = threading.Timer(timeout, self.kill)
+        limit.start()
         with self.stdout:
-            said = self.stdout.read(), self._errors.read_text(encoding="utf-8")
+            said = self.stdout.read()
+        self._process.join()
+        limit.cancel()
+        errors = self._errors.read_text(encoding="utf-8")
         self._errors.unlink()
-        return said
+        return said, errors
 
 
 def _run(text: str, environment: dict[str, str], output: Any, errors: str) -> None:

@@ -4,12 +4,12 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import threading
 
 import faults
 import problems
 import pytest
+from apart import Script
 from faults import at_work, count_done, losses, wait_until
 
 from rsl_cli.study.api import run_study
@@ -107,15 +107,12 @@ outcome = run_study(json.loads({json.dumps(config)!r}))
 print(outcome.done, outcome.failed)
 """
 
-    def run():
-        return subprocess.Popen([sys.executable, "-c", script], env=environment, stdout=subprocess.PIPE, text=True)
-
-    main = run()
+    main = Script(script, **environment)
     wait_until(lambda: len(at_work(store)) == 2)
     main.kill()
     main.communicate()
     pilots = at_work(store)
-    main = run()
+    main = Script(script, **environment)
     wait_until(lambda: count_done(store) >= 2 and at_work(store))
     assert at_work(store) <= pilots, "pilots go on without the process that started them"
     os.kill(next(iter(at_work(store))), signal.SIGKILL)
