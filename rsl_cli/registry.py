@@ -19,6 +19,7 @@ import sys
 import sysconfig
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache, lru_cache
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
@@ -194,10 +195,23 @@ def load_plugins(modules: object) -> None:
     names = [] if modules is None else [modules] if isinstance(modules, str) else modules
     if not isinstance(names, Sequence) or not all(isinstance(name, str) and name for name in names):
         raise ConfigError(f"plugins={modules!r}; accepted: null or a list of modules, e.g. plugins=[mine]")
-    for entry in metadata.entry_points(group="rsl_cli.plugins"):
-        _imported(entry.module, f"entry point {entry.name} of group rsl_cli.plugins", ConfigError)
+    for name, module in _entries(tuple((place, _changed(place)) for place in sys.path)):
+        _imported(module, f"entry point {name} of group rsl_cli.plugins", ConfigError)
     for name in names:
         _imported(name, f"plugins={name}", ConfigError)
+
+
+@lru_cache(maxsize=1)
+def _entries(_: tuple[tuple[str, int], ...]) -> list[tuple[str, str]]:
+    """Name and module of installed entry points; looked up again when something was installed where Python looks."""
+    return [(entry.name, entry.module) for entry in metadata.entry_points(group="rsl_cli.plugins")]
+
+
+def _changed(place: str) -> int:
+    try:
+        return Path(place).stat().st_mtime_ns
+    except OSError:
+        return 0
 
 
 def _imported(name: str, where: str, error: type[RslError]) -> ModuleType:
@@ -278,11 +292,13 @@ def _named_in(module: ModuleType) -> list[ModuleType]:
 def _is_own(module: ModuleType) -> bool:
     """Whether a module is the user's: neither Python's nor installed."""
     origin = getattr(module.__spec__, "origin", None)
-    if not origin or not Path(origin).is_file():
-        return False
+    return bool(origin) and Path(origin).is_file() and not _is_installed(origin)
+
+
+@cache
+def _is_installed(origin: str) -> bool:
     paths = sysconfig.get_paths()
     places = [Path(paths[key]).resolve() for key in ("stdlib", "platstdlib", "purelib", "platlib")]
     parents = Path(origin).resolve().parents
-    return not any(place in parents for place in places) and not {"site-packages", "dist-packages"} & {
-        parent.name for parent in parents
-    }
+    names = {parent.name for parent in parents}
+    return any(place in parents for place in places) or bool({"site-packages", "dist-packages"} & names)

@@ -14,6 +14,7 @@ import torch
 from rsl_cli import load_study
 from rsl_cli.cli import main
 from rsl_cli.network import LiftedNetwork
+from rsl_cli.registry import load_plugins
 from rsl_cli.study.trained import run_network
 
 FILES = {
@@ -382,6 +383,18 @@ def test_short_names_come_from_plugins_in_every_worker(folder, capsys):
         from rsl_cli.maps import EDGE_MAPS
 
         EDGE_MAPS._parts.pop("diagonal", None)
+
+
+def test_entry_points_are_found_once_they_are_installed(folder, monkeypatch):
+    monkeypatch.syspath_prepend(str(folder))
+    load_plugins(None)
+    (folder / "plug_entry.py").write_text("")
+    installed = folder / "plug_entry-1.0.dist-info"
+    installed.mkdir()
+    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: plug-entry\nVersion: 1.0\n")
+    (installed / "entry_points.txt").write_text("[rsl_cli.plugins]\nmine = plug_entry\n")
+    load_plugins(None)
+    assert "plug_entry" in sys.modules
 
 
 @pytest.mark.slow
