@@ -167,10 +167,7 @@ class LiftedNetwork(nn.Module):
     ) -> Tensor:
         """Outputs (R, N, outputs) of samples (1 or R, N, inputs), edge by edge."""
         base, replicas, samples = self.lift.base, self.replica_count, batch.shape[1]
-
-        def named(name: str) -> Tensor | None:
-            return tensors[self._names[name]] if name in self._names else None
-
+        named = {name: tensors[attribute] for name, attribute in self._names.items()}
         # (1 or R, d, N): replicas that share their samples share one copy of them.
         values: dict[str, Tensor] = {base.input.name: batch.transpose(1, 2).contiguous()}
         for vertex in base.vertices:
@@ -179,14 +176,14 @@ class LiftedNetwork(nn.Module):
             slots = {}
             for edge, step in zip(base.edges, self._steps, strict=True):
                 if edge.target == vertex.name:
-                    weight = named(f"weight {edge.name}")
+                    weight = named.get(f"weight {edge.name}")
                     z = step(weight, values[edge.source], self._implementation)
                     if tape is not None and weight is not None:
                         tape[self._names[f"weight {edge.name}"]] = WeightUse(step, values[edge.source], z)
                     space = edge.map.output_space(base.space(edge.source))
                     slots[slot_key(edge)] = z.view(len(z) // math.prod(space), *space, samples)
             z = vertex.combine(slots)
-            bias = named(f"bias {vertex.name}")
+            bias = named.get(f"bias {vertex.name}")
             if bias is not None:
                 # Over the space first: a gradient that all of z added up to at once would be shared out among threads.
                 z = z + bias.expand(z.shape[:-1]).unsqueeze(-1)

@@ -13,8 +13,9 @@ import pytest
 from hypothesis import settings
 from jaxtyping import install_import_hook
 
-# Only modules whose public functions take tensors; Numba cannot compile what the hook has wrapped.
-install_import_hook(["rsl_cli.network", "rsl_cli.kernels.autograd"], "beartype.beartype")
+CHECKED = ["rsl_cli.network", "rsl_cli.kernels.autograd"]
+"""Modules whose calls are checked: those whose public functions take tensors. Numba cannot compile what is wrapped."""
+install_import_hook(CHECKED, "beartype.beartype")
 
 # torch compiles a few formulas at the first forward-mode derivative, by a function that it deprecates itself.
 with warnings.catch_warnings():

@@ -86,17 +86,10 @@ class _Partial(torch.autograd.Function):
             return None, None, None, None, None
         of_a, of_b = _OTHERS[ctx.argument]
         a, b = ctx.saved_tensors
-        # Being recorded costs more than a small product, so not where nobody could ask for a further derivative.
-        compute = _Partial.apply if _is_recorded() else _Partial.forward
-
-        def partial(of: _Argument, other: _Argument, value: Tensor) -> Any:
-            in_order = (value, cotangent) if other.value < ctx.argument.value else (cotangent, value)
-            return compute(of, *in_order, ctx.pattern, ctx.implementation)
-
         return (
             None,
-            partial(of_a, of_b, b) if ctx.needs_input_grad[1] else None,
-            partial(of_b, of_a, a) if ctx.needs_input_grad[2] else None,
+            _derivative(ctx, of_a, of_b, b, cotangent) if ctx.needs_input_grad[1] else None,
+            _derivative(ctx, of_b, of_a, a, cotangent) if ctx.needs_input_grad[2] else None,
             None,
             None,
         )
@@ -132,6 +125,14 @@ class _Partial(torch.autograd.Function):
             for i in range(info.batch_size)
         ]
         return torch.stack(parts), 0
+
+
+def _derivative(ctx: Any, of: _Argument, other: _Argument, value: Tensor, cotangent: Tensor) -> Any:
+    """That by one operand, of the value of the other and of the cotangent."""
+    in_order = (value, cotangent) if other.value < ctx.argument.value else (cotangent, value)
+    # Being recorded costs more than a small product, so not where nobody could ask for a further derivative.
+    compute = _Partial.apply if _is_recorded() else _Partial.forward
+    return compute(of, *in_order, ctx.pattern, ctx.implementation)
 
 
 class _Recorded(torch.autograd.Function):
