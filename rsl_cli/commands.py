@@ -16,6 +16,7 @@ from typing import Any
 
 from rsl_cli.configuration import Composed, compose_line, composed, config_directory, split_flags
 from rsl_cli.errors import ConfigError, RslError, StoreError, nearest
+from rsl_cli.garbage import unswept
 from rsl_cli.waiting import Waiting
 
 _MOST_COMPARED = 6
@@ -88,7 +89,7 @@ def _compare(stores: Sequence[Any], formats: Sequence[str] = ("png", "pdf")) -> 
 
 def _study(asked: Composed, first: bool) -> tuple[int, Any]:
     """Train what a study lacks, or the first run of that alone; report. Returns exit status and the study's place."""
-    with Waiting("importing torch and what computes with it"):
+    with Waiting("importing torch and what computes with it"), unswept(for_good=True):
         from rsl_cli.notebook import Study
         from rsl_cli.progress import say
         from rsl_cli.report.figures import named_figures
@@ -171,7 +172,7 @@ def _find(name: str, results_dir: str) -> Any:
 
 def show(parsed: argparse.Namespace) -> int:
     """Print what a line would train."""
-    with Waiting("importing torch and what computes with it"):
+    with Waiting("importing torch and what computes with it"), unswept(for_good=True):
         from rsl_cli.show import describe, draw
         from rsl_cli.study.spec import StudySpec
 

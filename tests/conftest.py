@@ -5,6 +5,7 @@ marked ``drawn``; anywhere else a report has one dot in place of each.
 """
 
 import base64
+import gc
 import importlib
 import warnings
 from collections import Counter
@@ -12,6 +13,9 @@ from collections import Counter
 import pytest
 from hypothesis import settings
 from jaxtyping import install_import_hook
+
+# What is imported and collected lasts; looking through it for cycles again and again took a fifth of the tests' time.
+gc.disable()
 
 CHECKED = ["rsl_cli.network", "rsl_cli.kernels.autograd"]
 """Modules whose calls are checked: those whose public functions take tensors. Numba cannot compile what is wrapped."""
@@ -43,6 +47,13 @@ def figures(request, monkeypatch):
 
 settings.register_profile("rsl", deadline=None, derandomize=True, max_examples=40)
 settings.load_profile("rsl")
+
+
+def pytest_collection_finish():
+    """Look for cycles among what tests make, and seldom: nothing here runs for long."""
+    gc.freeze()
+    gc.set_threshold(20_000, 10, 10)
+    gc.enable()
 
 
 def pytest_collection_modifyitems(items):

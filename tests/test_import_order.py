@@ -13,6 +13,7 @@ PACKAGE = ROOT / "rsl_cli"
 ORDER = [
     "errors",
     "waiting",
+    "garbage",
     "registry",
     "keys",
     "rng",

@@ -10,11 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsl_cli.errors import RslError
+from rsl_cli.garbage import unswept
 from rsl_cli.liftings import edge_lifting
 from rsl_cli.stats import ZERO_LOSS, Limit, at_saddle, tail_limit
 from rsl_cli.study.record import Record, RunKey
 from rsl_cli.study.store import StudyStore
-from rsl_cli.study.survey import Sampled, survey, unswept
+from rsl_cli.study.survey import Sampled, survey
 from rsl_cli.study.survey import curves as read_curves
 
 Which = Literal["train", "test"]

@@ -6,10 +6,10 @@ that themselves; nothing is computed in parallel.
 
 import importlib
 
-import numpy as np
+from rsl_cli.garbage import unswept
 
-from rsl_cli.kernels.circuit import group_bounds
-
-for _module in ("rsl_cli.study.runner", "pandas", "pyarrow.parquet"):
-    importlib.import_module(_module)
-group_bounds(1, np.zeros(1), 0)  # Numba sets itself up at the first call of any kernel.
+with unswept(for_good=True):
+    for _module in ("rsl_cli.study.runner", "pandas", "pyarrow.parquet"):
+        importlib.import_module(_module)
+    # Numba sets itself up at the first call of any kernel.
+    importlib.import_module("rsl_cli.kernels.circuit").group_bounds(1, importlib.import_module("numpy").zeros(1), 0)

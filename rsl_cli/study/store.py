@@ -32,6 +32,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rsl_cli.errors import StoreError, first_line
+from rsl_cli.garbage import unswept
 from rsl_cli.study import grids, lease_files, run_files
 from rsl_cli.study.catalogue import Catalogue
 from rsl_cli.study.files import (
@@ -49,7 +50,7 @@ from rsl_cli.study.integrity import DamageError, check_study, digest, seal
 from rsl_cli.study.leases import SECONDS, Claim, Leases
 from rsl_cli.study.record import Record
 from rsl_cli.study.record import RunKey as RunKey
-from rsl_cli.study.survey import LATER, counted, note, survey, unswept
+from rsl_cli.study.survey import LATER, counted, note, survey
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -4,12 +4,10 @@ The cheap look compares size and time of last change of a run's files with what 
 that passes it and yet is damaged (its change has to have gone past the operating system) is for `rsl verify` to find.
 """
 
-import gc
 import json
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rsl_cli.garbage import unswept
 from rsl_cli.study.catalogue import Kind
 from rsl_cli.study.files import read_parquet
 from rsl_cli.study.integrity import DamageError, digest
@@ -53,18 +52,6 @@ class Survey:
     records: dict[RunKey, Record] = field(default_factory=dict)
     faults: list[str] = field(default_factory=list)
     unnoted: list[RunKey] = field(default_factory=list)
-
-
-@contextmanager
-def unswept() -> Iterator[None]:
-    """Make many small things without Python's looking through all of them for cycles again and again."""
-    was = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was:
-            gc.enable()
 
 
 @unswept()
