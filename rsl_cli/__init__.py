@@ -151,12 +151,19 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     """Import a public name on first use."""
     if name in ("report", "study", "testing"):
-        return importlib.import_module(f"rsl_cli.{name}")
+        return _imported(name)
     if name not in _HOMES:
         raise AttributeError(f"module 'rsl_cli' has no attribute {name!r}")
-    module = importlib.import_module(f"rsl_cli.{_HOMES[name]}")
+    module = _imported(_HOMES[name])
     globals()[name] = value = getattr(module, name)
     return value
+
+
+def _imported(name: str) -> Any:
+    from rsl_cli.garbage import unswept
+
+    with unswept():
+        return importlib.import_module(f"rsl_cli.{name}")
 
 
 def __dir__() -> list[str]:
