@@ -11,7 +11,7 @@ import pytest
 from rsl_cli import load_study
 from rsl_cli.errors import ConfigError, StoreError
 from rsl_cli.progress import Display
-from rsl_cli.study import costs, leases, run_files, store
+from rsl_cli.study import costs, lease_files, leases, run_files, runner, store
 from rsl_cli.study.api import run_study
 from rsl_cli.study.files import read_json, write_json
 from rsl_cli.study.identity import run_id
@@ -352,7 +352,9 @@ def test_a_kill_between_any_two_files_leaves_the_old_run_or_the_new_one(tmp_path
 def test_a_continuation_killed_at_any_write_is_one_that_was_not(name, whole, tmp_path, monkeypatch):
     executor = {"name": "local", "checkpoint_seconds": 1e-9, "lease_seconds": 1}
     # What a kill leaves of a takeover is waited out.
-    monkeypatch.setattr(leases, "SECONDS", 0.5)
+    for module in (leases, lease_files):
+        monkeypatch.setattr(module, "SECONDS", 0.5)
+    monkeypatch.setattr(runner, "_LOOK", 0.1)
     old = snapshot(run_study(config(tmp_path, name, 0)).store)
     study, new = StudyStore(tmp_path / "s"), snapshot(whole(name))
     for count in (1, 2, 4, 7, 11, 12, 13):
