@@ -1,25 +1,45 @@
 """What holds for every test: shapes are checked as they run, hypothesis draws the same examples everywhere.
 
-Drawing takes most of a report's time, so figures are drawn where they are the subject: in tests/report, and in tests
-marked ``drawn``; anywhere else a report has one dot in place of each.
+Drawing takes most of a report's time, so figures are drawn where they are the subject, in tests marked ``drawn``;
+anywhere else a report has one dot in place of each.
 """
 
 import base64
 import gc
 import importlib
+import inspect
 import warnings
 from collections import Counter
 
 import pytest
+from beartype import beartype
 from hypothesis import settings
-from jaxtyping import install_import_hook
+from jaxtyping import AbstractArray, jaxtyped
 
 # What is imported and collected lasts; looking through it for cycles again and again took a fifth of the tests' time.
 gc.disable()
 
-CHECKED = ["rsl_cli.network", "rsl_cli.kernels.autograd"]
-"""Modules whose calls are checked: those whose public functions take tensors. Numba cannot compile what is wrapped."""
-install_import_hook(CHECKED, "beartype.beartype")
+
+def check_shapes(owner, module):
+    """Hold the functions of a module, or of a class there, whose annotations name shapes to these as they run.
+
+    The others are left alone: what a wrapped call costs is several times what a small product does.
+    """
+    for name, value in list(vars(owner).items()):
+        if getattr(value, "__module__", None) == module:
+            if inspect.isclass(value):
+                check_shapes(value, module)
+            elif inspect.isfunction(value) and any(map(names_shapes, inspect.get_annotations(value).values())):
+                setattr(owner, name, jaxtyped(value, typechecker=beartype))
+
+
+def names_shapes(annotation):
+    return inspect.isclass(annotation) and issubclass(annotation, AbstractArray)
+
+
+# In the order of their imports, so that each sees what is checked of those below it.
+for _module in ("rsl_cli.kernels.autograd", "rsl_cli.network"):
+    check_shapes(importlib.import_module(_module), _module)
 
 # torch compiles a few formulas at the first forward-mode derivative, by a function that it deprecates itself.
 with warnings.catch_warnings():
@@ -38,8 +58,8 @@ _DOT = {
 @pytest.fixture(autouse=True)
 def figures(request, monkeypatch):
     """Leave a dot in place of each figure, where figures are not the subject."""
-    drawn = request.path.parent.name == "report" or request.node.get_closest_marker("drawn") is not None
-    if not drawn:
+    # What a GPU is for draws nothing, and in a process of its own would import all of Matplotlib for this.
+    if not any(map(request.node.get_closest_marker, ("drawn", "gpu"))):
         monkeypatch.setattr(
             "rsl_cli.report.canvas.render", lambda drawing, formats: {form: _DOT[form] for form in formats}
         )

@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import CHECKED
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "rsl_cli"
@@ -98,14 +97,6 @@ def test_the_walk_sees_imports_inside_functions(tmp_path, monkeypatch):
         "def late():\n    from rsl_cli.report import page\n    from . import cli\n    import rsl_cli.study\n"
     )
     assert imported(path) == {"rsl_cli.report", "rsl_cli.cli", "rsl_cli.study"}
-
-
-def test_modules_whose_calls_are_checked_make_no_function_when_called():
-    """Each would be wrapped anew at every call, which takes longer than any small product: see ``conftest.py``."""
-    for name in CHECKED:
-        tree = ast.parse((ROOT / f"{name.replace('.', '/')}.py").read_text(encoding="utf-8"))
-        made = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
-        assert not [inner.name for outer in made for inner in ast.walk(outer) if inner in made and inner is not outer]
 
 
 @pytest.mark.parametrize("module", ["rsl_cli", "rsl_cli.report", "rsl_cli.study.store", "rsl_cli.stats"])
