@@ -71,7 +71,7 @@ class Shown(Figure):
     """A figure that a notebook shows where it is a cell's last value, whatever draws there."""
 
     def _repr_png_(self) -> bytes:
-        return _encode(self, "png", keep_layout=True)
+        return _encode(self, "png")
 
 
 def drawn(drawing: Drawing) -> Shown:
@@ -84,14 +84,21 @@ def drawn(drawing: Drawing) -> Shown:
 
 
 def render(drawing: Drawing, formats: Sequence[str]) -> dict[str, bytes]:
-    """Draw a figure once and return its bytes per format, the same for the same data."""
+    """Draw a figure once, if in any format, and return its bytes per format, the same for the same data."""
+    if not formats:
+        return {}
     figure = drawn(drawing)
     with matplotlib.style.context(["default", STYLE]):
         return encoded(figure, formats)
 
 
 def encoded(figure: Figure, formats: Sequence[str]) -> dict[str, bytes]:
-    """Return a figure's bytes per format, without the date at which they were made."""
+    """Return a figure's bytes per format, without the date at which they were made; its layout is then settled."""
+    engine = figure.get_layout_engine()
+    if engine is not None:
+        # Once for all formats: each would find its own, and draw the figure twice for that.
+        engine.execute(figure)
+        figure.set_layout_engine("none")
     return {form: _encode(figure, form) for form in formats}
 
 
@@ -208,6 +215,7 @@ def note(axes: Axes, text: str) -> None:
 def _label_apart(axis: Axis, low: float, high: float) -> None:
     """Label a logarithmic axis: short ranges hold too few powers of ten, and the labels between them collide."""
     axis.set_minor_formatter(NullFormatter())
+    axis.set_tick_params(which="minor", label1On=False)  # They say nothing, and would be measured for the layout.
     if max(abs(low), abs(high)) > _OWN_TICKS:
         first, last = (max(-_FAR_POWER, min(_FAR_POWER, end)) for end in (low, high))
         step = max(1, math.ceil((last - first) / _MOST_TICKS))
@@ -220,12 +228,9 @@ def _label_apart(axis: Axis, low: float, high: float) -> None:
         axis.set_major_locator(FixedLocator(short_ticks(low, high)))
 
 
-def _encode(figure: Figure, form: str, *, keep_layout: bool = False) -> bytes:
+def _encode(figure: Figure, form: str) -> bytes:
     buffer = io.BytesIO()
     # A creation date would make equal reports differ.
     metadata = {"CreationDate": None} if form == "pdf" else {"Date": None} if form == "svg" else None
     figure.savefig(buffer, format=form, metadata=metadata)
-    # The layout found for the first format serves the others; finding it takes as long as drawing.
-    if not keep_layout:
-        figure.set_layout_engine("none")
     return buffer.getvalue()
