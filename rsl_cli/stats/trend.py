@@ -96,7 +96,7 @@ def _tails(
         squares = sum(int((signs**2).sum()) / 2 + float((signs.sum(axis=1) ** 2.0).sum()) for signs in tables)
         deviation = math.sqrt(max(squares / 3, 1e-300))
         return float(ndtr((1 - score) / deviation)), float(ndtr((1 + score) / deviation)), "normal law of"
-    distribution = reduce(np.convolve, [_null(signs.tobytes(), len(signs)) for signs in tables])
+    distribution = reduce(np.convolve, [_null(_sorted(signs).tobytes(), len(signs)) for signs in tables])
     middle = len(distribution) // 2  # from minus to plus its largest
     exact = max(map(len, tables)) <= _EXACT_LIFTS
     floor = 0.0 if exact else 1 / _DRAWS
@@ -109,6 +109,12 @@ def _signs(low: NDArray[np.float64], high: NDArray[np.float64]) -> NDArray[np.in
     """1 where the later interval lies surely below the earlier, -1 where above, 0 where they overlap."""
     falls = high[None, :] < low[:, None]
     return falls.astype(np.int8) - falls.T.astype(np.int8)
+
+
+def _sorted(signs: NDArray[np.int8]) -> NDArray[np.int8]:
+    """The same intervals from the surest to fall on: all orders of them are the same, and need to be counted once."""
+    order = np.argsort(-signs.sum(axis=1, dtype=np.int64), kind="stable")
+    return signs[np.ix_(order, order)]
 
 
 @lru_cache(maxsize=4096)
