@@ -120,13 +120,13 @@ def _rows(first, last, indptr, indices, weight, x, out, pieces, tiles, links, si
                     shift += links[link, 0]
                     _add_up(indptr[row], indptr[row + 1], indices, of_column, shift, weight, x, into)
                     continue
-                n = 0
+                n = np.int64(0)  # As a literal it would have `_add_up` compiled once more for itself.
                 for k in range(indptr[row], indptr[row + 1]):
                     for term in range(link, end):
                         starts[n] = indices[k] * of_column + links[term, 0]
                         weights[n] = weight[k * taps + links[term, 1]]
                         n += 1
-                _add_up(0, n, starts, 1, shift, weights, x, into)
+                _add_up(np.int64(0), n, starts, np.int64(1), shift, weights, x, into)
 
 
 @jit(nogil=True)

@@ -64,7 +64,7 @@ def _values(circuit, weight, y, d, e):
             for m in range(at, at + strip):
                 d[m] = one - y[m] * y[m]
         else:
-            activate(circuit.function[row], y, d, row, True)
+            activate(circuit.function[row], y, d, row, np.bool_(True))
 
 
 @jit(nogil=True, error_model="numpy")
@@ -179,7 +179,10 @@ def add_curvature(circuit, weight, samples, chosen, norm, into):
             nothing.
     """
     rows, strip, first, last = len(circuit.function), lanes(weight), circuit.inputs + 1, len(weight) - 1
-    y, d, e, a, slope, t, f, g, one = np.zeros((9, rows * strip), weight.dtype)
+    work = np.zeros((9, rows * strip), weight.dtype)
+    # Row by row: to Numba what it unpacks by itself need not be contiguous, and all would be compiled once more for it.
+    y, d, e, a, slope = work[0], work[1], work[2], work[3], work[4]
+    t, f, g, one = work[5], work[6], work[7], work[8]
     reached, turned = np.zeros(rows, np.bool_), np.zeros(rows, np.bool_)
     y[:strip] = 1
     for start in range(0, len(chosen), strip):
