@@ -84,7 +84,7 @@ def test_auto_takes_triton_on_a_cuda_device(dtype, expected):
 
 @on_the_device
 @pytest.mark.parametrize("name", STENCILS)
-@pytest.mark.parametrize("samples", [0, 1, 5, 129, 600])
+@pytest.mark.parametrize("samples", [0, 1, 5, 129, 257])  # Tiles of 128: none, parts of one, two and three.
 def test_products_are_those_of_the_reference(name, samples):
     agree(pattern_of([0, 2], 3, stencil=STENCILS[name]), samples, torch.float64, 1e-11)
 

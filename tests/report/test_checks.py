@@ -98,12 +98,19 @@ def test_the_report_says_and_draws_both(store: StudyStore) -> None:
     assert "The coordinate check fails (steady: exponents within 0.25 of 0): change at h1 n^-0.5" in told
     assert "n = 8: effective rank" in told and "alignment 0.01 to 0.2" in told
     page = (store.report_dir / "index.html").read_text()
+    assert {path.name for path in store.report_dir.glob("*.png")} >= {"coordinates.png", "ntk.png"}
     for name in ("coordinates", "ntk"):
         assert f'data-chart="{name}"' in page
-        image = matplotlib.image.imread(store.report_dir / f"{name}.png")
+
+
+@pytest.mark.drawn
+def test_both_are_drawn_inside_their_figures(store: StudyStore) -> None:
+    for drawing in check_drawings(read_runs(store), tables(store)).values():
+        image = matplotlib.image.imread(io.BytesIO(canvas.render(drawing, ["png"])["png"]))
         assert np.all(image[[0, -1]] == 1) and np.all(image[:, [0, -1]] == 1)
 
 
+@pytest.mark.drawn
 def test_one_lift_and_one_seed_are_drawn_too(tmp_path: Path) -> None:
     store = make(tmp_path / "s", lifts=(8,), seeds=1)
     drawn = check_drawings(read_runs(store), tables(store))

@@ -54,7 +54,9 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> StudyStore:
         change=lambda lift, seed: {"stop_reason": "time"} if lift > 16 else {},
     )
     write_json(store.study_file, {**store.read_study(), "line": ["base=mlp", "study=mine's"]})
-    write_report(store, formats=("png",))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(canvas, "render", lambda drawing, formats: dict.fromkeys(formats, b""))  # The page holds none.
+        write_report(store, formats=("png",))
     return store
 
 
@@ -278,6 +280,7 @@ def test_charts_obey_the_schema(study: StudyStore) -> None:
         alt.LayerChart.from_dict({**spec, "layer": [{"mark": "smear"}]})
 
 
+@pytest.mark.drawn
 def test_many_groups_of_weights_have_a_line_each(study: StudyStore) -> None:
     runs = read_runs(study)
     drift = read_diagnostics(study, runs).drift

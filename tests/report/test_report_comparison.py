@@ -14,6 +14,7 @@ from rsl_cli.report import write_comparison
 from rsl_cli.report.comparison import compared_name, differing
 from rsl_cli.study.store import StudyStore
 
+pytestmark = pytest.mark.drawn
 DIVERGED = {"train_loss": None, "test_loss": None, "stop_reason": "diverged"}
 
 

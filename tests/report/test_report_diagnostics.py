@@ -86,6 +86,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> StudyStore:
 
 
 @pytest.mark.slow
+@pytest.mark.drawn
 def test_the_report_of_a_measured_study(store: StudyStore) -> None:
     verdict = write_report(store, formats=("png",))
     folder = store.report_dir
@@ -114,6 +115,7 @@ def test_every_figure_needs_its_data(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.drawn
 def test_tables_that_only_some_runs_have(tmp_path: Path) -> None:
     store = measured(tmp_path / "s", without("tangent", "coverage", "drift"), at=(64, 1), failed=[(8, 0)])
     assert draw(store) >= set(DIAGNOSTICS)
@@ -180,6 +182,7 @@ def test_a_planted_violation_is_counted_and_its_run_named(tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
+@pytest.mark.drawn
 def test_nothing_to_check(tmp_path: Path) -> None:
     def unreachable(tables: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
         return {**tables, "tangent": tables["tangent"].assign(kappa=math.inf)}
@@ -286,11 +289,13 @@ SIZES: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.slow
+@pytest.mark.drawn
 @pytest.mark.parametrize("size", SIZES)
 def test_figures_at_several_sizes(size: str, tmp_path: Path) -> None:
     assert draw(measured(tmp_path / "a_study_with_a_rather_long_name_$x_0$", **SIZES[size])) >= set(DIAGNOSTICS)
 
 
+@pytest.mark.drawn
 def test_values_that_have_no_place_on_a_log_axis(tmp_path: Path) -> None:
     def zeros(tables: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
         changed = dict.fromkeys(("covering", "share", "ks", "wasserstein"), 0.0)

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import problems
@@ -68,39 +69,14 @@ def slow_gradient(net, data, kind):
     return both
 
 
+@cache
+def in_one_go(settings, *seeds):
+    """Training on the numbers, for several tests; nothing changes what they get."""
+    return trained(network(seeds), Objective(DATA, "mse", dtype=torch.float64), settings)
+
+
 def flat(net):
     return torch.nn.utils.parameters_to_vector(net.parameters()).detach().numpy().copy()
-
-
-@pytest.mark.parametrize("solver", ["BDF", "Radau"])
-@pytest.mark.parametrize("kind", ["mse", "cross_entropy"])
-def test_it_agrees_with_scipy_at_tight_tolerances(solver, kind):
-    data, base = (DATA, BASE) if kind == "mse" else classes()
-    net = network([0], base=base)
-    both = slow_gradient(net, data, kind)
-    # Radau at these tolerances takes minutes where BDF takes seconds.
-    times = [1.0, 10.0, 100.0, 1e3, 1e4] if (solver, kind) == ("BDF", "mse") else [1.0, 10.0, 100.0]
-    exact = solve_ivp(
-        lambda t, y: -both(y)[1],
-        (0, times[-1]),
-        flat(net),
-        method=solver,
-        jac=lambda t, y: -both.hessian(y),
-        rtol=1e-7,
-        atol=1e-9,
-        t_eval=times,
-    )
-    results = trained(
-        net, Objective(data, kind, dtype=torch.float64), Flow(t_end=times[-1], rtol=1e-6, atol=1e-8, stationary=0.0)
-    )
-    rows = {row[1]: row for row in results[0].trajectory.rows}
-    path = {point.time: point.parameters.numpy() for point in results[0].path}
-    for i, time in enumerate(times):
-        loss = both(exact.y[:, i])[0]
-        sample = next(row for at, row in rows.items() if math.isclose(at, time, rel_tol=1e-9))
-        assert sample[2] == pytest.approx(loss, rel=0.01)
-        theta = next(p for at, p in path.items() if math.isclose(at, time, rel_tol=1e-9))
-        assert np.linalg.norm(theta - exact.y[:, i]) <= 0.001 * np.linalg.norm(theta)
 
 
 def by_hand(net, data):
@@ -132,6 +108,42 @@ def by_hand(net, data):
     return both
 
 
+def slow(net, data, kind):
+    """Parameters (P,) -> (loss, gradient), with no code of the package where there is any other."""
+    return by_hand(net, data) if kind == "mse" else slow_gradient(net, data, kind)
+
+
+@pytest.mark.parametrize("solver", ["BDF", "Radau"])
+@pytest.mark.parametrize("kind", ["mse", "cross_entropy"])
+def test_it_agrees_with_scipy_at_tight_tolerances(solver, kind):
+    data, base = (DATA, BASE) if kind == "mse" else classes()
+    net = network([0], base=base)
+    both = slow(net, data, kind)
+    # Radau at these tolerances takes minutes where BDF takes seconds.
+    times = [1.0, 10.0, 100.0, 1e3, 1e4] if (solver, kind) == ("BDF", "mse") else [1.0, 10.0, 100.0]
+    exact = solve_ivp(
+        lambda t, y: -both(y)[1],
+        (0, times[-1]),
+        flat(net),
+        method=solver,
+        jac=lambda t, y: -both.hessian(y),
+        rtol=1e-7,
+        atol=1e-9,
+        t_eval=times,
+    )
+    results = trained(
+        net, Objective(data, kind, dtype=torch.float64), Flow(t_end=times[-1], rtol=1e-6, atol=1e-8, stationary=0.0)
+    )
+    rows = {row[1]: row for row in results[0].trajectory.rows}
+    path = {point.time: point.parameters.numpy() for point in results[0].path}
+    for i, time in enumerate(times):
+        loss = both(exact.y[:, i])[0]
+        sample = next(row for at, row in rows.items() if math.isclose(at, time, rel_tol=1e-9))
+        assert sample[2] == pytest.approx(loss, rel=0.01)
+        theta = next(p for at, p in path.items() if math.isclose(at, time, rel_tol=1e-9))
+        assert np.linalg.norm(theta - exact.y[:, i]) <= 0.001 * np.linalg.norm(theta)
+
+
 def test_it_agrees_to_late_times_with_an_integrator_that_shares_nothing_with_it():
     """Where most of the Gauss-Newton matrix is below 1 / t; larger and falling further: scripts/check_flow.py."""
     net, times = network([0]), [10.0**k for k in range(2, 9)]
@@ -158,7 +170,7 @@ def test_it_agrees_to_late_times_with_an_integrator_that_shares_nothing_with_it(
 
 def test_error_falls_with_the_tolerance():
     errors, net = [], network([0])
-    both = slow_gradient(net, DATA, "mse")
+    both = by_hand(net, DATA)
     exact = solve_ivp(
         lambda t, y: -both(y)[1],
         (0, 20),
@@ -183,7 +195,7 @@ def test_error_falls_with_the_tolerance():
 def test_fixed_steps_show_the_order(order, kind):
     data, base = (DATA, BASE) if kind == "mse" else classes()
     net = network([1], base=base)
-    both = slow_gradient(net, data, kind)
+    both = slow(net, data, kind)
     end = 1.0
     reference = solve_ivp(
         lambda t, y: -both(y)[1], (0, end), flat(net), method="DOP853", rtol=1e-13, atol=1e-14, dense_output=True
@@ -287,12 +299,12 @@ ROUNDS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rounds", ROUNDS.values(), ids=ROUNDS)
 def test_carried_on_in_rounds_it_is_the_flow_in_one_go(rounds):
     objective, settings = Objective(DATA, "mse", dtype=torch.float64), [Flow(**changes) for changes in rounds]
     parts = carried(lambda: network([0, 1]), objective, settings)
-    whole = trained(network([0, 1]), objective, settings[-1])
-    for one, other in zip(whole, parts, strict=True):
+    for one, other in zip(in_one_go(settings[-1], 0, 1), parts, strict=True):
         assert one.stop_reason == other.stop_reason != "stationary"
         problems.assert_same_training(one, other)
         assert [point.time for point in one.path] == [point.time for point in other.path]
@@ -300,7 +312,7 @@ def test_carried_on_in_rounds_it_is_the_flow_in_one_go(rounds):
 
 def test_a_continuation_killed_on_its_way_is_one_that_was_not():
     objective = Objective(DATA, "mse", dtype=torch.float64)
-    whole = trained(network([0]), objective, Flow(t_end=1e4))[0]
+    (whole,) = in_one_go(Flow(t_end=1e4), 0)
     checkpointer = Memory(40, True, [trained(network([0]), objective, Flow(t_end=30))[0].saved])
     with pytest.raises(KeyboardInterrupt):
         trained(network([0]), objective, Flow(t_end=1e4), checkpointer=checkpointer)
@@ -320,7 +332,7 @@ def test_without_a_saved_state_the_integrator_begins_anew_where_it_stood():
     state = {name: part.numpy() for name, part in first.state.items()}
     saved = from_results(Flow(), first.trajectory.to_frame().drop(columns="test_loss"), state)
     again = trained(network([0]), objective, Flow(t_end=1e4), checkpointer=Memory(saved=[saved]))[0]
-    whole = trained(network([0]), objective, Flow(t_end=1e4))[0]
+    (whole,) = in_one_go(Flow(t_end=1e4), 0)
     assert again.restarted_at == 300 and whole.restarted_at is None
     kept = len(first.trajectory.rows)
     assert [row[1:3] for row in again.trajectory.rows[:kept]] == [row[1:3] for row in first.trajectory.rows]
@@ -346,6 +358,7 @@ class Late(Memory):
             super().save(saved)
 
 
+@pytest.mark.slow
 def test_late_integration_resumes_bit_for_bit_too():
     objective, settings = Objective(DATA, "mse", dtype=torch.float64), Flow(t_end=1e6, stationary=0.0)
     whole = trained(network([0]), objective, settings)
