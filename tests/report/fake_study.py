@@ -1,6 +1,7 @@
 """Studies on disk whose losses follow a known law, without any training."""
 
 import math
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,11 +10,13 @@ from typing import Any
 import fake_diagnostics
 import numpy as np
 import pandas as pd
+import pytest
 
 from rsl_cli.study.record import Record
 from rsl_cli.study.store import RunKey, StudyStore
 
 LIFTS = (16, 32, 64, 128, 256, 512)
+Tables = dict[str, pd.DataFrame]
 
 
 def key_of(lift: int, seed: int) -> RunKey:
@@ -42,8 +45,10 @@ def make_study(
     measured: bool = False,
     lifting: dict[str, Any] | None = None,
     change: Callable[[int, int], dict[str, Any]] = lambda lift, seed: {},
+    edit: Callable[[int, int, Tables], Tables] = lambda lift, seed, tables: tables,
 ) -> StudyStore:
-    """Write a study: ``law(params, lift)`` is the loss before noise, None a diverged run; ``change`` edits records.
+    """Write a study: ``law(params, lift)`` is the loss before noise, None a diverged run; ``change`` edits records,
+    ``edit`` a run's tables.
 
     A study that is ``measured`` has the trajectories and tables of `fake_measures` instead.
     """
@@ -73,7 +78,10 @@ def make_study(
             continue
         frame = _trajectory(record) if trajectories else pd.DataFrame({"step": [0]})
         tables = {"trajectory": frame} if not measured else fake_diagnostics.tables_of(record)
-        store.write_run(key, record, tables, {"w": np.zeros(1)})
+        # Nothing here need outlast the machine, which takes most of the time that writing does.
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(os, "fsync", lambda handle: None)
+            store.write_run(key, record, edit(key.lift, key.seed, tables), {"w": np.zeros(1)})
     return store
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from fake_diagnostics import EPSILONS, PROBES, SLACK
-from fake_study import key_of, make_study
+from fake_study import Tables, key_of, make_study
 
 from rsl_cli.cli import main
 from rsl_cli.report import canvas, summary_text, write_report
@@ -32,7 +32,7 @@ from rsl_cli.study.store import StudyStore
 
 LIFTS = (8, 16, 32, 64, 128)
 DIAGNOSTICS = ("bound", "length", "kappa", "inside", "coverage", "drift")
-Edit = Callable[[dict[str, pd.DataFrame]], dict[str, pd.DataFrame]]
+Edit = Callable[[Tables], Tables]
 
 
 def falling(params: int, lift: int) -> float:
@@ -41,12 +41,11 @@ def falling(params: int, lift: int) -> float:
 
 def measured(root: Path, edit: Edit | None = None, at: tuple[int, int] | None = None, **changes: Any) -> StudyStore:
     """A measured flow study; ``edit`` changes the tables of one run, or of all."""
-    store = make_study(root, falling, flow=True, measured=True, **{"lifts": LIFTS, "seeds": 4, **changes})
-    for key in store.planned() if edit else []:
-        record = store.record(key)
-        if record is not None and at in (None, (key.lift, key.seed)) and edit is not None:
-            store.write_run(key, record, edit(fake_diagnostics.tables_of(record)), {"w": np.zeros(1)})
-    return store
+
+    def chosen(lift: int, seed: int, tables: Tables) -> Tables:
+        return edit(tables) if edit is not None and at in (None, (lift, seed)) else tables
+
+    return make_study(root, falling, flow=True, measured=True, edit=chosen, **{"lifts": LIFTS, "seeds": 4, **changes})
 
 
 def without(*names: str) -> Edit:
