@@ -111,10 +111,12 @@ def height_axes(runs: StudyRuns, data: Data) -> dict[str, dict[str, Any]]:
 
 
 def _whole(name: str, chart: alt.LayerChart) -> dict[str, Any]:
-    state = [alt.param(name=key, value=-1) for key in ("lift", "seed", "at")]
+    spec = chart.to_dict(validate=False)
+    # Altair would copy all of the chart for each of these.
+    state = [{"name": key, "value": -1} for key in ("lift", "seed", "at")]
     words = f"{CAPTIONS[name].title} {CAPTIONS[name].text}"
-    chart = chart.add_params(*state).properties(width="container", height=HEIGHT, description=words)
-    return cast(dict[str, Any], chart.to_dict(validate=False))
+    more = {"description": words, "height": HEIGHT, "width": "container", "params": [*spec.get("params", []), *state]}
+    return cast(dict[str, Any], {**spec, **more})
 
 
 def _loss_range(data: Data, table: str, *more: tuple[str, str]) -> list[float]:
