@@ -11,6 +11,7 @@ from typing import Any
 
 from tqdm import auto, autonotebook, std, tqdm
 
+from rsl_cli.diagnostics.probes import LARGEST
 from rsl_cli.study.costs import effort
 from rsl_cli.study.forecast import Forecast
 from rsl_cli.study.runner import RunBatch, StudyPlan
@@ -200,17 +201,22 @@ def _left(seconds: float | None) -> str:
 
 
 def _unmeasured(spec: StudySpec, plan: StudyPlan) -> Iterator[str]:
-    """Which lifts kappa is not measured at, and what has it measured."""
-    probe = spec.diagnostics.tangent
-    if probe is None or probe.largest is None:
-        return
-    large = [lift for lift in spec.lifts if plan.parameters[lift] > probe.largest]
-    if large:
-        first = f"from lift {large[0]} on" if large[0] < large[-1] else f"at lift {large[0]}"
-        yield (
-            f"kappa is not measured {first}, P being more than {probe.largest:,}; theory.tangent.largest=null measures "
-            "it, at a cost like P^3"
-        )
+    """Which lifts kappa and the tangent kernel are not measured at, and what has them measured."""
+    tangent, limits = spec.diagnostics.tangent, []
+    if tangent is not None:
+        limits.append(("kappa", tangent.largest, "theory.tangent.largest=null"))
+    for probe in spec.diagnostics.probes:
+        if probe.table == "ntk":
+            remedy = "'theory.probes=[{target:ntk,arguments:{largest:null}}]'"
+            limits.append(("the tangent kernel's spectrum", probe.origin.arguments.get("largest", LARGEST), remedy))
+    for what, largest, remedy in limits:
+        large = [lift for lift in spec.lifts if largest is not None and plan.parameters[lift] > largest]
+        if large:
+            first = f"from lift {large[0]} on" if large[0] < large[-1] else f"at lift {large[0]}"
+            yield (
+                f"{what} is not measured {first}, P being more than {largest:,}; {remedy} measures it, at a cost "
+                "like P^3"
+            )
 
 
 def _way(spec: StudySpec, plan: StudyPlan) -> Iterator[str]:

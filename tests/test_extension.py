@@ -12,9 +12,10 @@ import pytest
 import torch
 
 from rsl_cli import load_study
-from rsl_cli.cli import main
+from rsl_cli.cli import compose, main
 from rsl_cli.network import LiftedNetwork
 from rsl_cli.registry import load_plugins
+from rsl_cli.study.spec import StudySpec
 from rsl_cli.study.trained import run_network
 
 FILES = {
@@ -463,6 +464,21 @@ def test_a_loss_that_lies_is_one_line(folder, capsys, text, message):
     shown = one_line(capsys, ["run", "loss=plug_bad.loss", "lift=2", "seeds=1"])
     assert message in shown and "loss" in shown
     assert not Path("results").exists()
+
+
+@pytest.mark.parametrize("trainer", ["auto", "lm"])
+def test_a_loss_of_straight_pieces_is_refused_by_what_steps_by_curvature(folder, capsys, trainer):
+    """There the gradient jumps at the minimum, and no step of the flow is short enough."""
+    Path("plug_straight.py").write_text(
+        "def pinball(out, y): return (0.9 * (y - out)).maximum(0.1 * (out - y)).sum(-1)\n"
+        "def bent(out, y): return pinball(out, y) + 0.1 * (out - y).square().sum(-1)\n"
+    )
+    shown = one_line(capsys, ["run", "loss=plug_straight.pinball", f"trainer={trainer}", "lift=2", "seeds=1"])
+    name = "flow" if trainer == "auto" else trainer
+    assert f"its gradient jumps; trainer={name} steps by curvature: use a smooth loss" in shown
+    assert "or trainer=adam" in shown and not Path("results").exists()
+    for words in (["loss=plug_straight.bent", f"trainer={trainer}"], ["loss=plug_straight.pinball", "trainer=adam"]):
+        StudySpec.from_config(compose([*words, "lift=2", "seeds=1", "dataset.samples=32"]))
 
 
 MAP = """

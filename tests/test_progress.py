@@ -3,6 +3,7 @@
 import problems
 
 from rsl_cli import progress
+from rsl_cli.cli import compose
 from rsl_cli.progress import Display
 from rsl_cli.study.runner import RunBatch, make_plan
 from rsl_cli.study.spec import StudySpec
@@ -25,8 +26,10 @@ def test_the_silence_before_the_first_run_moves_is_named(tmp_path, monkeypatch):
 
 def test_lifts_too_large_for_kappa_are_named_with_what_measures_them(tmp_path, capsys):
     def planned(**tangent):
+        return shown({"tangent": {"epsilons": [1e-2], "probes": 0} | tangent})
+
+    def shown(theory):
         trainer = problems.group("trainer", "flow")
-        theory = {"tangent": {"epsilons": [1e-2], "probes": 0} | tangent}
         spec = StudySpec.from_config(problems.study(results_dir=str(tmp_path), trainer=trainer, theory=theory))
         with Display() as display:
             display.plan(spec, make_plan(spec))
@@ -36,3 +39,8 @@ def test_lifts_too_large_for_kappa_are_named_with_what_measures_them(tmp_path, c
     assert line in planned(largest=20)
     assert "at lift 8, P being more than 50" in planned(largest=50)
     assert "not measured" not in planned(largest=None)
+
+    words = "theory.probes=[{target:ntk,arguments:{largest:null}}]"
+    line = f"the tangent kernel's spectrum is not measured from lift 4 on, P being more than 20; '{words}' measures it"
+    assert line in shown({"probes": [{"target": "ntk", "arguments": {"largest": 20}}]})
+    assert "not measured" not in shown(compose([words]).get("theory"))

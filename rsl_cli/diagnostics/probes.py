@@ -81,6 +81,8 @@ Probe = Callable[..., "pd.DataFrame | Mapping[str, Any] | None"]
 
 PROBES: Registry[Probe] = Registry("probe")
 """Every probe by the name of the table it makes."""
+LARGEST = 1024
+"""Parameters beyond which the tangent kernel's spectrum is left out, where nothing else is said."""
 
 
 @PROBES.add("drift")
@@ -107,7 +109,7 @@ def tangent(run: FinishedRun, settings: TangentProbe) -> "pd.DataFrame | None":
 
 
 @PROBES.add("ntk")
-def ntk(run: FinishedRun, largest: int | None = 1024) -> "pd.DataFrame | None":
+def ntk(run: FinishedRun, largest: int | None = LARGEST) -> "pd.DataFrame | None":
     """The tangent kernel's spectrum at the start and along the path; of lifts of up to so many parameters."""
     if run.result.stop_reason == "diverged" or (largest is not None and run.lift.parameter_count > largest):
         return None

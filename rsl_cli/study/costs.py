@@ -10,7 +10,7 @@ from rsl_cli.circuits import has_circuits
 from rsl_cli.errors import ConfigError
 from rsl_cli.kernels.strip import BYTES
 from rsl_cli.lift import expected_parameters, fibre_sizes, mean_in_degree
-from rsl_cli.study.estimate import flops
+from rsl_cli.study.estimate import flops, sizes_of
 from rsl_cli.study.machine import memory_limit
 from rsl_cli.study.record import RunKey
 from rsl_cli.study.runner import RunBatch, pack
@@ -40,8 +40,8 @@ def memory(spec: StudySpec, degree: int) -> float:
     """Bytes that training one seed takes, within a factor of two.
 
     Weights with their gradient and the trainer's state, index arrays, what a pass over as many samples as are taken at
-    once keeps of each vertex (by circuits, two strips of each row), and for implicit trainers the Jacobian of the
-    samples their matrix is made of, with the pass it comes from.
+    once keeps of each vertex (by circuits, two strips of each row), and for implicit trainers their matrix and its
+    Jacobian, with the pass it comes from.
 
     Returns:
         Bytes, by expected numbers of edges.
@@ -51,8 +51,7 @@ def memory(spec: StudySpec, degree: int) -> float:
     edges = sum(fibres[e.target] * mean_in_degree(e, base, spec.lifting, fibres) for e in base.edges)
     parameters = expected_parameters(base, degree, spec.lifting)
     numbers = sum(n * math.prod(base.sum_space(v)) for v, n in fibres.items())
-    matrix = _matrix(spec, degree)
-    implicit = ((2 * parameters + _KEPT * numbers) * _SUBSET + _MATRICES * matrix**2) * item if matrix else 0
+    implicit = _of_matrix(spec, degree) + (_KEPT * numbers * _SUBSET * item if _matrix(spec, degree) else 0)
     if _by_circuits(spec):
         entries = max(parameters, int(flops(base, degree, spec.lifting) / 2))
         return implicit + _CIRCUIT_PARAMETER * entries + 2 * numbers * BYTES
@@ -80,7 +79,7 @@ def check_affordable(spec: StudySpec, missing: Sequence[RunKey]) -> None:
         raise ConfigError(
             f"this study is expected to take {need / 2**30:.3g} GB at lift {largest}, where this machine has "
             f"{there / 2**30:.3g}, and at least {seconds / 3600:.3g} h; ask for fewer or smaller lifts, or steps, "
-            f"{_without_matrix(spec, largest)}or begin with force=true"
+            f"{_without_matrix(spec, largest, there)}or begin with force=true"
         )
 
 
@@ -89,17 +88,24 @@ def _least_seconds(spec: StudySpec, degree: int) -> float:
     return spec.trainer_of(degree).least_steps() * max(_work(spec, degree) / _RATE, _CALL)
 
 
-def _without_matrix(spec: StudySpec, degree: int) -> str:
-    """The way out where it is a matrix that takes the memory."""
-    parameters = expected_parameters(spec.base, degree, spec.lifting)
+def _without_matrix(spec: StudySpec, degree: int, there: float) -> str:
+    """The way out where it is a matrix that takes the memory, and what is beside it fits."""
+    parameters, formed = expected_parameters(spec.base, degree, spec.lifting), _of_matrix(spec, degree)
     other = "flow" if spec.data.task == "classification" else "adam"
-    formed = _MATRICES * 8 * _matrix(spec, degree) ** 2 > memory(spec, degree) / 2
-    return f"or trainer={other}, which forms no matrix of P = {parameters:,} parameters, " if formed else ""
+    helps = formed > memory(spec, degree) / 2 and memory(spec, degree) - formed <= there
+    return f"or trainer={other}, which forms no matrix of P = {parameters:,} parameters, " if helps else ""
 
 
 def effort(spec: StudySpec, degree: int) -> float:
     """Operations that training one seed takes, up to a factor that is much the same for all lifts of a study."""
     return spec.trainer_of(degree).effort(_sizes(spec, degree))
+
+
+def _of_matrix(spec: StudySpec, degree: int) -> float:
+    """Bytes of the trainer's matrix and of the Jacobian behind it, which is kept whole where its columns are fewer."""
+    parameters, matrix = expected_parameters(spec.base, degree, spec.lifting), _matrix(spec, degree)
+    columns = matrix if matrix < parameters else _SUBSET
+    return 8 * (2 * parameters * columns + _MATRICES * matrix**2) if matrix else 0.0
 
 
 def _matrix(spec: StudySpec, degree: int) -> int:
@@ -108,9 +114,7 @@ def _matrix(spec: StudySpec, degree: int) -> int:
 
 
 def _sizes(spec: StudySpec, degree: int) -> Sizes:
-    data, parameters = spec.data, expected_parameters(spec.base, degree, spec.lifting)
-    per_sample = 3 * flops(spec.base, degree, spec.lifting)
-    return Sizes(parameters, data.samples, data.outputs, data.task == "classification", per_sample)
+    return sizes_of(spec.base, degree, spec.lifting, spec.data)
 
 
 def unions(spec: StudySpec, missing: Sequence[RunKey]) -> list[RunBatch]:

@@ -4,9 +4,13 @@ from rsl_cli.circuits import has_circuits
 from rsl_cli.data import Dataset
 from rsl_cli.graph import BaseGraph, EdgeLifting, slot_key
 from rsl_cli.lift import expected_parameters, fibre_sizes, mean_in_degree
+from rsl_cli.train.flow import Flow
+from rsl_cli.train.implicit import PER_MATRIX
+from rsl_cli.train.trainer import Sizes
 
-_GRADIENTS = 8000
-"""Of a run from t = 0 to 1e5 by classes of digits, products included: 3,000 of perceptrons, 6,300 of convolutions."""
+_GRADIENTS = {"classification": 8000, "regression": 1000}
+"""Of a run from t = 0 to 1e5: by classes of digits, products included, 3,000 of perceptrons, 6,300 of convolutions; by
+numbers 500 to 1,000, with a matrix for every few."""
 _RATES = {True: 1e10, False: 4e9}
 """Floating-point operations of a gradient a second on one core in float64: by circuits, and by autograd."""
 _AFFORDABLE = 600.0
@@ -31,8 +35,8 @@ def flops(base: BaseGraph, degree: int, lifting: EdgeLifting) -> float:
     return total
 
 
-def flow_of_classes(base: BaseGraph, degree: int, lifting: EdgeLifting, data: Dataset) -> tuple[bool, str]:
-    """Whether a run by the flow is affordable where classes are learned, and the estimate behind it in one line.
+def affordable_flow(base: BaseGraph, degree: int, lifting: EdgeLifting, data: Dataset) -> tuple[bool, str]:
+    """Whether a run by the flow is affordable, and the estimate behind it in one line.
 
     It depends on the study alone, not on the machine: who trains decides the numbers.
 
@@ -45,10 +49,17 @@ def flow_of_classes(base: BaseGraph, degree: int, lifting: EdgeLifting, data: Da
     Returns:
         Whether it is, and the line.
     """
-    numbers = f"P = {expected_parameters(base, degree, lifting):,}, N = {data.samples:,}, K = {data.outputs}"
-    seconds = 3 * flops(base, degree, lifting) * data.samples * _GRADIENTS / _RATES[has_circuits(base, "standard")]
+    sizes, gradients = sizes_of(base, degree, lifting, data), _GRADIENTS[data.task]
+    numbers = f"P = {sizes.parameters:,}, N = {sizes.samples:,}, K = {sizes.outputs}"
+    seconds = Flow().effort(sizes) / PER_MATRIX * gradients / _RATES[has_circuits(base, "standard")]
     shown = f"{seconds:.0f} s" if seconds < 600 else f"{seconds / 60:,.0f} minutes"
-    estimate = f"about {shown} of one core for a run of lift {degree} ({numbers}, {_GRADIENTS:,} gradients)"
+    estimate = f"about {shown} of one core for a run of lift {degree} ({numbers}, {gradients:,} gradients)"
     if seconds <= _AFFORDABLE:
         return True, f"trainer=auto: the gradient flow, {estimate}"
     return False, f"trainer=auto: Adam, since the flow takes {estimate}; trainer=flow takes it all the same"
+
+
+def sizes_of(base: BaseGraph, degree: int, lifting: EdgeLifting, data: Dataset) -> Sizes:
+    """Of a run, by expected numbers of edges; arguments as of `affordable_flow`."""
+    parameters, per_sample = expected_parameters(base, degree, lifting), 3 * flops(base, degree, lifting)
+    return Sizes(parameters, data.samples, data.outputs, data.task == "classification", per_sample)

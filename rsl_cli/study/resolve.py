@@ -18,7 +18,7 @@ from rsl_cli.module import module_config
 from rsl_cli.network import LiftedNetwork
 from rsl_cli.registry import Origin
 from rsl_cli.study.diagnostics import Diagnostics
-from rsl_cli.study.estimate import flops, flow_of_classes
+from rsl_cli.study.estimate import affordable_flow, flops
 from rsl_cli.study.machine import memory_limit
 from rsl_cli.study.parse import Asked
 from rsl_cli.train.losses import Loss, check_fit, read_loss
@@ -84,7 +84,7 @@ def resolve(asked: Asked, data: Dataset | None = None) -> Resolved:
         flat = _reads_flat(full["base"])
         data = load_dataset(full["dataset"], teacher=_teacher(full["base"], asked.lifting), flat=flat)
     base = BaseGraph.from_config(full["base"], input_shape=data.input_shape, output_size=data.outputs)
-    estimate = partial(flow_of_classes, base, asked.lifts[-1], asked.lifting, data)
+    estimate = partial(affordable_flow, base, asked.lifts[-1], asked.lifting, data)
     full["trainer"], notes = chosen_trainer(full["trainer"], data.task, estimate)
     trainer = trainer_settings(full["trainer"])
     full["horizons"] = _horizons(full["horizons"], asked.lifts, full["trainer"], trainer)
@@ -93,6 +93,7 @@ def resolve(asked: Asked, data: Dataset | None = None) -> Resolved:
     default = "cross_entropy" if data.task == "classification" else "mse"
     loss, origin = read_loss(default if full["loss"] is None else full["loss"])
     check_fit(loss, data)
+    trainer.check(loss)
     diagnostics = Diagnostics.from_config(full["theory"], trainer, loss, data)
     for degree in (asked.lifts[0], asked.lifts[-1]):
         # Before anything is written: fibres that cannot be joined as asked show here.

@@ -54,7 +54,7 @@ def gradient_flow(
         The trajectory; for a union one for each replica.
 
     Raises:
-        ConfigError: a setting out of its range, or a sample time out of 0 to ``t_end``.
+        ConfigError: a setting out of its range, a sample time out of 0 to ``t_end``, or a loss of straight pieces.
         DataError: inputs and targets that do not fit each other or the network.
         TrainingError: the network is not float64.
     """
@@ -71,6 +71,7 @@ def gradient_flow(
     data = Dataset("given", task, inputs, targets, held_inputs, held_targets, outputs=net.lift.base.output_size)
     device = next(net.parameters()).device
     objective = Objective(data, loss, dtype=torch.float64, device=device)
+    settings.check(objective.loss)
     stepper = settings if sample_times is None else _Timed(settings, _chosen_times(sample_times, t_end))
     results = train_implicit(net, objective, stepper)
     paths = tuple(result.trajectory for result in results)

@@ -12,11 +12,12 @@ import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
 
-from rsl_cli.errors import CheckpointError, TrainingError
+from rsl_cli.errors import CheckpointError, ConfigError, TrainingError
 from rsl_cli.keys import Keys, horizon_of, identity_of, read_keys
 from rsl_cli.network import LiftedNetwork
 from rsl_cli.train.checkpoint import OF_ANOTHER, Checkpointer, Saved
 from rsl_cli.train.gauss_newton import is_dear
+from rsl_cli.train.losses import Loss, is_straight
 from rsl_cli.train.objective import Objective, relative_gradient
 from rsl_cli.train.replicas import Answer, Replicas, Solver
 from rsl_cli.train.trainer import Progress, Sizes, Trainer
@@ -26,7 +27,7 @@ SOLVER = 1
 """Raised where a step is computed otherwise than before: what an earlier one left is not gone on from then."""
 _FEW_STEPS = 100
 """Steps that a solver takes at the least."""
-_PER_MATRIX = 6
+PER_MATRIX = 6
 """Gradients taken for each matrix. Measured: 4 to 6."""
 _BESIDE = 1e7
 """Operations' worth of what a gradient takes beside its arithmetic, its share of a step's algebra among it. Measured:
@@ -190,6 +191,14 @@ class ImplicitTrainer(Trainer):
         """See `Trainer.identity`."""
         return {"name": self.name, **identity_of(self.keys, vars(self))}
 
+    def check(self, loss: Loss) -> None:
+        """See `Trainer.check`: where a gradient jumps no step is short enough."""
+        if is_straight(loss):
+            raise ConfigError(
+                f"loss={loss.name} is made of straight pieces, between which its gradient jumps; trainer={self.name} "
+                "steps by curvature: use a smooth loss, such as Huber's, or trainer=adam"
+            )
+
     def least_steps(self) -> int:
         """So many as no solve is done without, if it may take them."""
         return min(_FEW_STEPS, self.max_steps)
@@ -198,7 +207,7 @@ class ImplicitTrainer(Trainer):
         """Of each of its matrices, with the gradients between two."""
         rows = self.matrix(sizes)
         matrix = sizes.per_sample * rows + rows**2 * sizes.parameters + rows**3 / 3
-        return _PER_MATRIX * (_BESIDE + sizes.per_sample * sizes.samples) + matrix
+        return PER_MATRIX * (_BESIDE + sizes.per_sample * sizes.samples) + matrix
 
     def beginning(self, steps: int) -> Self:
         """The same trainer for so few steps."""

@@ -179,6 +179,18 @@ def check_fit(loss: Loss, data: Dataset) -> None:
         raise ConfigError(f"loss={loss.name} needs classes, dataset '{data.name}' has numbers; use loss=mse")
 
 
+def is_straight(loss: Loss, outputs: int = 3) -> bool:
+    """Whether a loss has no second derivative by the outputs but where its first one jumps."""
+    return not bool(loss.root(*_drawn(loss, outputs)).any())
+
+
+def _drawn(loss: Loss, outputs: int) -> tuple[Tensor, Tensor]:
+    """Some samples' outputs (M, k), and targets."""
+    draw = torch.Generator().manual_seed(0)
+    out, y = (torch.randn(7, outputs, generator=draw, dtype=torch.float64) for _ in range(2))
+    return out, y.argmax(1) if loss.labels else y
+
+
 def check_loss(loss: Loss, outputs: int = 3) -> None:
     """The contract of a loss: one finite number a sample, from that sample alone; true derivative and curvature.
 
@@ -189,11 +201,8 @@ def check_loss(loss: Loss, outputs: int = 3) -> None:
     Raises:
         ConfigError: what it breaks, in one line.
     """
-    what, samples = f"loss {loss.name or type(loss).__name__}", 7
-    draw = torch.Generator().manual_seed(0)
-    out = torch.randn(samples, outputs, generator=draw, dtype=torch.float64)
-    y = torch.randn(samples, outputs, generator=draw, dtype=torch.float64)
-    y = y.argmax(1) if loss.labels else y
+    what, (out, y) = f"loss {loss.name or type(loss).__name__}", _drawn(loss, outputs)
+    samples = len(out)
     with failing(what):
         values, again, alone = loss.values(out, y), loss.values(out, y), loss.values(out[:1], y[:1])
     if not isinstance(values, Tensor) or values.shape != (samples,):

@@ -9,6 +9,7 @@ import numpy as np
 
 from rsl_cli.network import LiftedNetwork
 from rsl_cli.train.checkpoint import Checkpointer, Saved
+from rsl_cli.train.losses import Loss
 from rsl_cli.train.objective import Objective
 from rsl_cli.train.trajectory import Row, Stand, TrainingResult
 
@@ -75,6 +76,13 @@ class Trainer(ABC):
     @abstractmethod
     def effort(self, sizes: Sizes) -> float:
         """Operations that a run takes, up to a factor that is much the same for all lifts of a study."""
+
+    def check(self, loss: Loss) -> None:  # noqa: B027
+        """Refuse what it cannot train.
+
+        Raises:
+            ConfigError: such a loss.
+        """
 
     def matrix(self, sizes: Sizes) -> int:
         """Side of the matrix that it mostly forms; 0 where it forms none."""

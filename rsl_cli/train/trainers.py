@@ -23,18 +23,18 @@ if TYPE_CHECKING:
 _IMPLICIT: Mapping[str, type[ImplicitTrainer]] = {"flow": Flow, "lm": LevenbergMarquardt}
 
 AUTO = ("numbers", "classes", "dear")
-"""What ``auto`` has a trainer for: numbers, classes, and classes where a run by the flow would take long."""
+"""What ``auto`` has a trainer for: numbers, classes, and either where a run by the flow would take long."""
 
 
 def chosen_trainer(
-    config: Mapping[str, Any], task: str, flow_of_classes: Callable[[], tuple[bool, str]]
+    config: Mapping[str, Any], task: str, affordable_flow: Callable[[], tuple[bool, str]]
 ) -> tuple[Mapping[str, Any], tuple[str, ...]]:
     """The configuration of one trainer, ``auto`` being whichever it names for the data's task and the flow's cost.
 
     Args:
         config: of a trainer; of ``auto``, those of three, under the words of `AUTO`.
         task: ``regression`` or ``classification``.
-        flow_of_classes: whether the flow is affordable for classes, and a line that says so.
+        affordable_flow: whether the flow is affordable, and a line that says so.
 
     Returns:
         The configuration, and lines for the plan.
@@ -50,10 +50,11 @@ def chosen_trainer(
     for part in AUTO:
         if not isinstance(config.get(part), Mapping):
             raise ConfigError(f"trainer.{part}={config.get(part)!r}; accepted: a trainer's keys, name among them")
-    if task != "classification":
-        return config["numbers"], ()
-    affordable, note = flow_of_classes()
-    return config["classes" if affordable else "dear"], (note,)
+    wanted = config["classes" if task == "classification" else "numbers"]
+    if wanted.get("name") != Flow.name:
+        return wanted, ()
+    affordable, note = affordable_flow()
+    return wanted if affordable else config["dear"], (note,)
 
 
 def trainer_settings(config: Mapping[str, Any]) -> Trainer:

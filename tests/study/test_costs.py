@@ -4,7 +4,9 @@ import problems
 import pytest
 
 from rsl_cli.errors import ConfigError
+from rsl_cli.lift import expected_parameters
 from rsl_cli.study import costs
+from rsl_cli.study.record import RunKey
 from rsl_cli.study.runner import pack
 from rsl_cli.study.spec import StudySpec
 
@@ -94,13 +96,26 @@ def test_a_matrix_that_memory_does_not_hold_is_refused_and_the_flow_forms_none_f
         costs.check_affordable(lm, lm.run_keys())
 
 
-def test_auto_takes_the_flow_for_classes_where_it_is_affordable_and_says_why(tmp_path):
-    auto = {"name": "auto", "numbers": {"name": "lm"}, "classes": {"name": "flow"}, "dear": {"name": "adam"}}
-    small, large = (spec(tmp_path, "mlp", trainer=auto, lift=lift) for lift in (64, 65536))
+def test_a_matrix_of_few_samples_is_kept_as_their_whole_jacobian(tmp_path, monkeypatch):
+    lm = spec(tmp_path, "mlp", trainer=problems.group("trainer", "lm"), dataset=problems.group("dataset", "sine2d"))
+    jacobian = 8 * lm.data.samples * expected_parameters(lm.base, 16384, lm.lifting)
+    assert costs.memory(lm, 16384) > 2 * jacobian > 2**35
+    monkeypatch.setattr(costs, "memory_limit", lambda: 2.0**35)
+    with pytest.raises(ConfigError, match="trainer=adam, which forms no matrix"):
+        costs.check_affordable(lm, [RunKey(16384, 0, "0" * 16)])
+
+
+@pytest.mark.parametrize(("dataset", "part"), [("digits", "classes"), ("sine2d", "numbers")])
+def test_auto_takes_the_flow_where_it_is_affordable_and_says_why(tmp_path, dataset, part):
+    auto = {"name": "auto", "numbers": {"name": "lm"}, "classes": {"name": "lm"}, "dear": {"name": "adam"}}
+    auto |= {part: {"name": "flow"}}
+    data = problems.group("dataset", dataset)
+    small, large = (spec(tmp_path, "mlp", trainer=auto, dataset=data, lift=lift) for lift in (64, 65536))
     assert (small.trainer.name, large.trainer.name) == ("flow", "adam")
-    sizes = r"\(P = \S+, N = 1,438, K = 10, 8,000 gradients\)"
+    sizes = r"\(P = \S+, N = \S+, K = \d+, \S+ gradients\)"
     assert re.fullmatch(rf"trainer=auto: .* flow, about \d+ s of one core for a run of lift 64 {sizes}", small.notes[0])
     assert re.search(
         r"^trainer=auto: Adam, since the flow takes about \S+ minutes of one core .*; trainer=flow", large.notes[0]
     )
-    assert spec(tmp_path, "mlp", trainer=auto, dataset=problems.group("dataset", "sine2d")).trainer.name == "lm"
+    other = spec(tmp_path, "mlp", trainer=auto | {part: {"name": "lm"}}, dataset=data, lift=65536)
+    assert (other.trainer.name, other.notes) == ("lm", ())
