@@ -33,7 +33,13 @@ _MOST_PARAMETERS = 2000
 """Beyond, the eigenvalues of a sample cost more than the steps between two."""
 _LEAST_UNIT = 1e-12
 """Of the ways that parameters have to go for outputs to move, that errors are measured by."""
-_LEAST_FACTOR, _MOST_FACTOR = 0.2, 10.0
+_HIDDEN = 10.0
+"""Times the solution's derivative, that rounding may add to the gradient before it hides where the flow goes."""
+_SHORT = 0.02
+"""Of the time, that a step is late, while it is followed; steps that come to be shorter there are rounding's."""
+_KNOWN = 0.3
+"""Of the gradient, that rounding may add before it is not the flow's."""
+_LEAST_FACTOR = 0.2
 _FIRST_STEPS = (1e3, 1e30)
 """The least first step, in spacings of floating point at its time, and the longest."""
 _SAME = 1 + 1e-12
@@ -228,7 +234,7 @@ class Integration:
             errors[diff.order + 1] = self._norm(higher, y)
         factors = {k: math.inf if e == 0 else e ** (-1 / (k + 1)) for k, e in errors.items()}
         diff.order = max(factors, key=lambda k: factors[k])
-        self._rescale(min(_MOST_FACTOR, safety * factors[diff.order]))
+        self._rescale(min(self.newton.most_growth, safety * factors[diff.order]))
 
     def _rescale(self, factor: float) -> None:
         self.differences.rescale(factor)
@@ -241,28 +247,42 @@ class Integration:
 
     def _sample(self, at: float) -> Generator[Request, Answer, None]:
         replica_state = self.replica_state
-        y, slope = yield from self._polished(at)
-        answer = yield Request(y, lone_reach=True, held_out=True)
-        replica_state.sample(self.step, at, y, answer, slope, (yield from self._least_curvature(at, y, answer)))
-        last = not self.times
+        hidden = yield from self._take(at)
+        last, on_grid = not self.times, at in self.grid
         if last or _is_decade(at):
-            replica_state.path.append((self.step, at, y.copy()))
+            replica_state.path.append((self.step, at, replica_state.parameters.copy()))
         replica_state.share = min(1.0, self._progress(at))
         if last:
             replica_state.end = "time"
         # One that is to go on has no sample between the grid's, where it could be told that it is at rest.
-        if at in self.grid and self._is_stationary():
+        if on_grid and self._is_stationary():
             replica_state.end = "stationary"
+        elif on_grid and hidden and self.differences.h < _SHORT * at and replica_state.rows[-1].least_curvature >= 0:
+            replica_state.end = "stalled"
         if replica_state.end is not None:
             self._commit()
 
-    def _polished(self, at: float) -> Generator[Request, Answer, tuple[np.ndarray, np.ndarray]]:
-        """The flow at a time of the last step, and the solution's own derivative by time there, (P,) each."""
-        value, slope = self.differences.at(self.t - at)
-        z = yield from self.newton.polish(value, slope, self.differences.c)
-        return value + z, slope
+    def _take(self, at: float) -> Generator[Request, Answer, bool]:
+        """Add a row at a time of the last step.
 
-    def _least_curvature(self, at: float, y: np.ndarray, answer: Answer) -> Generator[Request, Answer, float]:
+        Yields:
+            What finds the point, and figures of it.
+
+        Returns:
+            Whether rounding of the parameters hides the flow's own gradient there.
+        """
+        value, slope = self.differences.at(self.t - at)
+        z, rounding = yield from self.newton.polish(value, slope, self.differences.c)
+        y, hidden = value + z, rounding > _HIDDEN * float(np.linalg.norm(slope))
+        answer = yield Request(y, lone_reach=True, held_out=True)
+        known = None if rounding > _KNOWN * float(np.linalg.norm(answer.gradient)) else slope
+        least = yield from self._least_curvature(at, y, answer, rests=hidden)
+        self.replica_state.sample(self.step, at, y, answer, known, least)
+        return hidden
+
+    def _least_curvature(
+        self, at: float, y: np.ndarray, answer: Answer, *, rests: bool
+    ) -> Generator[Request, Answer, float]:
         """The Hessian's least eigenvalue times the time, where a loss seems to come to rest.
 
         Of shared weights, where it takes longer than the way between two samples, only where the flow itself comes to
@@ -276,7 +296,7 @@ class Integration:
         """
         rows, replica_state = [row for row in self.replica_state.rows if row.time <= at / 10], self.replica_state
         level = [before / now for before, now in ((rows[-1].loss, answer.loss), (rows[-1].test_loss, answer.test_loss))]
-        rests = replica_state.relative(y, answer) <= self.settings.stationary
+        rests = rests or replica_state.relative(y, answer) <= self.settings.stationary
         if len(y) > _MOST_PARAMETERS or not (rests or any(0 < fall < _LEVEL_FALL for fall in level)):
             return math.nan
         decides = rests or (0 < level[0] < _LEVEL_FALL and (_is_decade(at) or at not in self.grid))
@@ -301,11 +321,8 @@ class Integration:
         """End where training stands, with a last sample there if there is none."""
         replica_state, y = self.replica_state, self.differences.d[0].copy()
         if replica_state.rows[-1].time < self.t:
-            y, slope = yield from self._polished(self.t)
-            answer = yield Request(y, lone_reach=True, held_out=True)
-            replica_state.sample(
-                self.step, self.t, y, answer, slope, (yield from self._least_curvature(self.t, y, answer))
-            )
+            yield from self._take(self.t)
+            y = replica_state.parameters.copy()
         if not replica_state.path or replica_state.path[-1][1] < self.t:
             replica_state.path.append((self.step, self.t, y))
         replica_state.end = reason

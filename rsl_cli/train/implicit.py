@@ -23,7 +23,7 @@ from rsl_cli.train.replicas import Answer, Replicas, Solver
 from rsl_cli.train.trainer import Progress, Sizes, Trainer
 from rsl_cli.train.trajectory import PathPoint, Row, Stand, TrainingResult, Trajectory
 
-SOLVER = 1
+SOLVER = 2
 """Raised where a step is computed otherwise than before: what an earlier one left is not gone on from then."""
 _FEW_STEPS = 100
 """Steps that a solver takes at the least."""

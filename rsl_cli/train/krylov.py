@@ -19,7 +19,7 @@ from collections.abc import Callable, Generator
 
 import numpy as np
 
-from rsl_cli.train.newton import FEW_STEPS, LEAST_CONVEXITY, POLISHED, Norm, Solution, is_finite
+from rsl_cli.train.newton import FEW_STEPS, LEAST_CONVEXITY, MOST_GROWTH, POLISHED, Norm, Solution, is_finite
 from rsl_cli.train.replicas import Answer, Request
 
 _ROUNDS = 6
@@ -67,6 +67,11 @@ class NewtonKrylov:
             answer = yield Request(predicted + z)
         return None
 
+    @property
+    def most_growth(self) -> float:
+        """See `rsl_cli.train.newton.Newton.most_growth`."""
+        return MOST_GROWTH
+
     def accepted(self) -> None:
         """The step was taken."""
 
@@ -82,7 +87,9 @@ class NewtonKrylov:
         """Go on from a checkpoint."""
         yield from ()
 
-    def polish(self, near: np.ndarray, slope: np.ndarray, c: float) -> Generator[Request, Answer, np.ndarray]:
+    def polish(
+        self, near: np.ndarray, slope: np.ndarray, c: float
+    ) -> Generator[Request, Answer, tuple[np.ndarray, float]]:
         """See `rsl_cli.train.newton.Newton.polish`."""
         psi, best = c * slope, math.inf
         z = correction = np.zeros_like(near)
@@ -102,7 +109,7 @@ class NewtonKrylov:
                 break
             z = z + update
             answer = yield Request(near + z)
-        return correction
+        return correction, 0.0
 
 
 def _update(

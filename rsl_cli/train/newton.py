@@ -9,7 +9,9 @@ own equation on all samples.
 Late, c times H spans so many decades that the motion of one iteration turns steep directions into flat ones by more
 than those have curvature, and no matrix of an earlier point leads anywhere. Then H is formed at every iterate, of all
 samples, and the residuals' curvature, which decides where H is flat, is added: of the last solution, since at a
-predicted point the residuals are those of its distance from the valley's floor, not the floor's.
+predicted point the residuals are those of its distance from the valley's floor, not the floor's. Where they make the
+matrix indefinite, steep directions alone first lead down; only what is unstable on the floor asks for a shorter step.
+Last, rounding of the parameters moves the gradient by more than the flow does: nearer than that no iteration comes.
 """
 
 import math
@@ -18,6 +20,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from rsl_cli.rng import generator
 from rsl_cli.train.gauss_newton import Curvature, SingularError
 from rsl_cli.train.replicas import Answer, Request
 
@@ -36,22 +39,32 @@ _FRESH_STEPS = 8
 """Iterations with a matrix of each iterate."""
 _FRESH_RATE = 0.3
 """How much nearer the first of them is expected to come; the others are measured."""
+_LANDINGS = 3
+"""Of one solution, on the floor of the valley whose direction the predicted point is off."""
 _KEPT_RATE = 0.1
 """At which the iterations of a kept matrix have to converge."""
 _BENT_FOR = 6
 """Steps that one evaluation of the residuals' curvature serves, while solutions take no more than two matrices."""
 _LEVEL = 0.3
-"""Of the gradient, that the error of a step's solution may be: steep directions then bend nothing."""
+"""Of the gradient, that the error of a step's solution may be: steep directions then bend nothing. Near rest, where
+rounding of the parameters alone makes gradients larger than the flow's, less cannot be asked for."""
 POLISHED = 3e-3
 """Of the gradient, that the error of a polished point's may be."""
 _POLISHES = 12
 """Iterations with the kept matrix towards a polished point."""
+_SIGNS = 8
+"""Random ways to round that its size is the mean of."""
 _PATIENCE = 3
 """Of them in a row that come no nearer, where rounding is all that is left."""
 _FIRST_LIFE = 8.0
 """Steps after which a matrix is replaced unasked; thereafter as many as the last one that failed had served."""
 _LONGER_LIFE = 1 / 8
 """What a matrix replaced unasked adds to the life of the next: lives grow again, slowly."""
+
+MOST_GROWTH = 10.0
+"""Of a step, from one to the next."""
+_CAREFUL_GROWTH = 2.0
+"""Where each costs matrices, and one that is too long as many: ten times in a decade is all that is wanted there."""
 
 Norm = Callable[[np.ndarray], float]
 
@@ -115,6 +128,11 @@ class Newton:
             solution = yield from self._iterate(predicted, psi, c, norm)
         return solution
 
+    @property
+    def most_growth(self) -> float:
+        """By how much the next step may be longer than this one."""
+        return _CAREFUL_GROWTH if self._fresh else MOST_GROWTH
+
     def accepted(self) -> None:
         """The step was taken: the matrix is one step older."""
         self._age += 1
@@ -143,7 +161,9 @@ class Newton:
         answer = yield Request(self._formed_at, curvature=0 if self._fresh else self._subset, bending=self._fresh)
         self._curvature, self._bending = answer.curvature, answer.bending
 
-    def polish(self, near: np.ndarray, slope: np.ndarray, c: float) -> Generator[Request, Answer, np.ndarray]:
+    def polish(
+        self, near: np.ndarray, slope: np.ndarray, c: float
+    ) -> Generator[Request, Answer, tuple[np.ndarray, float]]:
         """Solve z + c (slope + grad L(near + z)) = 0 until the gradient is right; leaves no trace in what is kept.
 
         Args:
@@ -155,7 +175,7 @@ class Newton:
             Requests for gradients.
 
         Returns:
-            z, (P,).
+            z, (P,), and the norm of what rounding of the parameters adds to the gradient there: 0 where it is right.
         """
         psi, secants, best = c * slope, self._secants.copy(), math.inf
         answer = yield Request(near)
@@ -164,7 +184,7 @@ class Newton:
             residual = c * answer.gradient + psi + z
             size = float(np.linalg.norm(residual))
             if size <= POLISHED * c * np.linalg.norm(answer.gradient):
-                return z
+                return z, 0.0
             if size < best:
                 correction, best = z, size
             elif not size < 10 * best:
@@ -182,9 +202,9 @@ class Newton:
 
     def _polish_afresh(
         self, near: np.ndarray, psi: np.ndarray, c: float, z: np.ndarray
-    ) -> Generator[Request, Answer, np.ndarray]:
-        """With a matrix of each iterate; off the valley's floor, where residuals bend otherwise, Gauss-Newton alone."""
-        best, worse, correction = math.inf, 0, z
+    ) -> Generator[Request, Answer, tuple[np.ndarray, float]]:
+        """With a matrix of each iterate."""
+        best, worse, correction, curvature = math.inf, 0, z, None
         answer = yield Request(near + z)
         while is_finite(answer):
             residual = c * answer.gradient + psi + z
@@ -192,16 +212,19 @@ class Newton:
             worse = 0 if size < 0.5 * best else worse + 1
             if size < best:
                 correction, best = z, size
-            if size <= POLISHED * c * np.linalg.norm(answer.gradient) or worse == _PATIENCE:
+            if size <= POLISHED * c * np.linalg.norm(answer.gradient):
+                return z, 0.0
+            if worse == _PATIENCE:
                 break
-            there = yield Request(near + z, curvature=self._samples, bending=bool(z.any()))
+            there = yield Request(near + z, curvature=self._samples, bending=True)
             assert there.curvature is not None
+            curvature = there.curvature if size == best else curvature
             try:
                 z = z - _solve(there.curvature, there.bending, c, residual)
             except SingularError:
                 break
             answer = yield Request(near + z)
-        return correction
+        return correction, 0.0 if curvature is None else _rounding(curvature, near + correction)
 
     def _iterate_afresh(
         self, last: np.ndarray, predicted: np.ndarray, psi: np.ndarray, c: float, norm: Norm
@@ -211,10 +234,18 @@ class Newton:
             self._bending, self._formed_at, self._age = (yield Request(last, bending=True)).bending, last, 0
         optimizer_state = _NewtonIteration(self._samples, self._bending, predicted, psi, c, np.zeros_like(predicted))
         yield from optimizer_state.begin()
-        for iteration in range(1, _FRESH_STEPS + 1):
-            if not (yield from optimizer_state.step(norm)):
-                return None
-            if optimizer_state.left < self._tolerance and optimizer_state.steepness <= _LEVEL:
+        landings, iteration = _LANDINGS, 0
+        while iteration < _FRESH_STEPS:
+            iteration += 1
+            try:
+                if not (yield from optimizer_state.step(norm)):
+                    return None
+            except SingularError:
+                if landings == 0 or self._bending is None or not (yield from optimizer_state.land()):
+                    return None
+                landings, iteration = landings - 1, 0
+                continue
+            if optimizer_state.solves(self._tolerance):
                 self._bent_for = 1 if optimizer_state.matrices > 2 else _BENT_FOR
                 return Solution(optimizer_state.z, optimizer_state.loss, min(iteration, FEW_STEPS))
         return None
@@ -297,6 +328,7 @@ class _NewtonIteration:
         self.z, self.size, self.rate = z, math.inf, 0.0
         self._curvature: Curvature | None = None
         self.matrices = 0
+        self._bends = bending is not None
 
     def begin(self) -> Generator[Request, Answer, None]:
         """Look where it starts."""
@@ -317,21 +349,22 @@ class _NewtonIteration:
         """What the next steps will add up to, by the size of the last one."""
         return self.size * self.rate / (1 - self.rate) if self.rate < 1 else math.inf
 
-    @property
-    def steepness(self) -> float:
-        """The residual's norm against that of c grad L: what share of the gradient is not the solution's."""
-        return float(np.linalg.norm(self.residual) / (self._c * np.linalg.norm(self._answer.gradient)))
+    def solves(self, tolerance: float) -> bool:
+        """Whether it is there: to a tolerance, and on the valley's floor, or as near as rounding lets it."""
+        error, steepness = np.linalg.norm(self.residual), self._c * np.linalg.norm(self._answer.gradient)
+        if self.left < tolerance and error <= _LEVEL * steepness:
+            return True
+        if self._curvature is None or self.size >= tolerance:
+            return False
+        return bool(error <= self._c * _rounding(self._curvature, self._near + self.z))
 
     def step(self, norm: Norm) -> Generator[Request, Answer, bool]:
         """Take a step, of which size, and the rate at which sizes fall, are kept; whether it led towards a solution."""
         if not is_finite(self._answer):
             return False
-        try:
-            update = None if self._curvature is None else -self._curvature.solve(self._c, self.residual)
-            if update is None or norm(update) > _KEPT_RATE * self.size:
-                update = yield from self._update_afresh()
-        except SingularError:
-            return False
+        update = None if self._curvature is None else -self._curvature.solve(self._c, self.residual)
+        if update is None or norm(update) > _KEPT_RATE * self.size:
+            update = yield from self._update_afresh()
         size = float(norm(update))
         before, self.rate = self.rate, size / self.size if math.isfinite(self.size) else _FRESH_RATE
         if not (math.isfinite(size) and min(before, self.rate) < 1):
@@ -340,9 +373,22 @@ class _NewtonIteration:
         self._answer = yield Request(self._near + self.z)
         return is_finite(self._answer)
 
+    def land(self) -> Generator[Request, Answer, bool]:
+        """Go down to the valley's floor, if there is one: the residuals' curvature above it may seem unstable."""
+        assert self._bending is not None
+        answer = yield Request(self._near + self.z, curvature=self._samples)
+        assert answer.curvature is not None
+        try:
+            self.z = self.z - _landed(answer.curvature, self._bending, self._c, self.residual)
+        except SingularError:
+            return False
+        self._curvature, self._bending, self.size, self.rate = None, None, math.inf, 0.0
+        self._answer = yield Request(self._near + self.z)
+        return True
+
     def _update_afresh(self) -> Generator[Request, Answer, np.ndarray]:
         # Where that of the last solution leads slowly, residuals are large, and bend here otherwise than there.
-        slow = self.rate > _FRESH_RATE
+        slow = self.rate > _FRESH_RATE or (self._bends and self._bending is None)
         answer = yield Request(self._near + self.z, curvature=self._samples, bending=slow)
         self._bending = answer.bending if slow else self._bending
         curvature = answer.curvature
@@ -352,14 +398,27 @@ class _NewtonIteration:
         return -self._curvature.solve(self._c, self.residual)
 
 
+def _rounding(curvature: Curvature, at: np.ndarray) -> float:
+    """The norm of what the gradient differs by between points that are the same but for rounding."""
+    signs = generator(0, "train/rounding").choice([-1.0, 1.0], (_SIGNS, len(at)))
+    ways = [curvature.times(sign * np.spacing(np.abs(at))) for sign in signs]
+    return float(np.linalg.norm(ways)) / math.sqrt(_SIGNS)
+
+
 def _solve(curvature: Curvature, bending: np.ndarray | None, c: float, residual: np.ndarray) -> np.ndarray:
-    """(I + c (H + bending))^-1 residual; without the bending where that makes the matrix indefinite."""
-    if bending is not None:
-        try:
-            return curvature.plus(bending).solve(c, residual)
-        except SingularError:
-            pass
-    return curvature.solve(c, residual)
+    """(I + c (H + bending))^-1 residual, or where that matrix is indefinite, a step to where it may not be."""
+    if bending is None:
+        return curvature.solve(c, residual)
+    try:
+        return curvature.plus(bending).solve(c, residual)
+    except SingularError:
+        return _landed(curvature, bending, c, residual)
+
+
+def _landed(curvature: Curvature, bending: np.ndarray, c: float, residual: np.ndarray) -> np.ndarray:
+    """A step towards the valley's floor, by directions steeper than the bending: what is flat rests meanwhile."""
+    held = 1 + c * float(np.linalg.norm(bending))
+    return curvature.solve(c / held, residual) / held
 
 
 def is_finite(answer: Answer) -> bool:

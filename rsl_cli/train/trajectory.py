@@ -31,7 +31,7 @@ class Row(NamedTuple):
         grad_norm: of the training loss's full gradient.
         distance: |theta - theta_0|.
         dissipation: |grad L|^2 / (-dL/dt), which is 1 on a gradient flow; NaN at the start, where the loss
-            hardly falls any more, and if the trainer is no flow.
+            hardly falls any more, where rounding of the parameters hides the gradient, and if the trainer is no flow.
         least_curvature: the least eigenvalue of the loss's Hessian, times flow time: below 0 a flow that seems at rest
             is at a saddle, which it leaves. NaN where it was not taken: where the losses fall, or P is large.
     """

@@ -553,12 +553,35 @@ def test_no_resolvable_step_is_a_stall(monkeypatch):
 
             raise SingularError("planted")
 
+        def times(self, vector):
+            return vector
+
         def plus(self, bending):
             return self
 
     monkeypatch.setattr(replicas, "gauss_newton", lambda *_: Singular())
     result = trained(network([0]), Objective(DATA, "mse", dtype=torch.float64), Flow())[0]
     assert result.stop_reason == "stalled"
+
+
+def test_a_valley_that_turns_takes_no_crawl_until_rounding_hides_where_it_goes():
+    """Above its floor, where a step's first guess lies, its curvature seems unstable; on it, it is not."""
+    data = load_dataset(problems.group("dataset", "sine2d", samples=1024, test_samples=16))
+    net = LiftedNetwork(sample_lift(BASE, 4, 2, {"kind": "random", "in_degree": 2}), None, torch.float64)
+    both = slow_gradient(net, data, "mse")
+    result = trained(net, Objective(data, "mse", dtype=torch.float64), Flow(t_end=1e13))[0]
+    frame = result.trajectory.to_frame()[1:]
+    before, then = (frame[np.isclose(frame["time"], at)].iloc[0] for at in (10**9.25, 10**9.5))
+    # Steps as short as that guess asks for, 957 of them, came to the same.
+    assert then["step"] - before["step"] < 100
+    assert then["loss"] == pytest.approx(3.899080e-3, rel=1e-4)
+    assert (frame["dissipation"][frame["time"] <= then["time"]] - 1).abs().max() < 0.02
+    last = frame.iloc[-1]
+    assert result.stop_reason == "stalled" and 1e10 < last["time"] < 1e12 and math.isnan(last["dissipation"])
+    at, draw = flat(net), np.random.default_rng(0)
+    beside = [both(at + draw.choice([-1, 1], len(at)) * np.spacing(np.abs(at)))[1] for _ in range(8)]
+    flow = math.sqrt(-np.gradient(frame["loss"][-3:], frame["time"][-3:])[-1])
+    assert np.linalg.norm(beside - both(at)[1]) / math.sqrt(8) > 10 * flow
 
 
 def pair():
