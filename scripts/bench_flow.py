@@ -19,9 +19,10 @@ from torch.func import functional_call, jacrev, vmap
 
 from rsl_cli.cli import compose
 from rsl_cli.lift import disjoint_union, sample_lift
-from rsl_cli.linearization import sample_jacobians
+from rsl_cli.linearization import each_output
 from rsl_cli.network import LiftedNetwork
 from rsl_cli.study.machine import prepare
+from rsl_cli.train.circuits import CircuitObjective
 from rsl_cli.train.flow import FIRST_TIME, Flow
 from rsl_cli.train.objective import Objective
 from rsl_cli.train.replicas import Replicas, Request
@@ -94,6 +95,9 @@ class Problem:
         self.lift = sample_lift(spec.base, n, seed, spec.lifting)
         self.objective = Objective(spec.data, "mse", dtype=torch.float64)
         self.replicas = Replicas(self.network(), self.objective)
+        circuits = CircuitObjective.of(self.network(), self.objective)
+        assert circuits is not None
+        self.circuits = circuits
         self.start = self.replicas.start[0]
         self.parameters = len(self.start)
         self.alone = self.network()
@@ -114,10 +118,9 @@ class Problem:
     def matrix(self, theta: np.ndarray) -> np.ndarray:
         """Minus the Gauss-Newton matrix, (P, P), by this package's Jacobian."""
         self.matrices += 1
-        self._load(theta)
         total = np.zeros((self.parameters, self.parameters))
         for part in self.objective.x.split(2048):
-            for jacobian in sample_jacobians(self.alone, part)[1]:
+            for jacobian in self.circuits.jacobians(0, theta, part, each_output):
                 total -= (jacobian @ jacobian.T).numpy()
         return total / self.objective.samples
 
@@ -225,9 +228,6 @@ class Problem:
         seconds, gradients = time.perf_counter() - began, self.gradients
         losses = [self.gradient(theta)[0] for theta in torch.as_tensor(solution)[1:].numpy()]
         return [Outcome("torchdiffeq dopri5", seconds, gradients, 0, losses)]
-
-    def _load(self, theta: np.ndarray) -> None:
-        torch.nn.utils.vector_to_parameters(torch.as_tensor(theta), self.alone.parameters())
 
 
 if __name__ == "__main__":

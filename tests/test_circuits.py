@@ -21,6 +21,7 @@ from rsl_cli.data import Dataset
 from rsl_cli.graph import BaseGraph
 from rsl_cli.kernels.circuit import FUNCTIONS
 from rsl_cli.lift import disjoint_union, sample_lift
+from rsl_cli.linearization import each_output, sample_jacobians
 from rsl_cli.network import LiftedNetwork
 from rsl_cli.train.circuits import CircuitObjective
 from rsl_cli.train.engines import AutogradEngine, Batches, CircuitEngine
@@ -83,9 +84,28 @@ def against_the_loop(network: LiftedNetwork, task: str, loss: str) -> None:
         np.testing.assert_allclose(
             gradient, flat(network.replica_tensors(zeros, replica).values()), rtol=1e-10, atol=1e-13
         )
+        against_edge_by_edge(network, replica, circuits, theta, objective)
         by_autograd = objective.held_out(network)
         held_out = circuits.held_out(replica, theta)
         np.testing.assert_allclose(held_out, [figure[replica] for figure in by_autograd], rtol=1e-12)
+
+
+def against_edge_by_edge(
+    network: LiftedNetwork, replica: int, circuits: CircuitObjective, theta: np.ndarray, objective: Objective
+) -> None:
+    """Every sample's derivatives, of each output and of a combination of all."""
+    alone = LiftedNetwork(network.lift.replicas[replica], None, torch.float64, network.parametrization)
+    torch.nn.utils.vector_to_parameters(torch.as_tensor(theta), alone.parameters())
+
+    def probe(out: torch.Tensor) -> torch.Tensor:
+        return torch.cat([each_output(out), out.cos()[None]])
+
+    for expected, found in zip(
+        sample_jacobians(alone, objective.x, probe)[1],
+        circuits.jacobians(replica, theta, objective.x, probe),
+        strict=True,
+    ):
+        np.testing.assert_allclose(found, expected, rtol=1e-10, atol=1e-12)
 
 
 def against_the_hessian(network: LiftedNetwork, task: str, loss: str) -> None:

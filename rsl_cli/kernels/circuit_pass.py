@@ -57,7 +57,7 @@ def backward(circuit, weight, start, stop, y, d, cotangent, gradient, of_x):
         y: (strips, rows * lanes), from `forward`; overwritten.
         d: slopes; ones (1, rows * lanes) where none were kept: see `needs_slopes`.
         cotangent: (N, outputs).
-        gradient: (P + 1,), to which it is added.
+        gradient: (P + 1,), to which it is added; or (P + 1, strips, lanes), to which it is, sample by sample.
         of_x: (N, inputs), overwritten there; (0, inputs): not wanted.
     """
     strip, base = lanes(weight), (len(circuit.function) - circuit.outputs) * lanes(weight)
@@ -70,7 +70,10 @@ def backward(circuit, weight, start, stop, y, d, cotangent, gradient, of_x):
                 place = base + o * strip + m
                 incoming = cotangent[at + m, o] if m < valid else zero
                 values[place] = incoming * slope(circuit.function, values, slopes, place)
-        backward_strip(circuit, weight, values, slopes, gradient)
+        if gradient.ndim == 1:
+            backward_strip(circuit, weight, values, slopes, gradient)
+        else:
+            backward_strip(circuit, weight, values, slopes, gradient[:, own])
         if len(of_x) > 0:
             for i in range(circuit.inputs):
                 begin, end, row = circuit.column_indptr[1 + i], circuit.column_indptr[2 + i], (1 + i) * strip

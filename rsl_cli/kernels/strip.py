@@ -14,7 +14,7 @@ from typing import Any
 
 from llvmlite import ir
 from numba import types
-from numba.core.cgutils import get_or_insert_function
+from numba.core.cgutils import get_or_insert_function, pointer_add, unpack_tuple
 from numba.extending import intrinsic
 
 _REGISTERS = 4
@@ -38,15 +38,19 @@ def lanes(context, array):
 
 
 class Strip:
-    """Reads and writes strips of one array of floats."""
+    """Reads and writes strips of one array of floats, or of one row of a matrix of floats."""
 
-    def __init__(self, context: Any, builder: Any, kind: Any, array: Any) -> None:
+    def __init__(self, context: Any, builder: Any, kind: Any, array: Any, row: Any = None) -> None:
         self._builder = builder
         self.number = ir.FloatType() if kind.dtype.bitwidth == 32 else ir.DoubleType()
         self._align = kind.dtype.bitwidth // 8
         self._count = 8 * _REGISTER_BYTES // kind.dtype.bitwidth
         self.register = ir.VectorType(self.number, self._count)
-        self._data = context.make_array(kind)(context, builder, array).data
+        made = context.make_array(kind)(context, builder, array)
+        self._data = made.data
+        if row is not None:
+            start = builder.mul(row, unpack_tuple(builder, made.strides)[0])
+            self._data = pointer_add(builder, made.data, start)
 
     def _at(self, start: Any) -> Any:
         return self._builder.bitcast(self._builder.gep(self._data, [start]), self.register.as_pointer())
@@ -191,14 +195,12 @@ def _backward_sum(*, tanh: bool) -> Any:
             def add(k: Any, sums: list[Any], count: int) -> list[Any]:
                 edges = [builder.add(k, _INDEX(i)) for i in range(count)]
                 found = [_index(context, builder, of_places, places, edge) for edge in edges]
-                dots = []
+                slopes = []
                 for edge, place in zip(edges, found, strict=True):
                     number = strip.spread(builder.load(_element(context, builder, of_weight, weight, place)))
-                    slopes = strip.load(builder.mul(_index(context, builder, of_readers, readers, edge), lanes))
-                    sums = _add_products(builder, [number] * _REGISTERS, slopes, sums)
-                    dots.append(_dot(builder, slopes, values, strip.zero))
-                for place, total in zip(found, strip.totals(dots), strict=True):
-                    _increase(builder, _element(context, builder, of_gradient, gradient, place), total)
+                    slopes.append(strip.load(builder.mul(_index(context, builder, of_readers, readers, edge), lanes)))
+                    sums = _add_products(builder, [number] * _REGISTERS, slopes[-1], sums)
+                _increase(context, builder, of_gradient, gradient, found, slopes, values)
                 return sums
 
             middle = builder.add(begin, builder.and_(builder.sub(end, begin), _INDEX(-4)))
@@ -221,7 +223,7 @@ backward_sum = _backward_sum(tanh=False)
 """backward_sum(y, readers, places, weight, begin, end, at, gradient): where the strips of y of ``readers`` hold the
 derivatives by their sums, and the strip from ``at`` a value v that they read: gradient[places[k]] += <v, that of
 readers[k]>, and the strip from ``at`` becomes the derivative by v, the sum of weight[places[k]] times that of
-readers[k]. Each is read once for both."""
+readers[k]. Each is read once for both. Of a matrix (P, lanes) the product of each sample is added to its row's."""
 backward_sum_tanh = _backward_sum(tanh=True)
 """The same, times 1 - v^2: the derivative by the sum of which v is the tanh."""
 
@@ -231,20 +233,35 @@ def _add_products(builder: Any, a: list[Any], b: list[Any], sums: list[Any]) -> 
     return [call(builder, "fmuladd", *parts) for parts in zip(a, b, sums, strict=True)]
 
 
-def _dot(builder: Any, a: list[Any], b: list[Any], total: Any) -> Any:
-    """One register, whose numbers add up to a strip's inner product with another."""
-    for part, other in zip(a, b, strict=True):
-        total = call(builder, "fmuladd", part, other, total)
-    return total
-
-
-def _increase(builder: Any, cell: Any, by: Any) -> None:
-    builder.store(builder.fadd(builder.load(cell), by), cell)
+def _increase(
+    context: Any, builder: Any, kind: Any, array: Any, places: list[Any], strips: list[list[Any]], by: list[Any]
+) -> None:
+    """Add products of one strip with several: their sums to elements of a vector, themselves to rows of a matrix."""
+    if kind.ndim == 2:
+        for place, strip in zip(places, strips, strict=True):
+            row = Strip(context, builder, kind, array, place)
+            row.store(_INDEX(0), _add_products(builder, strip, by, row.load(_INDEX(0))))
+        return
+    vector, dots = Strip(context, builder, kind, array), []
+    for strip in strips:
+        total = vector.zero
+        for part, other in zip(strip, by, strict=True):
+            total = call(builder, "fmuladd", part, other, total)
+        dots.append(total)
+    for place, total in zip(places, vector.totals(dots), strict=True):
+        cell = _element(context, builder, kind, array, place)
+        builder.store(builder.fadd(builder.load(cell), total), cell)
 
 
 @_intrinsic
 def add_dots(context, x, starts, factor, shift, places, begin, end, g, at, into):
-    """into[places[k]] += <strip of x from starts[k] * factor + shift, strip of g from at>, for begin <= k < end."""
+    """into[places[k]] += <strip of x from starts[k] * factor + shift, strip of g from at>, for begin <= k < end.
+
+    If ``into`` is a matrix, the product of each sample is added to its row's.
+
+    Returns:
+        Nothing.
+    """
     signature = types.void(x, starts, factor, shift, places, begin, end, g, at, into)
 
     def generate(context, builder, signature, arguments):
@@ -252,16 +269,16 @@ def add_dots(context, x, starts, factor, shift, places, begin, end, g, at, into)
         of_x, of_starts, _, _, of_places, _, _, of_g, _, of_into = signature.args
         source, fixed = Strip(context, builder, of_x, x), Strip(context, builder, of_g, g).load(at)
 
-        def products(k: Any) -> Any:
+        def operand(k: Any) -> list[Any]:
             start = builder.mul(_index(context, builder, of_starts, starts, k), factor)
-            return _dot(builder, source.load(builder.add(start, shift)), fixed, source.zero)
+            return source.load(builder.add(start, shift))
 
         def add(k: Any, count: int) -> list[Any]:
             edges = [builder.add(k, _INDEX(i)) for i in range(count)]
-            totals = source.totals([products(edge) for edge in edges])
-            for edge, total in zip(edges, totals, strict=True):
-                place = edge if of_places == types.none else _index(context, builder, of_places, places, edge)
-                _increase(builder, _element(context, builder, of_into, into, place), total)
+            found = edges
+            if of_places != types.none:
+                found = [_index(context, builder, of_places, places, edge) for edge in edges]
+            _increase(context, builder, of_into, into, found, [operand(edge) for edge in edges], fixed)
             return []
 
         fours = builder.and_(builder.sub(end, begin), _INDEX(-4))

@@ -4,11 +4,12 @@ Each replica goes by itself, at parameters, and for as many steps, as suit it; t
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from jaxtyping import Float
 
 from rsl_cli.circuits import circuit_of
 from rsl_cli.kernels.circuit import (
@@ -21,8 +22,11 @@ from rsl_cli.kernels.circuit import (
     scratch,
     update,
 )
+from rsl_cli.kernels.circuit_pass import backward, forward, needs_slopes
 from rsl_cli.kernels.curvature import add_curvature
+from rsl_cli.kernels.strip import BYTES
 from rsl_cli.kernels.threads import in_threads, worth_threads
+from rsl_cli.linearization import Probe
 from rsl_cli.network import LiftedNetwork
 from rsl_cli.train.objective import Objective
 
@@ -137,6 +141,53 @@ class CircuitObjective:
             loss += share
             total += part[:-1]
         return loss / len(numbers), total * factor
+
+    def jacobians(
+        self, replica: int, theta: np.ndarray, x: torch.Tensor, probe: Probe
+    ) -> Iterator[Float[torch.Tensor, "parameters samples"]]:
+        """Each cotangent's derivatives by parameters (P,), as `rsl_cli.linearization.sample_jacobians` gives them.
+
+        Args:
+            replica: which.
+            theta: its parameters, (P,), of the objective's type.
+            x: (N, *input_shape).
+            probe: which combinations of the outputs to differentiate.
+
+        Yields:
+            (P, N); the next one overwrites it.
+        """
+        circuit, factor, samples = self._circuits[replica], self._factors[replica], len(x)
+        weight, inputs = np.append(theta * factor, theta.dtype.type(1)), x.flatten(1).contiguous().numpy()
+        strip = BYTES // weight.itemsize
+        strips, length = -(-samples // strip), len(circuit.function) * strip
+        # torch's memory starts where a line of cache does.
+        kept, slopes = (
+            torch.ones(count, length, dtype=x.dtype).numpy()
+            for count in (strips, strips if needs_slopes(circuit) else 1)
+        )
+        out = np.empty((samples, circuit.outputs), weight.dtype)
+        into = torch.empty(len(weight), strips, strip, dtype=x.dtype).numpy()
+        share = strip * -(-strips // torch.get_num_threads()) if self._worth_threads(replica, samples) else samples
+        starts = range(0, samples, share)
+
+        def forwards(start: int) -> None:
+            forward(circuit, weight, inputs, start, min(start + share, samples), kept, slopes, out)
+
+        list(in_threads(forwards, starts))
+        cotangents = probe(torch.from_numpy(out))
+        for number, cotangent in enumerate(cotangents):
+            values = kept if number + 1 == len(cotangents) else kept.copy()
+            along, nothing = cotangent.contiguous().numpy(), np.empty((0, circuit.inputs), weight.dtype)
+            into[:] = 0
+
+            def backwards(start: int, values=values, along=along, nothing=nothing) -> None:
+                stop = min(start + share, samples)
+                backward(circuit, weight, start, stop, values, slopes, along, into, nothing)
+
+            list(in_threads(backwards, starts))
+            for place in np.flatnonzero(factor != 1):
+                into[place] *= factor[place]
+            yield torch.from_numpy(into).view(len(weight), -1)[:-1, :samples]
 
     def shares(self, replica: int) -> bool:
         """Whether weights are used again and again, as in convolutions, for which `curvature` takes long."""

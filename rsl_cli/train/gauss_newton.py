@@ -6,6 +6,7 @@ cross-entropy (Schraudolph, 2002, *Fast curvature matrix-vector products*).
 Either is the Hessian less the part that goes to zero with the residuals, and positive semi-definite everywhere.
 """
 
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Protocol
 
@@ -85,18 +86,30 @@ class Curvature(Protocol):
         ...
 
 
+Jacobians = Callable[[Tensor, Probe], Iterable[Tensor]]
+"""From samples (N, *input_shape) and a probe to each cotangent's (P, N); see `rsl_cli.linearization`."""
+
+
 def gauss_newton(network: LiftedNetwork, objective: Objective, samples: int | None = None) -> Curvature:
-    """Form the Gauss-Newton matrix of a network of one replica at its present parameters.
+    """`gauss_newton_by` of a network of one replica, float64, at its present parameters."""
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    return gauss_newton_by(lambda x, probe: sample_jacobians(network, x, probe)[1], parameters, objective, samples)
+
+
+def gauss_newton_by(
+    jacobians: Jacobians, parameters: int, objective: Objective, samples: int | None = None
+) -> Curvature:
+    """Form the Gauss-Newton matrix.
 
     Args:
-        network: of one replica, float64.
+        jacobians: the derivatives of a network's outputs.
+        parameters: P.
         objective: data and loss.
         samples: how many samples to take the mean over, always the same ones for a number; None: all.
 
     Returns:
         H in parameter space (P x P) or, where samples times outputs are fewer, through their Jacobian.
     """
-    parameters = sum(parameter.numel() for parameter in network.parameters())
     x, y = objective.x, objective.y
     if samples is not None and samples < len(x):
         chosen = generator(0, "train/gauss_newton").permutation(len(x))[:samples]
@@ -107,15 +120,15 @@ def gauss_newton(network: LiftedNetwork, objective: Objective, samples: int | No
         (x[i : i + size], partial(objective.loss.root, y=y[i : i + size])) for i in range(0, len(x), size)
     ]
     if len(x) * objective.outputs < parameters:
-        return _SampleSpace(_stacked(network, chunks) / len(x) ** 0.5)
-    return _ParameterSpace(_summed(network, chunks, len(x)))
+        return _SampleSpace(_stacked(jacobians, chunks) / len(x) ** 0.5)
+    return _ParameterSpace(_summed(jacobians, chunks, len(x)))
 
 
-def _summed(network: LiftedNetwork, chunks: list[tuple[Tensor, Probe]], samples: int) -> np.ndarray | Tensor:
+def _summed(jacobians: Jacobians, chunks: list[tuple[Tensor, Probe]], samples: int) -> np.ndarray | Tensor:
     """H, lower triangle."""
     total: np.ndarray | Tensor | None = None
     for x, probe in chunks:
-        for jacobian in sample_jacobians(network, x, probe)[1]:
+        for jacobian in jacobians(x, probe):
             if jacobian.device.type != "cpu":
                 product = jacobian @ jacobian.T / samples
                 total = product if total is None else total + product
@@ -129,9 +142,9 @@ def _summed(network: LiftedNetwork, chunks: list[tuple[Tensor, Probe]], samples:
     return total
 
 
-def _stacked(network: LiftedNetwork, chunks: list[tuple[Tensor, Probe]]) -> Tensor:
+def _stacked(jacobians: Jacobians, chunks: list[tuple[Tensor, Probe]]) -> Tensor:
     """(P, samples * outputs)."""
-    return torch.cat([matrix.clone() for x, probe in chunks for matrix in sample_jacobians(network, x, probe)[1]], 1)
+    return torch.cat([matrix.clone() for x, probe in chunks for matrix in jacobians(x, probe)], 1)
 
 
 class _ParameterSpace:

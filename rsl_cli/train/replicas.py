@@ -7,6 +7,7 @@ over the union of those that still train, so that each has step sizes, stages an
 
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ import torch
 from rsl_cli.lift import disjoint_union
 from rsl_cli.network import LiftedNetwork
 from rsl_cli.train.circuits import CircuitObjective
-from rsl_cli.train.gauss_newton import Curvature, gauss_newton
+from rsl_cli.train.gauss_newton import Curvature, gauss_newton, gauss_newton_by
 from rsl_cli.train.objective import Objective, lone_reach
 
 
@@ -95,8 +96,7 @@ class Replicas:
             curvature, test_loss, accuracy = None, float("nan"), float("nan")
             dear = request.cheaply and (self._compiled is None or self._compiled.shares(replica))
             if request.curvature and not dear:
-                alone = self._loaded((replica,), [request.parameters])
-                curvature = gauss_newton(alone, self._objective, request.curvature)
+                curvature = self._gauss_newton(replica, request)
             bending = None
             if request.bending and self._compiled is not None and not dear:
                 bending = self._compiled.curvature(replica, request.parameters)
@@ -108,6 +108,12 @@ class Replicas:
             lone = self._lone_reach(replica, request, loss, gradient) if request.lone_reach else None
             answers[replica] = Answer(loss, gradient, curvature, bending, lone, test_loss, accuracy)
         return answers
+
+    def _gauss_newton(self, replica: int, request: Request) -> Curvature:
+        if self._compiled is None:
+            return gauss_newton(self._loaded((replica,), [request.parameters]), self._objective, request.curvature)
+        jacobians = partial(self._compiled.jacobians, replica, request.parameters)
+        return gauss_newton_by(jacobians, len(request.parameters), self._objective, request.curvature)
 
     def _lone_reach(self, replica: int, request: Request, loss: float, gradient: np.ndarray) -> np.ndarray:
         if self._compiled is not None:

@@ -106,6 +106,13 @@ def test_sums_and_dots_are_those_of_matrix_products(kind, index, count):
         if count:
             added[order] += operand.astype(float) @ before[at : at + strip]
         np.testing.assert_allclose(into, added, rtol=0, atol=200 * np.finfo(kind).eps)
+        rows = np.ones((len(weight), 2, strip), kind)
+        _dots(x, starts, factor, shift, given, begin, begin + count, before, at, rows[:, 1])
+        added = np.ones((len(weight), strip))
+        if count:
+            added[order] += operand.astype(float) * before[at : at + strip]
+        np.testing.assert_allclose(rows[:, 1], added, **tolerance)
+        np.testing.assert_array_equal(rows[:, 0], 1)
 
 
 @pytest.mark.parametrize("of_tanh", [False, True])
@@ -128,3 +135,10 @@ def test_a_backward_sum_is_two_matrix_products(kind, count, of_tanh):
     np.testing.assert_allclose(after[row], expected, rtol=0, atol=200 * epsilon)
     np.testing.assert_allclose(gradient, added, rtol=0, atol=200 * epsilon)
     np.testing.assert_array_equal(np.delete(after, row, axis=0), np.delete(y, row, axis=0))
+    matrix, again = np.zeros((9, 3, strip), kind), y.copy()
+    _backward_sum(again.reshape(-1), readers, places, weight, begin, begin + count, row * strip, matrix[:, 1], of_tanh)
+    by_sample = np.zeros((9, strip))
+    np.add.at(by_sample, places[begin:], slopes * value)
+    np.testing.assert_array_equal(again, after)
+    np.testing.assert_allclose(matrix[:, 1], by_sample, rtol=0, atol=40 * epsilon)
+    np.testing.assert_array_equal(matrix[:, ::2], 0)

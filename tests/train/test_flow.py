@@ -559,7 +559,7 @@ def test_no_resolvable_step_is_a_stall(monkeypatch):
         def plus(self, bending):
             return self
 
-    monkeypatch.setattr(replicas, "gauss_newton", lambda *_: Singular())
+    monkeypatch.setattr(replicas, "gauss_newton_by", lambda *_: Singular())
     result = trained(network([0]), Objective(DATA, "mse", dtype=torch.float64), Flow())[0]
     assert result.stop_reason == "stalled"
 

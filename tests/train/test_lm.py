@@ -81,7 +81,7 @@ def test_target_diverged_and_stalled_have_their_names(monkeypatch):
         def times(self, vector):
             return vector
 
-    monkeypatch.setattr(replicas, "gauss_newton", lambda *_: Singular())
+    monkeypatch.setattr(replicas, "gauss_newton_by", lambda *_: Singular())
     assert trained(network([0]), objective, LevenbergMarquardt())[0].stop_reason == "stalled"
 
 
