@@ -79,9 +79,13 @@ def read_diagnostics(store: StudyStore, runs: StudyRuns) -> DiagnosticTables:
     """
     found: dict[str, Rows] = {}
     unreadable: list[str] = []
+    files = {(record.lift, record.seed): record.files for record in runs.records}
     for (name, numbers), text in zip(NUMBERS.items(), TEXT, strict=True):
         parts: dict[str, list[NDArray[Any]]] = {}
         for run in runs.shown:
+            named = files.get((run.key.lift, run.key.seed))
+            if named and f"{name}.parquet" not in named:
+                continue
             try:
                 table = store.table(run.key, name)
                 if table is None:
