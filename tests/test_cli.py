@@ -206,6 +206,7 @@ def test_every_shipped_option_composes(path):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(path.stem for path in problems.CONF.glob("experiment/*.yaml")))
 def test_every_experiment_runs_shrunk(name, tmp_path, capsys, monkeypatch):
     """Every run of every study is done, by what the file says, and the verdict is of all of them."""
@@ -386,6 +387,7 @@ def test_references_go_by_name_but_are_nobodys_own(tmp_path, capsys):
     assert main(["list", "results_dir=results/reference"]) == 1 and "known" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_what_happens_around_a_line_is_not_its_configuration(tmp_path):
     gone = tmp_path / "gone"
     gone.mkdir()

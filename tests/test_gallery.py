@@ -50,6 +50,7 @@ def test_every_line_composes_to_studies_of_its_own(name):
     assert set(reproduce.committed(item)) <= set(names)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PACKED)
 def test_what_is_committed_is_what_its_runs_say(name, tmp_path):
     folder, item = reproduce.REFERENCE / name, GALLERY[name]
@@ -118,6 +119,7 @@ def test_another_verdict_than_the_committed_one_is_told(capsys):
     assert reproduce.compare({"a": {"verdict": "falls"}}, now)
 
 
+@pytest.mark.slow
 def test_an_item_is_run_judged_drawn_and_packed(tmp_path, monkeypatch, capsys):
     """From nothing to a reference, and from the reference back to the same verdict."""
     table = tmp_path / "gallery.yaml"

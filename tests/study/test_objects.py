@@ -63,6 +63,7 @@ def registered(place, **changes):
     return spec.store
 
 
+@pytest.mark.slow
 def test_a_study_in_a_bucket_is_one_on_disk_for_every_command(server, whole, move, tmp_path, capsys):
     assert run_study(study("a")).done == 6
     assert not [name for name in server.names("bucket", "a/s/") if "leases" in name or "resume" in name]
@@ -170,6 +171,7 @@ def test_growth_at_once_loses_no_update(server, move):
     assert [(key.lift, key.seed) for key in keys] == [(n, s) for n in (2, 4) for s in range(4)]
 
 
+@pytest.mark.slow
 def test_a_flipped_byte_in_the_bucket_is_found_and_never_reported(server, whole, move, capsys):
     store = run_study(study("flipped")).store
     for number, kind in enumerate(KINDS):
