@@ -12,6 +12,8 @@ import time
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
+from rsl_cli.garbage import unswept
+
 BEAT_SECONDS = 2.0
 """How often a worker says that it is alive."""
 
@@ -37,12 +39,13 @@ def serve(connection: Connection, config: str, data: Any, threads: int) -> None:
             connection.send(message)
 
     threading.Thread(target=_beat, args=(send,), daemon=True).start()
-    from rsl_cli.errors import RslError, TrainingError
-    from rsl_cli.study.identity import refuse_other
-    from rsl_cli.study.machine import prepare
-    from rsl_cli.study.runner import RunBatch, work
-    from rsl_cli.study.spec import StudySpec
-    from rsl_cli.study.store import RunKey
+    with unswept(for_good=True):
+        from rsl_cli.errors import RslError, TrainingError
+        from rsl_cli.study.identity import refuse_other
+        from rsl_cli.study.machine import prepare
+        from rsl_cli.study.runner import RunBatch, work
+        from rsl_cli.study.spec import StudySpec
+        from rsl_cli.study.store import RunKey
 
     prepare(threads)
     spec: StudySpec | None = None
