@@ -61,6 +61,11 @@ class Script:
         return said, errors
 
 
+def told(_: object) -> dict[str, float]:
+    """What a variable of the environment is, as a probe of a study."""
+    return {"told": float(os.environ["TOLD"])}
+
+
 def _run(text: str, environment: dict[str, str], output: Any, errors: str) -> None:
     os.environ.update(environment)
     os.dup2(output.detach(), 1)

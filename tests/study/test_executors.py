@@ -10,6 +10,7 @@ import uuid
 from multiprocessing import forkserver
 from pathlib import Path
 
+import problems
 import pytest
 
 from rsl_cli.cli import compose
@@ -148,17 +149,13 @@ def test_an_error_in_a_worker_comes_out_of_the_study(tmp_path):
     assert not multiprocessing.active_children()
 
 
-def told(_):
-    """What a variable of the environment is, as a probe."""
-    return {"told": float(os.environ["TOLD"])}
-
-
 def test_a_worker_has_the_variables_that_its_parent_has_by_then(tmp_path, monkeypatch):
-    words = ["theory.probes=[{target: test_executors.told}]"]
+    executor, theory = {"name": "process", "workers": 2}, {"probes": [{"target": "apart.told"}]}
     for number in (1, 2):
         monkeypatch.setenv("TOLD", str(number))
-        store = run_study(config_in(tmp_path / str(number), *words)).store
-        assert [store.table(key, "told")["told"].tolist() for key in store.planned()] == [[number]] * 6
+        place = {"results_dir": str(tmp_path / str(number))}
+        store = run_study(problems.study(**place, lift=[2], seeds=2, executor=executor, theory=theory)).store
+        assert [store.table(key, "told")["told"].tolist() for key in store.planned()] == [[number]] * 2
 
 
 def test_workers_are_copies_where_that_is_safe(monkeypatch):
