@@ -45,7 +45,7 @@ class CircuitNode:
         self.slopes = [needs_slopes(circuit) for circuit in self.circuits]
         self._longest = max(len(circuit.function) for circuit in self.circuits)
         self._free: dict[torch.dtype, list[np.ndarray]] = {torch.float32: [], torch.float64: []}
-        self._spent: list[Any] = []
+        self._spent: list[list[Any]] = []
         """What the last backward pass overwrote: memory for the next forward pass, new memory being slow."""
         self.names = list(segments)
         self.ends = [np.cumsum([0, *segments[name]]).tolist() for name in segments]
@@ -81,7 +81,7 @@ class CircuitNode:
         inputs = x.detach().contiguous().numpy()
         out = torch.empty(len(self.circuits), samples, self.circuits[0].outputs, dtype=x.dtype)
         into, kept = out.numpy(), []
-        spent, self._spent = self._spent, []
+        spent = _taken(self._spent) or []
         for replica, circuit in enumerate(self.circuits):
             weight = self._weight(tensors, replica)
             length = len(circuit.function) * strip
@@ -128,7 +128,7 @@ class CircuitNode:
             gradients.append(self._multiplied(gradient, replica)[:-1])
             if total is not None:
                 total[replica % len(total)] += by_x
-        self._spent = list(kept)
+        self._spent[:] = [list(kept)]
         return total, gradients
 
     def spread(self, gradients: Sequence[np.ndarray], like: Sequence[Tensor]) -> list[Tensor]:
@@ -184,6 +184,14 @@ class CircuitNode:
                 run(*ends)
 
 
+def _taken(items: list[list[Any]]) -> list[Any] | None:
+    """The last of them, which no other thread gets then."""
+    try:
+        return items.pop()
+    except IndexError:
+        return None
+
+
 @lru_cache(maxsize=64)
 def _bounds(samples: int, dtype: np.dtype) -> list[tuple[int, int]]:
     """First and last + 1 sample of each group."""
@@ -196,7 +204,8 @@ class _Node(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, node: CircuitNode, edgewise: Edgewise, x: Tensor, *tensors: Tensor) -> Tensor:
-        out, ctx.kept = node.outputs(x, tensors, keep=True)
+        out, kept = node.outputs(x, tensors, keep=True)
+        ctx.kept = [kept]
         ctx.node, ctx.edgewise = node, edgewise
         ctx.save_for_backward(x, *tensors)
         return out
@@ -211,9 +220,7 @@ class _Node(torch.autograd.Function):
             found = iter(torch.autograd.grad(out, needed, cotangent, create_graph=True, allow_unused=True))
             return None, None, *(next(found) if want else None for want in wanted)
         # Overwritten below: who goes back a second time computes forward again.
-        kept, ctx.kept = ctx.kept, None
-        if kept is None:
-            kept = ctx.node.outputs(x, tensors, keep=True)[1]
+        kept = _taken(ctx.kept) or ctx.node.outputs(x, tensors, keep=True)[1]
         of_x, gradients = ctx.node.derivatives(kept, x.shape, cotangent, wanted[0])
         parts = ctx.node.spread(gradients, tensors)
         return (

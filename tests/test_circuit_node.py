@@ -1,6 +1,7 @@
 """The network as one node of autograd's graph, against the same network edge by edge."""
 
 import copy
+import pickle
 
 import pytest
 import torch
@@ -85,6 +86,21 @@ def test_only_some_parameters_are_asked_for_and_none_without_grad():
         torch.testing.assert_close(node(x), edgewise(x), rtol=1e-12, atol=1e-12)
     assert node(x[:0]).shape == (1, 0, 2)
     assert torch.equal(copy.deepcopy(node)(x), node(x))
+
+
+def test_memory_of_a_pass_serves_one_graph_at_a_time_and_no_copy():
+    net, edgewise = pair(base_of("mlp"), (4,))
+    first, second = samples(70, 3), samples(70, 3, seed=7)
+    expected = [torch.autograd.grad(edgewise(x).square().sum(), list(edgewise.parameters())) for x in (first, second)]
+    net(first).sum().backward()
+    fresh = len(pickle.dumps(net))  # What a pass of so many samples wrote is not in it.
+    for _ in range(2):
+        outs = [net(x).square().sum() for x in (first, second)]
+        found = [torch.autograd.grad(out, list(net.parameters())) for out in reversed(outs)]
+        for got, want in zip(reversed(found), expected, strict=True):
+            torch.testing.assert_close(got, want, rtol=1e-11, atol=1e-12)
+    net(samples(7000, 3)).sum().backward()
+    assert len(pickle.dumps(net)) == fresh
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
