@@ -20,6 +20,7 @@ from rsl_cli.garbage import unswept
 from rsl_cli.waiting import Waiting
 
 _MOST_COMPARED = 6
+_IMPORTING = "importing torch and what computes with it"
 _REPORTING = "writing the report: tables, figures, the page"
 
 
@@ -41,11 +42,12 @@ def run(arguments: list[str]) -> int:
         own = [Path(b) for a, b in pairwise(arguments) if a in ("--config-dir", "-cd")]
         print(run_help(arguments, [*own, config_directory()]))
         return 0
-    from rsl_cli.study.api import check_studies
-
     status, stores, first = 0, [], "--first" in arguments
     asked = compose_line([word for word in arguments if word != "--first"])
     if len(asked) > 1:
+        with Waiting(_IMPORTING), unswept(for_good=True):
+            from rsl_cli.study.api import check_studies
+
         # Nothing trains before all of a multirun has been found right.
         _explained(asked, lambda: check_studies([one.config for one in asked]))
     for one in asked:
@@ -89,7 +91,12 @@ def _compare(stores: Sequence[Any], formats: Sequence[str] = ("png", "pdf")) -> 
 
 def _study(asked: Composed, first: bool) -> tuple[int, Any]:
     """Train what a study lacks, or the first run of that alone; report. Returns exit status and the study's place."""
-    with Waiting("importing torch and what computes with it"), unswept(for_good=True):
+    from rsl_cli.study.sweep import lift_degrees, seed_list
+
+    # Refused before torch is imported, which takes seconds.
+    lift_degrees(asked.config["lift"])
+    seed_list(asked.config["seeds"])
+    with Waiting(_IMPORTING), unswept(for_good=True):
         from rsl_cli.notebook import Study
         from rsl_cli.progress import say
         from rsl_cli.report.figures import named_figures
@@ -172,7 +179,7 @@ def _find(name: str, results_dir: str) -> Any:
 
 def show(parsed: argparse.Namespace) -> int:
     """Print what a line would train."""
-    with Waiting("importing torch and what computes with it"), unswept(for_good=True):
+    with Waiting(_IMPORTING), unswept(for_good=True):
         from rsl_cli.show import describe, draw
         from rsl_cli.study.spec import StudySpec
 

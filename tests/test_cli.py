@@ -261,13 +261,16 @@ def test_a_multirun_and_a_report_on_several_studies_draw_them_together(tmp_path,
     assert picture.read_bytes() == before
 
 
-def test_help_and_version_need_no_torch():
+def test_help_and_lines_that_are_plainly_wrong_need_no_torch():
     script = (
         "import sys\nfrom rsl_cli.cli import main\n"
         "try:\n    main(['--help'])\nexcept SystemExit as end:\n    assert end.code in (0, None)\n"
-        "assert not {'torch', 'hydra', 'numba', 'matplotlib', 'pandas'} & set(sys.modules)"
+        "assert not {'torch', 'hydra', 'numba', 'matplotlib', 'pandas'} & set(sys.modules)\n"
+        "assert [main(['run', word]) for word in ('base=mpl', 'lifts=3', 'lift=abc', 'seeds=0')] == [2] * 4\n"
+        "assert not {'torch', 'numba', 'matplotlib', 'pandas'} & set(sys.modules)"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0 and "COMMAND" in done.stdout, done.stderr
 
 
