@@ -8,7 +8,7 @@ import os
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
@@ -91,11 +91,7 @@ def _compare(stores: Sequence[Any], formats: Sequence[str] = ("png", "pdf")) -> 
 
 def _study(asked: Composed, first: bool) -> tuple[int, Any]:
     """Train what a study lacks, or the first run of that alone; report. Returns exit status and the study's place."""
-    from rsl_cli.study.sweep import lift_degrees, seed_list
-
-    # Refused before torch is imported, which takes seconds.
-    lift_degrees(asked.config["lift"])
-    seed_list(asked.config["seeds"])
+    _before_importing(asked.config)
     with Waiting(_IMPORTING), unswept(for_good=True):
         from rsl_cli.notebook import Study
         from rsl_cli.progress import say
@@ -130,6 +126,19 @@ def _study(asked: Composed, first: bool) -> tuple[int, Any]:
         )
         return 1, store
     return (1 if study.failed else 0), store
+
+
+def _before_importing(config: Mapping[str, Any]) -> None:
+    """Refuse what can be refused without torch, which takes seconds to import; let workers' imports begin beside it."""
+    from rsl_cli.study.processes import get_ready
+    from rsl_cli.study.sweep import lift_degrees, seed_list
+
+    for key, read in (("lift", lift_degrees), ("seeds", seed_list)):
+        if key in config:
+            read(config[key])
+    executor = config.get("executor")
+    if isinstance(executor, Mapping) and executor.get("name") == "process" and executor.get("workers") != 1:
+        get_ready()
 
 
 def report(parsed: argparse.Namespace) -> int:

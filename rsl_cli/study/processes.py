@@ -29,6 +29,12 @@ def start(act: Callable[..., Any], *given: Any) -> BaseProcess:
     return process
 
 
+def get_ready() -> None:
+    """Let what processes will be copies of import what they need while this one does, where it has another core."""
+    if sys.platform == "linux" and len(os.sched_getaffinity(0)) > 1:
+        context()
+
+
 def context() -> Any:
     """How processes begin: on Linux as copies of one, elsewhere, where a copy may hang, each anew.
 

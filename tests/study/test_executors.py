@@ -13,7 +13,7 @@ from pathlib import Path
 import problems
 import pytest
 
-from rsl_cli.cli import compose
+from rsl_cli.cli import compose, main
 from rsl_cli.errors import StoreError
 from rsl_cli.study import executors, processes
 from rsl_cli.study.api import run_study
@@ -172,6 +172,15 @@ def test_workers_are_copies_where_that_is_safe(monkeypatch):
         assert begun() == "spawn"
     monkeypatch.setattr(sys, "platform", "darwin")
     assert begun() == "spawn"
+
+
+@pytest.mark.parametrize(("words", "begun"), [((), 1), (("executor.workers=1",), 0), (("executor=local",), 0)])
+def test_what_workers_need_is_imported_while_the_line_is_read(words, begun, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(processes, "context", lambda: asked.append(1))
+    monkeypatch.setattr(processes.os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
+    assert main(["run", "lifting.in_degree=-1", f"results_dir={tmp_path}", *words]) == 2
+    assert len(asked) == (begun if sys.platform == "linux" else 0)
 
 
 def test_items_that_do_not_fit_beside_others_go_alone_and_last(tmp_path, monkeypatch):
