@@ -219,6 +219,8 @@ def check_lifting(lifting: Lifting, n_u: int = 7, n_v: int = 7) -> None:
     degrees = np.array([np.bincount(targets, minlength=n_v) for _, targets in lists])
     if every is not None and not (degrees == every).all():
         raise GraphError(f"{what}: says that every in-degree is {every}, draws {degrees.min()} to {degrees.max()}")
+    if lifting.complete and not (degrees == n_u).all():
+        raise GraphError(f"{what}: says that it joins every pair, draws in-degrees from {degrees.min()}")
     means = degrees.mean(1)
     if abs(means.mean() - mean) > 6 * means.std() / draws**0.5 + 1e-9:
         raise GraphError(f"{what}: its mean in-degree is about {means.mean():.3g}; mean_in_degree says {mean:g}")

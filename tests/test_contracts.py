@@ -1,6 +1,7 @@
 """Contracts hold for every part that ships, by the same checks that a user's part meets."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,13 +9,16 @@ import torch
 
 from rsl_cli.diagnostics.probes import PROBES
 from rsl_cli.diagnostics.tangent import TangentProbe
-from rsl_cli.errors import GraphError
+from rsl_cli.errors import ConfigError, GraphError
+from rsl_cli.graph import BaseGraph
 from rsl_cli.laws import LAWS, Student
+from rsl_cli.lift import sample_lift
 from rsl_cli.liftings import LIFTINGS
 from rsl_cli.maps import EDGE_MAPS, Conv, EdgeMap, Identity, Linear, Scale, TokenLinear
 from rsl_cli.network import LiftedNetwork
 from rsl_cli.portable import model
 from rsl_cli.testing import (
+    _BASE,
     check_activation,
     check_bias,
     check_combine,
@@ -22,13 +26,17 @@ from rsl_cli.testing import (
     check_law,
     check_lifting,
     check_loss,
+    check_optimizer,
     check_probe,
     check_stage,
     finished_run,
 )
+from rsl_cli.train.circuits import CircuitObjective
+from rsl_cli.train.first_order import FirstOrder
 from rsl_cli.train.gauss_newton import gauss_newton
 from rsl_cli.train.losses import LOSSES, FunctionLoss, Loss
 from rsl_cli.train.objective import Objective
+from rsl_cli.train.optimizers import Gd, Optimizer
 from rsl_cli.vertex_maps import ACTIVATIONS, BIASES, COMBINES, NORMS, POOLS
 
 MAPS: dict[str, list[tuple[EdgeMap, list[tuple[int, ...]]]]] = {
@@ -185,3 +193,71 @@ def test_heavy_tails_have_variance_1_and_the_probabilities_of_student():
     for wrong in (2, -1.0, True, math.nan, "3"):
         with pytest.raises(GraphError, match="accepted: a number above 2"):
             Student(wrong)
+
+
+class Smoothed(type(LOSSES["cross_entropy"])):
+    """A child of a shipped loss whose curvature is its parent's, and whose values are its own."""
+
+    def values(self, out, y):
+        return torch.nn.functional.cross_entropy(out, y, reduction="none", label_smoothing=0.2)
+
+
+class Doubled(type(LOSSES["mse"])):
+    """A child that says of itself what is not so."""
+
+    quadratic = True
+
+    def values(self, out, y):
+        return (out - y).square().sum(-1)
+
+    def root(self, out, y):
+        return 2**0.5 * super().root(out, y)
+
+
+def test_what_is_said_of_a_loss_is_not_said_of_its_children():
+    check_loss(Smoothed())
+    assert Smoothed.circuit is None and type(LOSSES["cross_entropy"]).circuit == "softmax"
+    data = run_data()
+    data = replace(data, task="classification", y_train=(data.y_train[:, 0] > 0).astype(int), outputs=2)
+    data = replace(data, y_test=(data.y_test[:, 0] > 0).astype(int))
+    smoothed, plain = (Objective(data, loss, dtype=torch.float64) for loss in (Smoothed(), "cross_entropy"))
+    base = BaseGraph.from_config(_BASE, input_shape=(2,), output_size=2)
+    network = LiftedNetwork(sample_lift(base, 4, 0), None, torch.float64)
+    assert CircuitObjective.of(network, smoothed) is None and CircuitObjective.of(network, plain) is not None
+    with pytest.raises(ConfigError, match="loss mse: says quadratic=True, and its values are not such a loss's"):
+        check_loss(Doubled())
+
+
+@pytest.mark.parametrize(
+    ("members", "message"),
+    [
+        ({"in_circuits": True}, "says in_circuits=True, and circuits have no loops for it"),
+        ({"euler": True}, "says euler=True, and its steps are not those of gradient descent"),
+        ({"numbers": lambda self, step: (float(step),)}, "its step depends on how many there were; say so, counted"),
+        ({"rate": lambda self, rate, step: rate / step}, "its step depends on how many there were; say so, counted"),
+    ],
+)
+def test_what_an_optimiser_says_of_itself_is_held_against_it(members, message):
+    direction = {"direction": lambda self, gradient, theta, states, numbers: 2 * gradient}
+    with pytest.raises(ConfigError, match=f"optimiser Own: {message}"):
+        check_optimizer(type("Own", (Optimizer,), direction | members)())
+
+
+def test_what_is_said_of_an_optimiser_is_not_said_of_its_children():
+    class Halved(Gd):
+        def direction(self, gradient, theta, states, numbers):
+            return gradient / 2
+
+    check_optimizer(Halved())
+    assert (Gd().in_circuits, Gd().euler) == (True, True)
+    assert (Halved().in_circuits, Halved().euler) == (False, False)
+    data = Objective(run_data(), "mse", dtype=torch.float64)
+    base = BaseGraph.from_config(_BASE, input_shape=(2,), output_size=1)
+    ends = []
+    for optimizer, rate in ((Gd(), 0.05), (Halved(), 0.1)):
+        settings = FirstOrder.from_config(
+            {"name": "gd", "steps": 7, "learning_rate": rate, "dtype": "float64", "log_per_decade": 1}
+        )
+        vars(settings)["optimizer"] = optimizer
+        ends.append(settings.train(LiftedNetwork(sample_lift(base, 4, 0), None, torch.float64), data)[0].state)
+    assert all(torch.allclose(one, other, rtol=1e-9) for one, other in zip(*(e.values() for e in ends), strict=True))

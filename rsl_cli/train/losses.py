@@ -32,6 +32,12 @@ class Loss(ABC):
     circuit: ClassVar[str | None] = None
     """How circuits compute it: ``squared``, ``softmax``, or not at all."""
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        """What is said of a parent's values is not said of a child's own."""
+        super().__init_subclass__(**options)
+        if "values" in vars(cls):
+            cls.quadratic, cls.circuit = vars(cls).get("quadratic", False), vars(cls).get("circuit")
+
     @abstractmethod
     def values(self, out: Float[Tensor, "samples outputs"], y: Tensor) -> Float[Tensor, " samples"]:
         """The loss of each sample."""
@@ -214,6 +220,11 @@ def check_loss(loss: Loss, outputs: int = 3) -> None:
         raise ConfigError(f"{what}: gives other numbers when asked again; it must not depend on chance")
     if not torch.allclose(alone, values[:1], rtol=1e-9, atol=1e-12):
         raise ConfigError(f"{what}: gives a sample another loss beside others; each must be for itself")
+    for claim, said in (("quadratic", loss.quadratic or None), ("circuit", loss.circuit)):
+        same = next((one for one in (Squared(), CrossEntropy()) if getattr(one, claim) == said), None)
+        fits = same is not None and same.labels == loss.labels and torch.allclose(same.values(out, y), values)
+        if said is not None and not fits:
+            raise ConfigError(f"{what}: says {claim}={said!r}, and its values are not such a loss's; leave it out")
     check_derivatives(what, lambda out: loss.values(out, y), [out], forward=False)
     with failing(what):
         own, true = (part.permute(1, 2, 0) for part in (loss.root(out, y), Loss.root(loss, out, y)))

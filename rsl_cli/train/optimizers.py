@@ -56,6 +56,13 @@ class Optimizer(ABC):
     euler: ClassVar[bool] = False
     """Whether its steps of a constant rate are Euler's on the gradient flow, so that trajectories have a time."""
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        """What is said of a parent's steps is not said of a child's own."""
+        super().__init_subclass__(**options)
+        if vars(cls).keys() & {"direction", "states", "rate", "numbers"}:
+            for claim in {"in_circuits", "euler"} - vars(cls).keys():
+                setattr(cls, claim, False)
+
     @property
     def states(self) -> tuple[str, ...]:
         """What it keeps for each number, all zero at first, by the names that checkpoints have."""
@@ -297,6 +304,13 @@ def check_optimizer(optimizer: Optimizer) -> None:
             raise ConfigError(f"{what}: state {key} has shape {tuple(state.shape)}; it must keep {tuple(start.shape)}")
     if whole.shape != start.shape or not bool(torch.isfinite(whole).all()):
         raise ConfigError(f"{what}: its direction is not {_ONE_EACH}")
+    of_step = [(optimizer.numbers(step), optimizer.rate(1.0, step)) for step in (1, 9)]
+    if not optimizer.counted and of_step[0] != of_step[1]:
+        raise ConfigError(f"{what}: its step depends on how many there were; say so, counted = True")
+    if optimizer.euler and not torch.allclose(whole, 0.99**6 * start):
+        raise ConfigError(f"{what}: says euler=True, and its steps are not those of gradient descent; leave it out")
+    if optimizer.in_circuits and not type(optimizer).direction.__module__.startswith("rsl_cli."):
+        raise ConfigError(f"{what}: says in_circuits=True, and circuits have no loops for it; leave it out")
     if not torch.equal(resumed, whole):
         raise ConfigError(f"{what}: goes on otherwise when resumed; keep all its state in `states`, none in itself")
     if not torch.allclose(part, whole[:2], rtol=1e-12, atol=1e-15):
