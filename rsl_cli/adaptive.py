@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
+from rsl_cli.data.keys import DatasetBuilder
 from rsl_cli.data.target import DATASETS
 from rsl_cli.errors import ConfigError
 from rsl_cli.report.judgement import Judgement, judge_views
@@ -209,7 +210,7 @@ def _more_samples(config: Mapping[str, Any]) -> Round | str:
     """Four times as many, where data are drawn: in a study of its own, since no run of this one has seen them."""
     data = dict(config["dataset"])
     builder, samples = DATASETS.get(str(data.get("name"))), data.get("samples")
-    if builder is None or builder.inputs is None or not isinstance(samples, int):
+    if not isinstance(builder, DatasetBuilder) or builder.inputs is None or not isinstance(samples, int):
         return "no lift is left between the others, and larger ones have as many parameters as there are samples"
     changes: dict[str, Any] = {"dataset": {**data, "samples": 4 * samples}}
     if config.get("study"):

@@ -8,7 +8,7 @@ from rsl_cli.data.dataset import Dataset
 from rsl_cli.data.keys import DatasetBuilder, DatasetSettings, Teacher
 from rsl_cli.data.target import DATASETS, arrays_digest
 from rsl_cli.errors import ConfigError, DataError
-from rsl_cli.keys import identity_of, read_keys, shorten
+from rsl_cli.keys import Keys, identity_of, read_keys, shorten
 
 for _part in (synthetic, sequences, tabular, images, tables, files, target):
     for _name, _builder in _part.BUILDERS.items():
@@ -82,7 +82,12 @@ def drawn_numbers(config: Mapping[str, Any]) -> int:
 
 def text_keys() -> dict[str, str]:
     """Keys of any dataset that take text to the letter: ``text``, or ``list`` for several, by key."""
-    return {key: spec.text for builder in DATASETS.values() for key, spec in builder.keys.items() if spec.text}
+    return {key: spec.text for keys in declared_datasets().values() for key, spec in keys.items() if spec.text}
+
+
+def declared_datasets() -> dict[str, Keys]:
+    """The keys of every dataset that declares some, by name; a function that a plug-in has named has those of none."""
+    return {name: builder.keys for name, builder in DATASETS.items() if isinstance(builder, DatasetBuilder)}
 
 
 def accepted_datasets() -> tuple[str, ...]:
@@ -97,6 +102,8 @@ def _resolved(config: Mapping[str, Any], flat: bool) -> tuple[DatasetBuilder, Da
         )
     name = config.get("name")
     builder = DATASETS.find(name)
+    if not isinstance(builder, DatasetBuilder):  # A function of the user's own, by its name.
+        name, config, builder = "target", {**config, "target": name}, DATASETS["target"]
     settings = {"name": str(name), **read_keys("dataset.", builder.keys, config)}
     if settings.get("shape") == "auto":
         settings["shape"] = "flat" if flat else builder.own_shape

@@ -11,10 +11,10 @@ from rsl_cli.data.files import LEAST_ROWS, encode_target, to_numbers
 from rsl_cli.data.keys import DatasetBuilder, DatasetSettings, Teacher, shaped
 from rsl_cli.errors import DataError, RslError, first_line
 from rsl_cli.keys import Key, choice
-from rsl_cli.registry import Registry, load, plain_arguments
+from rsl_cli.registry import Registry, plain_arguments
 
-DATASETS: Registry[DatasetBuilder] = Registry("dataset.name")
-"""Every dataset by name."""
+DATASETS: Registry[Any] = Registry("dataset.name")
+"""Every dataset by name: a `DatasetBuilder`, or a user's function."""
 
 _ACCEPTED = "x_train, y_train, x_test, y_test or a rsl_cli.Dataset"
 
@@ -81,7 +81,7 @@ def _called(function: Callable[..., Any], name: str, arguments: DatasetSettings,
 
 
 def _build(settings: DatasetSettings, teacher: Teacher | None) -> Dataset:
-    function = load(settings["target"], "dataset.target")
+    function = DATASETS.find(settings["target"], "dataset.target")
     if not callable(function):
         raise DataError(f"dataset.target={settings['target']}: is no function; accepted: one that returns {_ACCEPTED}")
     return _checked(function, settings["target"], settings["arguments"] or {}, settings["task"])
@@ -93,8 +93,8 @@ def _content(settings: DatasetSettings) -> DatasetSettings:
 
 
 def _read_target(value: Any) -> str:
-    if not isinstance(value, str) or "." not in value.strip("."):
-        raise ValueError("")
+    if not isinstance(value, str) or ("." not in value.strip(".") and value not in DATASETS):
+        raise ValueError
     return value
 
 
