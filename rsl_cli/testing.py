@@ -1,10 +1,12 @@
 """Contracts of a user's own parts, each a line of a test: ``rsl.testing.check_edge_map(Diagonal(), (4,))``.
 
-The same checks refuse a part that breaks them when a study names it. Each returns nothing, or raises an `RslError` of
+The same checks refuse a part that breaks them when a study names it, but for executors and trackers, which are tried
+here alone. Each returns nothing, or raises an `RslError` of
 one line that says what is wrong; give them the spaces and settings that a part is made for.
 """
 
 import tempfile
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,16 +21,22 @@ from rsl_cli.contracts import (
     check_law,
     check_lifting,
     check_stage,
+    failing,
 )
 from rsl_cli.data import Dataset
 from rsl_cli.data.target import check_dataset
 from rsl_cli.diagnostics import probes
+from rsl_cli.errors import ConfigError, TrainingError
 from rsl_cli.graph import BaseGraph
+from rsl_cli.keys import read_keys
 from rsl_cli.lift import sample_lift
 from rsl_cli.network import LiftedNetwork
 from rsl_cli.report import figures
 from rsl_cli.study.api import run_study
+from rsl_cli.study.engine import SHARED, Executor
+from rsl_cli.study.spec import StudySpec
 from rsl_cli.study.studies import open_study
+from rsl_cli.track import Tracker, send
 from rsl_cli.train.first_order import FirstOrder
 from rsl_cli.train.losses import check_loss
 from rsl_cli.train.objective import Objective
@@ -40,6 +48,7 @@ __all__ = [
     "check_combine",
     "check_dataset",
     "check_edge_map",
+    "check_executor",
     "check_figure",
     "check_law",
     "check_lifting",
@@ -47,6 +56,7 @@ __all__ = [
     "check_optimizer",
     "check_probe",
     "check_stage",
+    "check_tracker",
     "finished_run",
 ]
 
@@ -73,6 +83,57 @@ _STUDY: Mapping[str, Any] = {
     "trainer": {"name": "gd", "steps": 20},
     "study": "small",
 }
+
+
+def check_executor(kind: type[Executor], **arguments: Any) -> None:
+    """The contract of an executor: each run of a study done, told once, and with the numbers it has in this process.
+
+    Args:
+        kind: the class.
+        arguments: its own keys.
+
+    Raises:
+        RslError: it cannot be made, or fails.
+        TrainingError: what it breaks, in one line.
+    """
+    name, told = kind.__qualname__, Counter[str]()
+    settings = {**read_keys("executor.arguments.", kind.keys, arguments, also=()), **read_keys("", SHARED, {})}
+    with tempfile.TemporaryDirectory() as folder:
+        expected = run_study({**_STUDY, "results_dir": f"{folder}/local", "executor": {"name": "local"}}).store
+        config = {**_STUDY, "results_dir": f"{folder}/own", "executor": {"name": "local"}}
+        spec = StudySpec.from_config(config)
+        vars(spec)["executor"] = kind(settings)
+        with failing(f"executor {name}"):
+            store = run_study(spec, finished=lambda _, states: told.update(states)).store
+        for key in expected.planned():
+            found, wanted = store.record(key), expected.record(key)
+            if found is None or wanted is None or found.train_loss != wanted.train_loss:
+                raise TrainingError(f"executor {name}: run {key.directory} is not what it is when trained here")
+            if told[key.directory] != 1:
+                raise TrainingError(f"executor {name}: told of run {key.directory} {told[key.directory]} times")
+
+
+def check_tracker(kind: type[Tracker]) -> None:
+    """The contract of a tracker: it takes a study's runs, and knows them again when opened anew.
+
+    Args:
+        kind: the class.
+
+    Raises:
+        RslError: what it breaks, in one line.
+        ConfigError: it forgets, or finds what nobody sent.
+    """
+    name = kind.__qualname__
+    with tempfile.TemporaryDirectory() as folder:
+        store = run_study({**_STUDY, "results_dir": folder}).store
+        runs = len(store.planned())
+        for asked, wanted in (("at first", (runs, 0, 0)), ("again", (0, 0, runs))):
+            sent = send(store, kind, name, kind.place(Path(folder)))
+            if (sent.fresh, sent.changed, sent.known) != wanted:
+                raise ConfigError(
+                    f"tracker {name}: of {runs} runs {asked} {sent.fresh} were new to it, {sent.changed} changed and "
+                    f"{sent.known} known; wanted {wanted[0]}, {wanted[1]} and {wanted[2]}"
+                )
 
 
 def check_figure(figure: figures.Figure, study: str | Path | None = None) -> None:

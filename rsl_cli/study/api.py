@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from rsl_cli.errors import TrainingError
 from rsl_cli.study.costs import check_affordable, unions
 from rsl_cli.study.growth import register
 from rsl_cli.study.leases import sweep
@@ -57,13 +58,14 @@ def run_study(
 
     Raises:
         RslError: a configuration, data or folder that cannot be used.
+        TrainingError: the executor ended without having done its runs.
     """
     spec = config if isinstance(config, StudySpec) else named(StudySpec.from_config(config))
     plan = make_plan(spec, first=first)
     check_affordable(spec, plan.to_do)
     if planned:
         planned(spec, plan)
-    outcome = Outcome(spec.store)
+    outcome, told = Outcome(spec.store), set[str]()
     if plan.to_do:
         spec.executor.check()
     register(spec, line)
@@ -73,6 +75,7 @@ def run_study(
     def end(batch: RunBatch, states: Mapping[str, str]) -> None:
         # What another process did meanwhile is as good.
         states = {name: "done" if state == "there" else state for name, state in states.items()}
+        told.update(states)
         outcome.done += sum(state == "done" for state in states.values())
         outcome.failed += [name for name, state in states.items() if state == "failed"]
         if finished:
@@ -82,6 +85,13 @@ def run_study(
         spec.executor.run(spec, unions(spec, plan.to_do), progress or (lambda *_: None), end)
     finally:
         sweep(spec.store.leases)
+    untold = [key.directory for key in plan.to_do if key.directory not in told]
+    if untold:
+        settings = spec.config["executor"]
+        raise TrainingError(
+            f"executor {settings.get('target') or settings['name']}: ended without a word of {len(untold)} runs, "
+            f"{untold[0]} among them; the same line goes on with another executor"
+        )
     return outcome
 
 

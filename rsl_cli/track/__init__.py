@@ -55,7 +55,10 @@ def check_tracker(name: object) -> None:
     Raises:
         ConfigError: there is no such tracker, or its package is not installed; in one line.
     """
-    TRACKERS.find(name, "tracker").check(str(name))
+    kind = TRACKERS.find(name, "tracker")
+    if not (isinstance(kind, type) and issubclass(kind, Tracker) and isinstance(getattr(kind, "module", None), str)):
+        raise ConfigError(f"tracker={name}: accepted: a subclass of rsl_cli.track.Tracker that says its module")
+    kind.check(str(name))
 
 
 def track(store: StudyStore, name: str, *, at: str | None = None, runs: Collection[RunKey] | None = None) -> Sent:
@@ -78,6 +81,13 @@ def track(store: StudyStore, name: str, *, at: str | None = None, runs: Collecti
     """
     check_tracker(name)
     kind = TRACKERS.find(name, "tracker")
+    return send(store, kind, name, at, runs)
+
+
+def send(
+    store: StudyStore, kind: type[Tracker], name: str, at: str | None = None, runs: Collection[RunKey] | None = None
+) -> Sent:
+    """As `track`, to a tracker's class, which need not have a name elsewhere."""
     study = store.read_study()
     results = Path("results" if is_address(store.results_dir) else store.results_dir).resolve()
     place = kind.place(results) if at is None else at
