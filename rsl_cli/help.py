@@ -90,9 +90,10 @@ def _lines(path: Path, prefix: str) -> Iterator[str]:
 
 def declared() -> "dict[tuple[str, str], Keys]":
     """Every declaration of keys by group and option; those of a study itself by two empty texts."""
-    from rsl_cli.data.target import DATASETS
+    from rsl_cli.data.load import declared_datasets
     from rsl_cli.diagnostics.tangent import TANGENT
     from rsl_cli.liftings import LIFTINGS, OWN
+    from rsl_cli.parts import settings_of
     from rsl_cli.study.diagnostics import DIAGNOSTICS
     from rsl_cli.study.engine import EXECUTORS
     from rsl_cli.study.keys import LINE, STUDY
@@ -102,10 +103,10 @@ def declared() -> "dict[tuple[str, str], Keys]":
     diagnostics = {
         path.stem: {**DIAGNOSTICS, **tangent} for path in sorted((config_directory() / "theory").glob("*.yaml"))
     }
-    laws = {name: getattr(part, "declares", None) for name, part in LIFTINGS.items()}
+    laws = {name: settings_of(part) if isinstance(part, type) else OWN for name, part in LIFTINGS.items()}
     groups: dict[str, Mapping[str, Keys]] = {
-        "lifting": {name: OWN if keys is None else keys for name, keys in laws.items()},
-        "dataset": {name: builder.keys for name, builder in DATASETS.items()},
+        "lifting": laws,
+        "dataset": declared_datasets(),
         "trainer": TRAINERS,
         "executor": {name: kind.declared() for name, kind in EXECUTORS.items()},
         "theory": diagnostics,
@@ -131,6 +132,7 @@ def reference() -> str:
         A page of Markdown.
     """
     from rsl_cli.graph_config import EDGE, INIT, VERTEX
+    from rsl_cli.parts import settings_of
 
     lines = ["# Configuration reference", "", "Every key can be set on a line of `rsl run`, as `key=value`.", ""]
     seen = ""
@@ -158,6 +160,11 @@ def reference() -> str:
     for title, registry in _registries().items():
         lines += [f"## {title}", "", "| name | what it is | its keys |", "|---|---|---|"]
         lines += [_row(f"`{name}`", _first_line(part), _fields(part)) for name, part in registry.items()]
+        lines.append("")
+        keys = [(name, *item) for name, part in registry.items() for item in settings_of(part).items()]
+        lines += ["| of | key | default | accepted | meaning |", "|---|---|---|---|---|"] if keys else []
+        for name, key, spec in keys:
+            lines.append(_row(f"`{name}`", f"`{key}`", f"`{_shown(spec.default)}`", spec.accepted, spec.help))
         lines.append("")
     return "\n".join(lines)
 

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from scipy.special import ndtr, stdtr
 
 from rsl_cli.errors import GraphError
-from rsl_cli.parts import Part
+from rsl_cli.keys import real
+from rsl_cli.parts import Part, setting
 from rsl_cli.registry import Registry
 
 Array = NDArray[np.float64]
@@ -23,6 +24,7 @@ Array = NDArray[np.float64]
 class Law(Part, ABC):
     """The law of independent numbers, symmetric about 0, that its gain and a fan-in scale."""
 
+    called = "law"
     name: ClassVar[str] = "of your own"
     """What it is called in a configuration."""
     variance: ClassVar[float] = 1.0
@@ -104,19 +106,12 @@ class Zeros(Law):
 @LAWS.add("student")
 @dataclass(frozen=True)
 class Student(Law):
-    """Student's t: full support, with tails so heavy that of its powers only those below ``degrees`` have a mean.
+    """Student's t: full support, with tails so heavy that of its powers only those below ``degrees`` have a mean."""
 
-    Args:
-        degrees: of freedom, above 2, below which there is no variance to scale to 1.
-    """
-
-    degrees: float = 3.0
-
+    degrees: float = setting(
+        real(3.0, 2, 1e6, above=True).about("of freedom; at 2 there is no variance left to scale to 1")
+    )
     name = "student"
-
-    def __post_init__(self) -> None:
-        if isinstance(self.degrees, bool) or not isinstance(self.degrees, int | float) or not 2 < self.degrees < 1e6:
-            raise GraphError(f"degrees={self.degrees!r}; accepted: a number above 2, e.g. degrees: 3")
 
     @property
     def _scale(self) -> float:

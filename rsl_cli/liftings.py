@@ -11,9 +11,9 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from rsl_cli.errors import GraphError, LiftError, one_of
-from rsl_cli.keys import Key, Keys, kept, read_keys, real
-from rsl_cli.parts import Part, make
+from rsl_cli.errors import GraphError, LiftError
+from rsl_cli.keys import Key, Keys, kept, real
+from rsl_cli.parts import Part, make, setting, settings_of
 from rsl_cli.registry import Origin, Registry, plain_arguments
 
 EdgeList = tuple[np.ndarray, np.ndarray]
@@ -28,10 +28,9 @@ _LEAST_IN_DEGREE, _MOST_IN_DEGREE = 1e-6, 2.0**31
 class Lifting(Part, ABC):
     """How the copies of one base edge are drawn, and what can be said of them before that."""
 
+    called = "lifting"
     name: ClassVar[str] = "of your own"
     """What it is called in a configuration."""
-    declares: ClassVar[Keys | None] = None
-    """Its keys beside ``kind``; None: the arguments of its constructor, which checks them."""
     complete: ClassVar[bool] = False
     """Whether it joins every pair."""
     style: ClassVar[tuple[str, Line]] = ("#CC79A7", "solid")
@@ -91,18 +90,13 @@ def _in_degree(help: str, *, whole: bool = False) -> Key:
 @LIFTINGS.add("random")
 @dataclass(frozen=True)
 class Random(Lifting):
-    """Each pair of copies is joined independently: in-degrees are binomial, the law of the theory.
+    """Each pair of copies is joined independently: in-degrees are binomial, the law of the theory."""
 
-    Args:
-        in_degree: mean number of sources each copy reads.
-    """
-
-    in_degree: float = 8.0
+    in_degree: float = setting(
+        _in_degree("mean number of sources each copy reads over an edge, whatever the lift degree")
+    )
     name = "random"
     style = ("#0072B2", "solid")
-    declares: ClassVar[Keys | None] = {
-        "in_degree": _in_degree("mean number of sources each copy reads over an edge, whatever the lift degree")
-    }
 
     @property
     def bounded(self) -> float:
@@ -133,18 +127,13 @@ class Random(Lifting):
 @LIFTINGS.add("regular")
 @dataclass(frozen=True)
 class Regular(Lifting):
-    """Each copy reads the same number of distinct sources, drawn at random: no copy is left without.
+    """Each copy reads the same number of distinct sources, drawn at random: no copy is left without."""
 
-    Args:
-        in_degree: that number.
-    """
-
-    in_degree: float = 8.0
+    in_degree: float = setting(
+        _in_degree("sources each copy reads over an edge; all of them while there are fewer", whole=True)
+    )
     name = "regular"
     style = ("#009E73", "solid")
-    declares: ClassVar[Keys | None] = {
-        "in_degree": _in_degree("sources each copy reads over an edge; all of them while there are fewer", whole=True)
-    }
 
     @property
     def bounded(self) -> float:
@@ -186,7 +175,6 @@ class Dense(Lifting):
     name = "dense"
     style = ("#999999", "solid")
     complete = True
-    declares: ClassVar[Keys | None] = {}
 
     def sample(self, draw: np.random.Generator, n_u: int, n_v: int) -> EdgeList:
         """All pairs."""
@@ -208,7 +196,6 @@ class Matching(Lifting):
 
     name = "matching"
     style = ("#D55E00", "dashed")
-    declares: ClassVar[Keys | None] = {}
 
     def sample(self, draw: np.random.Generator, n_u: int, n_v: int) -> EdgeList:
         """A permutation."""
@@ -296,17 +283,9 @@ def edge_lifting(config: Any, where: str = "lifting") -> EdgeLifting:
     kind = config["kind"]
     try:
         factory = LIFTINGS.find(kind)
-        declared = getattr(factory, "declares", None)
-        if declared is not None:
-            unknown = [key for key in given if key not in declared]
-            if unknown and not declared:
-                raise GraphError(f"lifting '{kind}' has no key '{unknown[0]}'")
-            if unknown:
-                raise GraphError(one_of(f"key of lifting '{kind}'", unknown[0], declared))
-            for key, spec in declared.items():
-                if key not in given:
-                    raise GraphError(f"lifting '{kind}' needs an {key}, e.g. {key}: {spec.default}")
-            given = read_keys(f"lifting '{kind}': ", declared, given, error=GraphError)
+        for key, spec in settings_of(factory).items():
+            if not given:
+                raise GraphError(f"lifting '{kind}' needs an {key}, e.g. {key}: {spec.default}")
         law, origin = make("lifting", LIFTINGS, Lifting, kind, given)
         if kind == "target":
             origin = LIFTINGS.origin(given["target"], given.get("arguments") or {})

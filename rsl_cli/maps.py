@@ -9,21 +9,23 @@ Spaces carry no names: (d,) is flat, (T, d) are tokens, (H, W) is a map of one c
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, ClassVar
 
 import numpy as np
 
-from rsl_cli.errors import GraphError, one_of
+from rsl_cli.errors import GraphError
 from rsl_cli.kernels.stencil import Stencil
-from rsl_cli.parts import Part, Space, make, whole
+from rsl_cli.keys import Key, choice, flag, nullable, whole
+from rsl_cli.parts import Part, Space, make, setting
 from rsl_cli.registry import Origin, Registry
 
 
 class EdgeMap(Part, ABC):
     """One map M_e: W_e x Y_u -> Z_e, linear in both arguments, with all that the rest of rsl asks of it."""
 
+    called = "map"
     name: ClassVar[str] = ""
     """What the exported code calls it."""
 
@@ -78,27 +80,35 @@ EDGE_MAPS: Registry[Callable[..., EdgeMap]] = Registry("map", GraphError)
 """Every edge map by the name it has in a configuration; keyword arguments are the map's keys there."""
 
 
+def _odd() -> Key:
+    """The side of a kernel."""
+    side = whole(3, 1)
+
+    def read(value: Any) -> int:
+        made = side.read(value)
+        if made % 2 == 0:
+            raise ValueError
+        return made
+
+    return replace(side, accepted="an odd number, so that padding is the same", read=read)
+
+
 @EDGE_MAPS.add("linear")
 @dataclass(frozen=True)
 class Linear(EdgeMap):
-    """W_e a matrix between flat spaces, ``out x d_in``; ``out=None`` is a scalar output, W_e = R^d_in.
+    """W_e a matrix between flat spaces, ``out x d_in``; ``out=None`` is a scalar output, W_e = R^d_in."""
 
-    Args:
-        out: d_out, or None for the scalar space ``()``.
-        flatten: read a space of any shape as a flat one, row-major.
-        token: of a space (T, d) read this token only, counted from 1; d_in = d.
-    """
-
-    out: int | None = None
-    flatten: bool = False
-    token: int | None = None
+    out: int | None = setting(nullable(whole(None, 1), "a scalar").about("d_out; null: the scalar space ()"))
+    flatten: bool = setting(flag(False).about("read a space of any shape as a flat one, row-major; no token beside it"))
+    token: int | None = setting(
+        nullable(whole(None, 1), "the whole space").about("of a space (T, d) read this token only, counted from 1")
+    )
     name = "linear"
 
     def __post_init__(self) -> None:
-        whole("map 'linear'", "out", self.out, optional="or nothing for a scalar")
-        whole("map 'linear'", "token", self.token, optional="or nothing for the whole space")
-        if not isinstance(self.flatten, bool) or (self.flatten and self.token is not None):
-            raise GraphError(f"map 'linear': flatten={self.flatten!r}; accepted: true or false, and no token beside it")
+        super().__post_init__()
+        if self.flatten and self.token is not None:
+            raise GraphError(f"map 'linear': flatten=True beside token={self.token}; leave one of them out")
 
     def output_space(self, space: Space) -> Space:
         """``()`` or ``(out,)``."""
@@ -168,23 +178,12 @@ class Conv(EdgeMap):
 
     Between maps of one channel (H, W); from an input (C, H, W) too. Padded with zeros by ``kernel // 2`` on every side,
     so stride 1 keeps the size.
-
-    Args:
-        kernel: side of the kernel, odd.
-        stride: rows and columns to move by; must divide H and W, which become H / stride and W / stride.
-        upsample: repeat each pixel that many times both ways first (nearest neighbour).
     """
 
-    kernel: int = 3
-    stride: int = 1
-    upsample: int = 1
+    kernel: int = setting(_odd().about("side of the kernel"))
+    stride: int = setting(whole(1, 1).about("rows and columns to move by; must divide H and W"))
+    upsample: int = setting(whole(1, 1).about("repeat each pixel that many times both ways first (nearest neighbour)"))
     name = "conv"
-
-    def __post_init__(self) -> None:
-        for key in ("kernel", "stride", "upsample"):
-            whole("map 'conv'", key, getattr(self, key))
-        if self.kernel % 2 == 0:
-            raise GraphError(f"map 'conv': kernel={self.kernel}; accepted: an odd number, so that padding is the same")
 
     def output_space(self, space: Space) -> Space:
         """(H * upsample / stride, W * upsample / stride)."""
@@ -213,25 +212,24 @@ class Conv(EdgeMap):
 @EDGE_MAPS.add("token_linear")
 @dataclass(frozen=True)
 class TokenLinear(EdgeMap):
-    """The same matrix at each token: (T, d_in) -> (T, out).
+    """The same matrix at each token: (T, d_in) -> (T, out)."""
 
-    Args:
-        out: d_out.
-        over: ``features``; or ``tokens``, the same matrix at each feature: (T, d) -> (out, d).
-        patch: cut an image (H, W) or (C, H, W) into squares of that side, row by row; each is a token of d_in =
-            C * patch^2 numbers, channel after channel.
-    """
-
-    out: int
-    over: str = "features"
-    patch: int | None = None
+    out: int = setting(whole(None, 1).about("needed: d_out"), needed=True)
+    over: str = setting(
+        choice("features", "features", "tokens").about(
+            "features; or tokens, the same matrix at each feature: (T, d) -> (out, d)"
+        )
+    )
+    patch: int | None = setting(
+        nullable(whole(None, 1), "an input that has tokens").about(
+            "cut an image (H, W) or (C, H, W) into squares of that side, row by row; each is a token of "
+            "d_in = C * patch^2 numbers, channel after channel"
+        )
+    )
     name = "token_linear"
 
     def __post_init__(self) -> None:
-        whole("map 'token_linear'", "out", self.out)
-        whole("map 'token_linear'", "patch", self.patch, optional="or nothing")
-        if self.over not in ("features", "tokens"):
-            raise GraphError(f"map 'token_linear': {one_of('over', self.over, ('features', 'tokens'))}")
+        super().__post_init__()
         if self.over == "tokens" and self.patch is not None:
             raise GraphError("map 'token_linear': patch makes tokens, which over: tokens then mixes; use two edges")
 

@@ -3,10 +3,11 @@
 import inspect
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import fields, is_dataclass
-from typing import Any, TypeVar, get_args
+from dataclasses import MISSING, field, fields, is_dataclass
+from typing import Any, ClassVar, TypeVar, get_args
 
 from rsl_cli.errors import GraphError, RslError, first_line, one_of
+from rsl_cli.keys import Key, Keys, read_keys
 from rsl_cli.registry import Origin, Registry
 
 Space = tuple[int, ...]
@@ -18,8 +19,31 @@ TOLD = {"told": True}
 """Metadata of a field that the part's name tells."""
 
 
+def setting(key: Key, *, needed: bool = False) -> Any:
+    """A field of a part whose key is declared: default, range and meaning; or without a default, if it is needed."""
+    return field(default=MISSING if needed else key.default, metadata={"key": key})
+
+
+def settings_of(part: Any) -> Keys:
+    """The declared keys of a part, its class, or a factory that has some of its arguments already."""
+    made = getattr(part, "func", part)
+    known = fields(made) if is_dataclass(made) else ()
+    return {one.name: one.metadata["key"] for one in known if "key" in one.metadata}
+
+
 class Part:
     """What every part of a base graph has."""
+
+    called: ClassVar[str] = "part"
+    """What one of its kind is called in an error."""
+
+    def __post_init__(self) -> None:
+        """Read what is declared; checks that concern several keys come after it."""
+        keys = settings_of(self)
+        where = f"{self.called} {getattr(self, 'name', type(self).__name__)!r}: "
+        given = {key: getattr(self, key) for key in keys}
+        for key, value in read_keys(where, keys, given, also=(), error=GraphError).items():
+            object.__setattr__(self, key, value)
 
     def options(self) -> dict[str, Any]:
         """Its keys that are not at their defaults, nor told by its name."""
@@ -90,12 +114,3 @@ def make(
     if not isinstance(made, kind):
         raise GraphError(f"{what}: makes a {type(made).__name__}; accepted: a subclass of rsl_cli.{kind.__name__}")
     return made, parts.origin(str(name), options)
-
-
-def whole(what: str, key: str, value: object, optional: str = "") -> None:
-    """Refuse a value that is not a whole number from 1, nor None where ``optional`` says what nothing means."""
-    if value is None and optional:
-        return
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        accepted = "a whole number from 1" + (f", {optional}" if optional else "")
-        raise GraphError(f"{what}: {key}={value!r}; accepted: {accepted}")

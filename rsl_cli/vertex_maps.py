@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from rsl_cli.errors import GraphError, one_of
-from rsl_cli.parts import TOLD, Part, Space, make, whole
+from rsl_cli.errors import GraphError
+from rsl_cli.keys import choice, flag, real, whole
+from rsl_cli.parts import TOLD, Part, Space, make, setting
 from rsl_cli.registry import Origin, Registry
 
 P = TypeVar("P")
@@ -118,6 +119,7 @@ for _name, _function in {
 class Combine(Part, ABC):
     """How a vertex makes one sum z of what its slots hold."""
 
+    called = "combine"
     name: ClassVar[str] = "of your own"
     """What it is called in a configuration and in the exported code."""
     slots: ClassVar[tuple[str, ...] | None] = None
@@ -221,21 +223,13 @@ class Product(Combine):
 @COMBINES.add("attention")
 @dataclass(frozen=True)
 class Attention(Combine):
-    """softmax(q k^T / sqrt(d)) v: each copy is one head (Vaswani et al., 2017, section 3.2.1).
+    """softmax(q k^T / sqrt(d)) v: each copy is one head (Vaswani et al., 2017, section 3.2.1)."""
 
-    Args:
-        causal: token t attends to tokens 1..t only.
-    """
-
-    causal: bool = False
+    causal: bool = setting(flag(False).about("token t attends to tokens 1..t only"))
     name = "attention"
     slots = ("q", "k", "v")
     least = 3
     circuit = "attention"
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.causal, bool):
-            raise GraphError(f"combine 'attention': causal={self.causal!r}; accepted: true or false")
 
     def space(self, spaces: Mapping[str, Space]) -> Space:
         """(T, d_v), from q (T, d), k (S, d) and v (S, d_v)."""
@@ -295,19 +289,16 @@ class Norm(Stage):
 
     Args:
         centred: subtract the mean first (Ba et al., 2016), or not (Zhang and Sennrich, 2019).
-        over: ``last``, along the last axis of the space (the features of a token); or ``all``, over the whole copy.
-        eps: added to the mean square.
     """
 
     centred: bool = field(metadata=TOLD)
-    over: str = "last"
-    eps: float = 1e-5
-
-    def __post_init__(self) -> None:
-        if self.over not in ("last", "all"):
-            raise GraphError(f"norm: {one_of('over', self.over, ('last', 'all'))}")
-        if isinstance(self.eps, bool) or not isinstance(self.eps, int | float) or not 0 < self.eps < math.inf:
-            raise GraphError(f"norm: eps={self.eps!r}; accepted: a number above 0")
+    over: str = setting(
+        choice("last", "last", "all").about(
+            "last: along the last axis of the space (the features of a token); all: over the whole copy"
+        )
+    )
+    eps: float = setting(real(1e-5, 0, above=True).about("added to the mean square"))
+    called = "norm"
 
     @property
     def name(self) -> str:
@@ -338,14 +329,11 @@ class Pool(Stage):
 
     Args:
         largest: or the mean.
-        size: side of a square; must divide H and W.
     """
 
     largest: bool = field(metadata=TOLD)
-    size: int = 2
-
-    def __post_init__(self) -> None:
-        whole("pool", "size", self.size)
+    size: int = setting(whole(2, 1).about("side of a square; must divide H and W"))
+    called = "pool"
 
     @property
     def name(self) -> str:

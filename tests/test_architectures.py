@@ -178,7 +178,7 @@ def test_a_head_is_scaled_dot_product_attention(causal):
             {},
             {"map": "token_linear", "out": 2, "over": "rows"},
             (8, 8),
-            "edge x->h: map 'token_linear': over 'rows' is not known; accepted: features, tokens",
+            "edge x->h: map 'token_linear': over='rows'; accepted: features or tokens",
         ),
         (
             {},
@@ -190,7 +190,7 @@ def test_a_head_is_scaled_dot_product_attention(causal):
             {},
             {"map": "linear", "token": 1, "flatten": True},
             (8, 8),
-            "edge x->h: map 'linear': flatten=True; accepted: true or false, and no token beside it",
+            "edge x->h: map 'linear': flatten=True beside token=1; leave one of them out",
         ),
         (
             {"norm": "rms"},
@@ -203,7 +203,7 @@ def test_a_head_is_scaled_dot_product_attention(causal):
             {"norm": {"kind": "rms", "eps": 0}},
             {"map": "linear"},
             (5,),
-            "vertex h: norm: eps=0; accepted: a number above 0",
+            "vertex h: norm 'rms': eps=0; accepted: a number above 0",
         ),
         (
             {"pool": {"kind": "max", "size": 3}},

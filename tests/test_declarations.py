@@ -1,7 +1,7 @@
 """One declaration: checks, files, help, identities and the reference all say what the keys say."""
 
 import re
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import problems
 import pytest
@@ -10,10 +10,14 @@ import yaml
 from rsl_cli.configuration import known_keys
 from rsl_cli.data import content_identity
 from rsl_cli.data.target import DATASETS
-from rsl_cli.errors import ConfigError
+from rsl_cli.errors import ConfigError, GraphError
 from rsl_cli.graph_config import EDGE, INIT, VERTEX
 from rsl_cli.help import declared, keys_of_file, reference
 from rsl_cli.keys import Key, flag, horizon_of, identity_of, read_keys, real, whole
+from rsl_cli.laws import LAWS
+from rsl_cli.liftings import LIFTINGS
+from rsl_cli.maps import EDGE_MAPS
+from rsl_cli.parts import TOLD, settings_of
 from rsl_cli.study.keys import GROUPS
 from rsl_cli.study.spec import StudySpec
 from rsl_cli.train.first_order import FACTORS, FirstOrder
@@ -22,6 +26,7 @@ from rsl_cli.train.lm import LevenbergMarquardt
 from rsl_cli.train.optimizers import OPTIMIZERS
 from rsl_cli.train.settings import SCHEDULES, TRAINERS
 from rsl_cli.train.trainers import trainer_settings
+from rsl_cli.vertex_maps import COMBINES, NORMS, POOLS
 
 CONF = problems.CONF
 DECLARED = declared()
@@ -95,9 +100,35 @@ def test_classes_have_the_declared_defaults():
         assert isinstance(settings, FirstOrder) and settings.optimizer == OPTIMIZERS[name]()
 
 
+PARTS = [
+    (registry.kind, name, part)
+    for registry in (EDGE_MAPS, COMBINES, NORMS, POOLS, LAWS, LIFTINGS)
+    for name, part in registry.items()
+    if name != "target"
+]
+
+
+@pytest.mark.parametrize(("kind", "name", "part"), PARTS, ids=[f"{kind} {name}" for kind, name, _ in PARTS])
+def test_every_key_of_a_part_is_declared_and_read(kind, name, part):
+    made, keys = getattr(part, "func", part), settings_of(part)
+    own = {one.name for one in fields(made) if one.metadata != TOLD}
+    assert own == {*keys} and all(spec.help for spec in keys.values())
+    needed = {key: 2 for key, spec in keys.items() if spec.help.startswith("needed")}
+    plain = part(**needed)
+    for key, spec in keys.items():
+        if key not in needed:
+            assert getattr(plain, key) == spec.read(spec.default)
+        with pytest.raises(GraphError, match=re.escape(f"{key}='?'; accepted: {spec.accepted}")):
+            part(**{**needed, key: "?"})
+        value = another(spec, {}, key)
+        assert getattr(part(**{**needed, key: value}), key) == spec.read(value)
+        row = [line for line in reference().splitlines() if line.startswith(f"| `{name}` | `{key}` |")]
+        assert len(row) == 1 and spec.help in row[0]
+
+
 def another(spec: Key, settings: dict, key: str):
     """A value that a key takes, other than its default."""
-    for value in (6, 1, 2, 0.5, 0.05, True, False, *SCHEDULES, "float64", "flat", "copy", "drop"):
+    for value in (6, 1, 2, 0.5, 0.05, True, False, *SCHEDULES, "float64", "flat", "copy", "drop", 3, "all", "tokens"):
         try:
             if spec.read(value) != spec.read(spec.default) and value != settings.get(key):
                 return value

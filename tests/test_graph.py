@@ -198,7 +198,7 @@ MISTAKES = {
     ),
     "value of a map's key": (
         {"more": [edge("x", "g", "linear", out=True)]},
-        "edge x->g: map 'linear': out=True; accepted: a whole number from 1, or nothing for a scalar",
+        "edge x->g: map 'linear': out=True; accepted: null for a scalar, or a whole number from 1",
     ),
     "edge that is no mapping": (
         {"more": ["x->g"]},

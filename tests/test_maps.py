@@ -31,11 +31,16 @@ def test_scale_and_identity_take_any_space():
     assert Identity().weight_shape((3,)) is None and Scale().weight_shape((3,)) == ()
 
 
-@pytest.mark.parametrize("out", [0, -1, 2.0, "2", True])
+@pytest.mark.parametrize("out", [0, -1, 2.5, "2", True])
 def test_sizes_of_linear(out):
     with pytest.raises(GraphError) as caught:
         edge_map("linear", {"out": out})
-    assert str(caught.value) == f"map 'linear': out={out!r}; accepted: a whole number from 1, or nothing for a scalar"
+    assert str(caught.value) == f"map 'linear': out={out!r}; accepted: null for a scalar, or a whole number from 1"
+
+
+def test_a_number_has_one_form():
+    made = edge_map("linear", {"out": 2.0})[0]
+    assert made == Linear(2) and type(made.identity()["out"]) is int
 
 
 def test_maps_by_name():
