@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rsl_cli import report, testing
+    from rsl_cli.activations import ACTIVATIONS
     from rsl_cli.data import Dataset
     from rsl_cli.data.target import DATASETS
     from rsl_cli.diagnostics.bound import loss_bound
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from rsl_cli.train.losses import LOSSES, Loss
     from rsl_cli.train.optimizers import OPTIMIZERS, Optimizer
     from rsl_cli.train.trajectory import Trajectory
-    from rsl_cli.vertex_maps import ACTIVATIONS, BIASES, COMBINES, NORMS, POOLS, Combine, Stage
+    from rsl_cli.vertex_maps import BIASES, COMBINES, NORMS, POOLS, Combine, Stage
 
     study = Study.of
 
@@ -78,7 +79,7 @@ _HOMES = {
     "LIFTINGS": "liftings",
     "LAWS": "laws",
     "BIASES": "vertex_maps",
-    "ACTIVATIONS": "vertex_maps",
+    "ACTIVATIONS": "activations",
     "COMBINES": "vertex_maps",
     "NORMS": "vertex_maps",
     "POOLS": "vertex_maps",

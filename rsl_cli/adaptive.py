@@ -17,11 +17,13 @@ from rsl_cli.data.target import DATASETS
 from rsl_cli.errors import ConfigError
 from rsl_cli.report.judgement import Judgement, judge_views
 from rsl_cli.report.outlook import LATEST, foresee
-from rsl_cli.report.runs import StudyRuns, read_runs
+from rsl_cli.report.read import read_runs
+from rsl_cli.report.runs import StudyRuns
 from rsl_cli.stats import MIN_LIFTS
 from rsl_cli.study.api import Outcome, run_study
 from rsl_cli.study.naming import named
-from rsl_cli.study.runner import Progress, RunBatch, StudyPlan
+from rsl_cli.study.plan import RunBatch, StudyPlan
+from rsl_cli.study.runner import Progress
 from rsl_cli.study.spec import StudySpec
 from rsl_cli.study.sweep import lift_degrees, seed_list
 

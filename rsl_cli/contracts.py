@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 from torch.autograd.gradcheck import GradcheckError
 
+from rsl_cli.activations import Activation
 from rsl_cli.errors import GraphError, RslError, first_line
 from rsl_cli.kernels.stencil import Stencil
 from rsl_cli.laws import Law
 from rsl_cli.liftings import Lifting
 from rsl_cli.maps import EdgeMap
 from rsl_cli.parts import Space
-from rsl_cli.vertex_maps import Activation, Bias, Combine, Stage
+from rsl_cli.vertex_maps import Bias, Combine, Stage
 
 _COPIES, _SAMPLES = 3, 4
 

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from rsl_cli.activations import ACTIVATIONS
 from rsl_cli.contracts import check_activation, check_law
 from rsl_cli.errors import GraphError, nearest
 from rsl_cli.keys import Keys, choice, kept, read_keys, real
@@ -24,7 +25,7 @@ from rsl_cli.liftings import edge_lifting
 from rsl_cli.maps import edge_map
 from rsl_cli.parts import make
 from rsl_cli.registry import Origin, Registry
-from rsl_cli.vertex_maps import ACTIVATIONS, BIASES, COMBINES, NORMS, POOLS, Combine, Stage, vertex_part
+from rsl_cli.vertex_maps import BIASES, COMBINES, NORMS, POOLS, Combine, Stage, vertex_part
 from rsl_cli.vertices import KINDS, Edge, Init, Vertex
 
 _MOST = 10_000

@@ -170,6 +170,7 @@ def reference() -> str:
 
 
 def _registries() -> "dict[str, Registry[Any]]":
+    from rsl_cli.activations import ACTIVATIONS
     from rsl_cli.diagnostics.probes import PROBES
     from rsl_cli.laws import LAWS
     from rsl_cli.liftings import LIFTINGS
@@ -177,7 +178,7 @@ def _registries() -> "dict[str, Registry[Any]]":
     from rsl_cli.report.figures import FIGURES
     from rsl_cli.train.losses import LOSSES
     from rsl_cli.train.optimizers import OPTIMIZERS
-    from rsl_cli.vertex_maps import ACTIVATIONS, BIASES, COMBINES, NORMS, POOLS
+    from rsl_cli.vertex_maps import BIASES, COMBINES, NORMS, POOLS
 
     return {
         "Edge maps (`map`)": EDGE_MAPS,

@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from rsl_cli.activations import ACTIVATIONS
 from rsl_cli.circuit_node import CircuitNode
 from rsl_cli.circuits import has_circuits
 from rsl_cli.edge_steps import EdgeStep, Tape, WeightUse, contiguous_backward
@@ -27,7 +28,6 @@ from rsl_cli.kernels.serial import one_thread
 from rsl_cli.lift import Lift, LiftUnion, fibre_sizes, lifting_of
 from rsl_cli.parametrization import PARAMETRIZATIONS, weight_std
 from rsl_cli.rng import generator
-from rsl_cli.vertex_maps import ACTIVATIONS
 
 
 class LiftedNetwork(nn.Module):

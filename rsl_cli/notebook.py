@@ -13,10 +13,10 @@ from rsl_cli.configuration import Composed, composed, split_flags
 from rsl_cli.errors import ConfigError, RslError, StoreError
 from rsl_cli.progress import Display, say
 from rsl_cli.report import Verdict, figure, figure_names, judge, tables, write_report
-from rsl_cli.report.runs import read_runs
+from rsl_cli.report.read import read_runs
 from rsl_cli.study.api import Outcome, run_study
 from rsl_cli.study.naming import named
-from rsl_cli.study.runner import RunBatch
+from rsl_cli.study.plan import RunBatch
 from rsl_cli.study.spec import StudySpec
 from rsl_cli.study.store import RunKey, StudyStore
 from rsl_cli.study.studies import open_study

@@ -14,7 +14,7 @@ from tqdm import auto, autonotebook, std, tqdm
 from rsl_cli.diagnostics.probes import LARGEST
 from rsl_cli.study.costs import effort
 from rsl_cli.study.forecast import Forecast
-from rsl_cli.study.runner import RunBatch, StudyPlan
+from rsl_cli.study.plan import RunBatch, StudyPlan
 from rsl_cli.study.spec import StudySpec
 from rsl_cli.train.trajectory import FINAL
 from rsl_cli.waiting import Waiting

@@ -1,7 +1,7 @@
 """Studies whose truth is planted, judged by the code that judges real ones: how often is the verdict right, or false?
 
 Each case draws limits of lifts by a law, noise between seeds, and training curves that approach the limits on a clock;
-records and trajectories go through `rsl_cli.report.runs.assemble` as files would. A verdict that says neither what is
+records and trajectories go through `rsl_cli.report.read.assemble` as files would. A verdict that says neither what is
 true nor the contrary abstains. By hand: ``python scripts/calibrate_verdict.py --draws 1000``; beside it, what the
 rules of an earlier version say of the same draws: ``git worktree add /tmp/before 93a0475``, then
 ``--before /tmp/before``.
@@ -20,7 +20,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from rsl_cli.report.judgement import Judgement, judge_views
-from rsl_cli.report.runs import StudyRuns, assemble
+from rsl_cli.report.read import assemble
+from rsl_cli.report.runs import StudyRuns
 from rsl_cli.rng import generator
 from rsl_cli.study.record import Record, RunKey
 

@@ -10,19 +10,18 @@ import json
 import math
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+from gallery_numbers import correlation, fisher, listed, median, medians, number, reached, read, signed
 from reproduce import REFERENCE, ROOT, gallery, unpack
-from scipy.stats import fisher_exact, mannwhitneyu, rankdata
+from scipy.stats import mannwhitneyu
 
 from rsl_cli.report import judge
-from rsl_cli.report.diagnostics import DiagnosticTables, read_diagnostics
-from rsl_cli.report.runs import Run, StudyRuns, read_runs
+from rsl_cli.report.runs import StudyRuns
 from rsl_cli.report.tangent import check_inequality, flow_curves
 from rsl_cli.stats import clopper_pearson
-from rsl_cli.study.studies import open_study
 
 PAGE = ROOT / "docs" / "gallery.md"
 
@@ -73,52 +72,6 @@ def minutes(name: str) -> float:
     reports = [REFERENCE.parent / study / "report" / "runs.csv" for study in gallery()[name].studies]
     rows = [row for report in reports for row in csv.DictReader(report.read_text(encoding="utf-8").splitlines())]
     return sum(float(row["wall_seconds"]) for row in rows) / 60
-
-
-def number(value: float, digits: int = 2) -> str:
-    """A number as the page has it: 0.016, 114, 4.8e-4."""
-    if value and not 1e-2 <= abs(value) < 1e4:
-        figure, _, exponent = f"{value:.{digits - 1}e}".partition("e")
-        return f"{float(figure):g}e{int(exponent)}"
-    return f"{float(f'{value:.{digits}g}'):g}"
-
-
-def listed(values: Iterable[object], last: str = "and") -> str:
-    """``a, b and c``; numbers as the page has them."""
-    *first, end = [number(value) if isinstance(value, float) else str(value) for value in values]
-    return f"{', '.join(first)} {last} {end}" if first else end
-
-
-def median(values: Iterable[float]) -> float:
-    """The median, infinite values among them."""
-    return float(np.median(list(values)))
-
-
-def read(folder: Path, study: str) -> tuple[StudyRuns, DiagnosticTables]:
-    """A study's runs and what was measured on them."""
-    store = open_study(folder / study)
-    runs = read_runs(store)
-    return runs, read_diagnostics(store, runs)
-
-
-def medians(runs: StudyRuns, lifts: Sequence[int] | None = None, of: str = "test_loss") -> list[float]:
-    """The median over seeds of what a run has, lift by lift."""
-    return [median(getattr(run, of) for run in runs.at(lift)) for lift in lifts or runs.lifts]
-
-
-def correlation(first: Sequence[float], second: Sequence[float]) -> float:
-    """Spearman's rank correlation."""
-    return float(np.corrcoef(rankdata(first), rankdata(second))[0, 1])
-
-
-def fisher(some: int, others: int, of: int) -> float:
-    """Fisher's exact p value that two groups of equal size succeed alike."""
-    return float(np.asarray(fisher_exact([[some, of - some], [others, of - others]]))[1])
-
-
-def reached(runs: Iterable[Run], epsilon: float) -> int:
-    """How many runs end at a training loss of at most epsilon."""
-    return sum(run.train_loss <= epsilon for run in runs)
 
 
 def _pac(_: Path) -> Iterator[str]:
@@ -415,11 +368,6 @@ def _kernel(folder: Path) -> Iterator[str]:
         ranks = sorted(ends["standard"][f"{n} {place}"]["effective_rank"] for n in (8, 16, 32))
         yield f"{words} {ranks[0]:.1f} to {ranks[-1]:.1f}"
     yield f"to an alignment of {listed(ends['mup'][f'{n} end']['alignment'] for n in (8, 16, 32))}"
-
-
-def signed(value: float, digits: int = 2) -> str:
-    """A number with a minus sign proper."""
-    return f"{value:.{digits}f}".replace("-", "−")
 
 
 SIZES = ("rising", "equal", "falling")

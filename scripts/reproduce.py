@@ -29,7 +29,8 @@ from numpy.typing import NDArray
 from rsl_cli.configuration import compose_line
 from rsl_cli.report import Verdict, canvas, figure, judge
 from rsl_cli.report.canvas import DASHES, GREY, Drawing
-from rsl_cli.report.runs import LOSS_NAMES, StudyRuns, Which, read_runs
+from rsl_cli.report.read import read_runs
+from rsl_cli.report.runs import LOSS_NAMES, StudyRuns, Which
 from rsl_cli.report.words import figure_of
 from rsl_cli.stats import clopper_pearson, cochran_armitage, quantile
 from rsl_cli.study.integrity import seal

@@ -2,8 +2,8 @@
 
 from hypothesis import strategies as st
 
+from rsl_cli.activations import ACTIVATIONS
 from rsl_cli.graph import BaseGraph
-from rsl_cli.vertex_maps import ACTIVATIONS
 
 _SPACES = st.sampled_from([(), (), (1,), (2,), (3,)])
 _FIBRES = st.sampled_from([(1, 1), (1, 1), (2, 1), (0.5, 1), (3, 0), (1, 0.5)])

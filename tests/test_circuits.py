@@ -16,6 +16,7 @@ from test_architectures import base_of, network_of
 from torch.func import functional_call, hessian
 from train.test_first_order import Memory
 
+from rsl_cli.activations import ACTIVATIONS
 from rsl_cli.circuits import circuit_of, has_circuits
 from rsl_cli.data import Dataset
 from rsl_cli.graph import BaseGraph
@@ -30,7 +31,6 @@ from rsl_cli.train.gauss_newton import gauss_newton
 from rsl_cli.train.objective import Objective
 from rsl_cli.train.optimizers import Adam, AdamW, Gd, Lion, Sgd
 from rsl_cli.train.replicas import Replicas, Request
-from rsl_cli.vertex_maps import ACTIVATIONS
 
 PERCEPTRONS = ["shallow", "mlp", "deep", "skip", "gated"]
 CONVOLUTIONS = {"cnn", "densenet", "resnet", "resnet_random", "unet"}

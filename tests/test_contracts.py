@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from rsl_cli.activations import ACTIVATIONS
 from rsl_cli.diagnostics.probes import PROBES
 from rsl_cli.diagnostics.tangent import TangentProbe
 from rsl_cli.errors import ConfigError, GraphError
@@ -37,7 +38,7 @@ from rsl_cli.train.gauss_newton import gauss_newton
 from rsl_cli.train.losses import LOSSES, FunctionLoss, Loss
 from rsl_cli.train.objective import Objective
 from rsl_cli.train.optimizers import Gd, Optimizer
-from rsl_cli.vertex_maps import ACTIVATIONS, BIASES, COMBINES, NORMS, POOLS
+from rsl_cli.vertex_maps import BIASES, COMBINES, NORMS, POOLS
 
 MAPS: dict[str, list[tuple[EdgeMap, list[tuple[int, ...]]]]] = {
     "scale": [(Scale(), [(), (3,), (2, 3, 4)])],

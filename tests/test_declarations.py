@@ -7,7 +7,7 @@ import problems
 import pytest
 import yaml
 
-from rsl_cli.configuration import known_keys
+from rsl_cli.configuration import _TEXT, known_keys
 from rsl_cli.data import content_identity
 from rsl_cli.data.target import DATASETS
 from rsl_cli.errors import ConfigError, GraphError
@@ -18,6 +18,7 @@ from rsl_cli.laws import LAWS
 from rsl_cli.liftings import LIFTINGS
 from rsl_cli.maps import EDGE_MAPS
 from rsl_cli.parts import TOLD, settings_of
+from rsl_cli.study.engine import EXECUTORS
 from rsl_cli.study.keys import GROUPS
 from rsl_cli.study.spec import StudySpec
 from rsl_cli.train.first_order import FACTORS, FirstOrder
@@ -55,6 +56,11 @@ def test_files_say_what_is_declared(group, option):
     assert {key: (type(value), value) for key, value in own.items()} == {
         key: (type(spec.default), spec.default) for key, spec in keys.items()
     }
+
+
+def test_a_line_takes_texts_to_the_letter_where_they_are_declared_as_such():
+    texts = {f"executor.{key}" for kind in EXECUTORS.values() for key, spec in kind.declared().items() if spec.text}
+    assert {key for key in _TEXT if key.startswith("executor.")} == texts
 
 
 def test_everything_that_has_a_file_is_declared():

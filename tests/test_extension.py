@@ -15,6 +15,7 @@ from rsl_cli import load_study
 from rsl_cli.cli import compose, main
 from rsl_cli.network import LiftedNetwork
 from rsl_cli.registry import load_plugins
+from rsl_cli.report.read import read_runs
 from rsl_cli.study.spec import StudySpec
 from rsl_cli.study.trained import run_network
 
@@ -194,6 +195,7 @@ def test_a_users_parts_are_trained_reported_exported_and_resumed(folder, capsys)
     assert identity["trainer"]["target"] == "my_optimizer.Decayed"
     assert identity["trainer"]["arguments"] == {"decay": 0.001}
     assert identity["loss"]["arguments"] == {"delta": 0.5}
+    assert read_runs(study.store).loss_unit == "my_loss.pseudo_huber"
     for key in study.store.planned():
         table = study.store.table(key, "largest")
         assert table is not None

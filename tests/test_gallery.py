@@ -11,7 +11,7 @@ import yaml
 
 from rsl_cli.cli import main
 from rsl_cli.report import judge
-from rsl_cli.report.runs import read_runs
+from rsl_cli.report.read import read_runs
 from rsl_cli.study.studies import open_study
 
 ROOT = Path(__file__).parents[1]
@@ -25,7 +25,7 @@ def _script(name: str) -> ModuleType:
     return module
 
 
-reproduce, gallery_facts = _script("reproduce"), _script("gallery_facts")
+reproduce, _, gallery_facts = map(_script, ("reproduce", "gallery_numbers", "gallery_facts"))
 GALLERY = reproduce.gallery()
 PACKED = sorted(path.parent.name for path in reproduce.REFERENCE.glob("*/studies.tar.xz"))
 

@@ -18,6 +18,7 @@ ORDER = [
     "rng",
     "kernels",
     "parts",
+    "activations",
     "laws",
     "liftings",
     "maps",

@@ -7,9 +7,10 @@ import oracles
 import pytest
 import torch
 
+from rsl_cli.activations import ACTIVATIONS
 from rsl_cli.errors import GraphError
 from rsl_cli.maps import EDGE_MAPS, Conv, Identity, Linear, Scale, TokenLinear, edge_map
-from rsl_cli.vertex_maps import ACTIVATIONS, COMBINES
+from rsl_cli.vertex_maps import COMBINES
 
 SPACES = [(), (1,), (3,)]
 

@@ -5,7 +5,7 @@ import problems
 from rsl_cli import progress
 from rsl_cli.cli import compose
 from rsl_cli.progress import Display
-from rsl_cli.study.runner import RunBatch, make_plan
+from rsl_cli.study.plan import RunBatch, make_plan
 from rsl_cli.study.spec import StudySpec
 from rsl_cli.waiting import Waiting
 

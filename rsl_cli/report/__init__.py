@@ -14,7 +14,8 @@ from rsl_cli.errors import ConfigError, StoreError, first_line, one_of
 from rsl_cli.report import tables
 from rsl_cli.report.diagnostics import read_diagnostics
 from rsl_cli.report.judgement import judge_views
-from rsl_cli.report.runs import StudyRuns, read_runs
+from rsl_cli.report.read import read_runs
+from rsl_cli.report.runs import StudyRuns
 from rsl_cli.report.terminal import loss_plot
 from rsl_cli.report.verdict import give_verdict
 from rsl_cli.study.files import write_atomic, write_json

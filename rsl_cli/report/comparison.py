@@ -16,7 +16,8 @@ from rsl_cli.report import canvas
 from rsl_cli.report.canvas import SERIES
 from rsl_cli.report.judgement import judge_views
 from rsl_cli.report.page import settings_of
-from rsl_cli.report.runs import LOSS_NAMES, Run, StudyRuns, Which, read_runs
+from rsl_cli.report.read import read_runs
+from rsl_cli.report.runs import LOSS_NAMES, Run, StudyRuns, Which
 from rsl_cli.report.verdict import give_verdict
 from rsl_cli.report.words import figure_of
 from rsl_cli.stats import quantile

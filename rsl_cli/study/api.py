@@ -9,7 +9,8 @@ from rsl_cli.study.costs import check_affordable, unions
 from rsl_cli.study.growth import register
 from rsl_cli.study.leases import sweep
 from rsl_cli.study.naming import named
-from rsl_cli.study.runner import Progress, RunBatch, StudyPlan, make_plan
+from rsl_cli.study.plan import RunBatch, StudyPlan, make_plan
+from rsl_cli.study.runner import Progress
 from rsl_cli.study.spec import StudySpec
 from rsl_cli.study.store import StudyStore
 

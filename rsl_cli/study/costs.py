@@ -12,8 +12,8 @@ from rsl_cli.kernels.strip import BYTES
 from rsl_cli.lift import expected_parameters, fibre_sizes, mean_in_degree
 from rsl_cli.study.estimate import flops, sizes_of
 from rsl_cli.study.machine import memory_limit
+from rsl_cli.study.plan import RunBatch, pack
 from rsl_cli.study.record import RunKey
-from rsl_cli.study.runner import RunBatch, pack
 from rsl_cli.study.spec import StudySpec
 from rsl_cli.train.objective import samples_at_once
 from rsl_cli.train.trainer import Sizes

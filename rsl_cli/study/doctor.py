@@ -285,8 +285,10 @@ def _obey(folder: Path, word: str, number: float) -> object:
         case "clock":
             (folder / "clock2").write_text("x")
             return time.time() - (folder / "clock2").stat().st_mtime
-        case _:
+        case "lock":
             return _try_lock(folder)
+        case _:
+            raise OSError(f"{word} is no word between these processes")
 
 
 def _main() -> None:

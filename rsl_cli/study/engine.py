@@ -14,7 +14,8 @@ from rsl_cli.study.machine import cores
 
 if TYPE_CHECKING:
     from rsl_cli.study.executors import Finished
-    from rsl_cli.study.runner import Progress, RunBatch
+    from rsl_cli.study.plan import RunBatch
+    from rsl_cli.study.runner import Progress
     from rsl_cli.study.spec import StudySpec
 
 

@@ -13,8 +13,9 @@ from rsl_cli.data import Dataset
 from rsl_cli.errors import TrainingError
 from rsl_cli.study.costs import memory
 from rsl_cli.study.machine import cores, memory_limit, prepare
+from rsl_cli.study.plan import RunBatch
 from rsl_cli.study.processes import start
-from rsl_cli.study.runner import Progress, RunBatch, record_failure, work
+from rsl_cli.study.runner import Progress, record_failure, work
 from rsl_cli.study.spec import StudySpec
 from rsl_cli.study.worker import serve
 
@@ -156,6 +157,12 @@ class _Pool:
                         return
                     case ("error", error):
                         raise error
+                    case ("alive",):
+                        pass
+                    case _:
+                        raise TrainingError(
+                            f"worker process {worker.process.pid} says {message!r}, which no worker does"
+                        )
         except EOFError:
             self.busy.remove(worker)
             self._lost(batch, worker.death())

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rsl_cli.data.dataset import Reading
-from rsl_cli.study.runner import keys_of
+from rsl_cli.study.plan import keys_of
 from rsl_cli.study.spec import StudySpec
 from rsl_cli.study.store import SCHEMA, RunKey
 
@@ -37,6 +37,12 @@ def register(spec: StudySpec, line: Sequence[str] | None = None) -> None:
         register(spec, line)  # Another process has made it meanwhile.
 
 
+def _unit(spec: StudySpec) -> str:
+    """What losses are, for people; a user's own are told apart from others of one unit."""
+    own = () if spec.loss_origin is None else (spec.loss.name,)
+    return ", ".join(word for word in (*own, spec.loss.unit) if word)
+
+
 def _grid(spec: StudySpec, new: Sequence[RunKey], words: Sequence[str] | None) -> dict[str, Any]:
     reading = spec.data.reading or Reading(shape=spec.data.input_shape)
     return {
@@ -55,6 +61,7 @@ def _grid(spec: StudySpec, new: Sequence[RunKey], words: Sequence[str] | None) -
             "seeds": list(spec.seeds),
             "samples": spec.data.samples,
             "outputs": spec.data.outputs,
+            "loss_unit": _unit(spec),
             "runs": [{"lift": k.lift, "seed": k.seed, "run_id": k.run_id, "directory": k.directory} for k in new],
         },
     }

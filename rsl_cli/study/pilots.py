@@ -18,7 +18,8 @@ from rsl_cli.study.engine import EXECUTORS, Pilots
 from rsl_cli.study.executors import Finished
 from rsl_cli.study.leases import Holder, holders, sweep
 from rsl_cli.study.machine import prepare
-from rsl_cli.study.runner import LeavingError, Progress, RunBatch, is_reached, make_plan, stand_of, work
+from rsl_cli.study.plan import RunBatch, is_reached, make_plan, stand_of
+from rsl_cli.study.runner import LeavingError, Progress, work
 from rsl_cli.study.spec import StudySpec
 from rsl_cli.study.store import RunKey, StudyStore
 

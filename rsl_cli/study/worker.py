@@ -43,7 +43,8 @@ def serve(connection: Connection, config: str, data: Any, threads: int) -> None:
         from rsl_cli.errors import RslError, TrainingError
         from rsl_cli.study.identity import refuse_other
         from rsl_cli.study.machine import prepare
-        from rsl_cli.study.runner import RunBatch, work
+        from rsl_cli.study.plan import RunBatch
+        from rsl_cli.study.runner import work
         from rsl_cli.study.spec import StudySpec
         from rsl_cli.study.store import RunKey
 

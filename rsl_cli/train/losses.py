@@ -24,7 +24,7 @@ class Loss(ABC):
 
     name: str = ""
     unit: str = ""
-    """What its numbers are, for people."""
+    """What its numbers are, for people: on the axes of a report."""
     labels: ClassVar[bool] = False
     """Whether targets are class numbers (M,); else numbers (M, k), classes becoming one-hot."""
     quadratic: ClassVar[bool] = False
@@ -133,8 +133,6 @@ class FunctionLoss(Loss):
         arguments: by keyword.
     """
 
-    unit = "loss"
-
     def __init__(self, function: Callable[..., Any], name: str, arguments: Mapping[str, Any] | None = None) -> None:
         self.function, self.name, self.arguments = function, name, dict(arguments or {})
 
@@ -170,7 +168,7 @@ def read_loss(config: object) -> tuple[Loss, Origin | None]:
         if isinstance(found, type) or not callable(made):
             raise ConfigError(f"loss {target}: is no rsl_cli.Loss; name a function of outputs and targets, or such")
         made = FunctionLoss(made, str(target), arguments)
-    made.name, made.unit = made.name or str(target), made.unit or "loss"
+    made.name = made.name or str(target)
     check_loss(made)
     return made, origin
 

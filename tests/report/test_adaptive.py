@@ -11,7 +11,7 @@ from rsl_cli import adaptive
 from rsl_cli.adaptive import Round, next_round, run_until, until_of
 from rsl_cli.errors import ConfigError
 from rsl_cli.report.judgement import judge_views
-from rsl_cli.report.runs import read_runs
+from rsl_cli.report.read import read_runs
 from rsl_cli.report.verdict import give_verdict
 from rsl_cli.study.api import run_study
 from rsl_cli.study.files import write_json

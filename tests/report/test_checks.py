@@ -16,7 +16,7 @@ from rsl_cli.report import canvas, write_report
 from rsl_cli.report.check_plots import check_drawings
 from rsl_cli.report.checks import check_reasons, coordinate_slopes, kernels, passes, spectra_of
 from rsl_cli.report.diagnostics import DiagnosticTables, Rows, read_diagnostics
-from rsl_cli.report.runs import read_runs
+from rsl_cli.report.read import read_runs
 from rsl_cli.study.store import StudyStore
 
 LIFTS = (8, 16, 32)

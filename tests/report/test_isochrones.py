@@ -10,7 +10,7 @@ from rsl_cli.report import figure, runs, write_report
 from rsl_cli.report.diagnostics import NOTHING
 from rsl_cli.report.joint import isochrone_grid, isochrone_times
 from rsl_cli.report.page_data import page_data
-from rsl_cli.report.runs import read_runs
+from rsl_cli.report.read import read_runs
 
 
 def law(params: int, lift: int) -> float:

@@ -25,7 +25,7 @@ from rsl_cli.report.diagnostics import DiagnosticTables, Rows, read_diagnostics
 from rsl_cli.report.page_data import page_data
 from rsl_cli.report.plots import law_span
 from rsl_cli.report.population_plots import population_drawings
-from rsl_cli.report.runs import read_runs
+from rsl_cli.report.read import read_runs
 from rsl_cli.report.words import figure_of, group_symbol, remedy_of, short_ticks, symbols
 from rsl_cli.stats import Law
 from rsl_cli.study.files import write_json

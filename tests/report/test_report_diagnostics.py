@@ -21,7 +21,7 @@ from rsl_cli.report.canvas import Drawing
 from rsl_cli.report.diagnostics import Rows, read_diagnostics
 from rsl_cli.report.judgement import judge_views
 from rsl_cli.report.population_plots import population_drawings
-from rsl_cli.report.runs import read_runs
+from rsl_cli.report.read import read_runs
 from rsl_cli.report.tangent import check_inequality, flow_curves, inside_shares, kappa_at_start, telling_epsilon
 from rsl_cli.report.tangent_plots import tangent_drawings
 from rsl_cli.report.trajectory_plots import trajectory_drawings

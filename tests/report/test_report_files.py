@@ -21,7 +21,7 @@ from rsl_cli.errors import ConfigError, StoreError
 from rsl_cli.report import summary_text, write_report
 from rsl_cli.report.judgement import judge_views
 from rsl_cli.report.plots import draw_all, drawings
-from rsl_cli.report.runs import assemble, read_runs
+from rsl_cli.report.read import assemble, read_runs
 from rsl_cli.report.tables import RUN_COLUMNS, runs_csv, summarise, summary_cells, summary_latex, summary_markdown
 from rsl_cli.study.files import read_json, write_json
 from rsl_cli.study.record import Record

@@ -13,7 +13,7 @@ from fake_study import LIFTS, make_study
 
 from rsl_cli.report import judge
 from rsl_cli.report.judgement import judge_views
-from rsl_cli.report.runs import assemble, read_runs
+from rsl_cli.report.read import assemble, read_runs
 from rsl_cli.report.verdict import give_verdict
 from rsl_cli.study.files import write_json
 from rsl_cli.study.record import RunKey

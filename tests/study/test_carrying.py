@@ -15,8 +15,8 @@ from rsl_cli.study import costs, lease_files, leases, run_files, runner, store
 from rsl_cli.study.api import run_study
 from rsl_cli.study.files import read_json, write_json
 from rsl_cli.study.identity import run_id
+from rsl_cli.study.plan import make_plan
 from rsl_cli.study.record import Record
-from rsl_cli.study.runner import make_plan
 from rsl_cli.study.spec import StudySpec
 from rsl_cli.study.store import RunKey, StudyStore
 from rsl_cli.train.flow import Flow

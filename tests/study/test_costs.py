@@ -6,8 +6,8 @@ import pytest
 from rsl_cli.errors import ConfigError
 from rsl_cli.lift import expected_parameters
 from rsl_cli.study import costs
+from rsl_cli.study.plan import pack
 from rsl_cli.study.record import RunKey
-from rsl_cli.study.runner import pack
 from rsl_cli.study.spec import StudySpec
 
 PROCESSES = {"name": "process", "workers": 2}

@@ -18,7 +18,7 @@ import pytest
 from fake_study import make_study
 
 from rsl_cli.errors import StoreError
-from rsl_cli.report.runs import read_runs
+from rsl_cli.report.read import read_runs
 from rsl_cli.report.tables import RUN_COLUMNS, runs_csv
 from rsl_cli.study.files import write_json
 from rsl_cli.study.store import StudyStore

@@ -18,7 +18,7 @@ from rsl_cli.errors import StoreError
 from rsl_cli.study import executors, processes
 from rsl_cli.study.api import run_study
 from rsl_cli.study.machine import memory_limit
-from rsl_cli.study.runner import RunBatch, make_plan
+from rsl_cli.study.plan import RunBatch, make_plan
 from rsl_cli.study.spec import StudySpec
 from rsl_cli.study.verify import verify
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from rsl_cli.activations import ACTIVATIONS
 from rsl_cli.cli import compose
 from rsl_cli.diagnostics.krylov import Bidiagonalisation
 from rsl_cli.kernels.serial import norm
@@ -14,7 +15,7 @@ from rsl_cli.study.spec import StudySpec
 from rsl_cli.train.gauss_newton import gauss_newton
 from rsl_cli.train.objective import Objective
 from rsl_cli.train.replicas import Replicas, Request
-from rsl_cli.vertex_maps import ACTIVATIONS, Attention
+from rsl_cli.vertex_maps import Attention
 
 THREADS = (1, 3)
 
