@@ -123,7 +123,7 @@ class Display:
             self._study = auto.tqdm(total=1.0, desc="study", position=0, bar_format=form)
             self._item = auto.tqdm(total=1, desc="starting", unit="step", position=1, leave=False)
         else:
-            self._waiting = Waiting(_beginning(min(spec.executor.workers, self._total)))
+            self._waiting = Waiting(spec.executor.beginning(self._total))
 
     def progress(self, batch: RunBatch, step: int, steps: int, loss: float) -> None:
         """Move the running item's bar; in a file, say once in ten seconds where it is."""
@@ -182,12 +182,6 @@ class Display:
         left = _left(self._forecast.remaining())
         of = f"/{self._total}" if self._total else ""  # A pilot does not know how many it will find.
         say(f"[{self._done}{of} runs, {seconds:.0f} s{left}] {text}", error=True)
-
-
-def _beginning(workers: int) -> str:
-    """What is done before the first run moves."""
-    compiles = "compiling kernels, unless that was done before on this machine"
-    return f"starting {workers} worker processes, which import torch; {compiles}" if workers > 1 else compiles
 
 
 def _left(seconds: float | None) -> str:

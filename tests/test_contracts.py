@@ -219,8 +219,8 @@ def test_what_is_said_of_a_loss_is_not_said_of_its_children():
     check_loss(Smoothed())
     assert Smoothed.circuit is None and type(LOSSES["cross_entropy"]).circuit == "softmax"
     data = run_data()
-    data = replace(data, task="classification", y_train=(data.y_train[:, 0] > 0).astype(int), outputs=2)
-    data = replace(data, y_test=(data.y_test[:, 0] > 0).astype(int))
+    classes = [(y[:, 0] > 0).astype(np.int64) for y in (data.y_train, data.y_test)]
+    data = replace(data, task="classification", y_train=classes[0], y_test=classes[1], outputs=2)
     smoothed, plain = (Objective(data, loss, dtype=torch.float64) for loss in (Smoothed(), "cross_entropy"))
     base = BaseGraph.from_config(_BASE, input_shape=(2,), output_size=2)
     network = LiftedNetwork(sample_lift(base, 4, 0), None, torch.float64)

@@ -13,8 +13,12 @@ from rsl_cli.waiting import Waiting
 def test_the_silence_before_the_first_run_moves_is_named(tmp_path, monkeypatch):
     waited = []
     monkeypatch.setattr(progress, "Waiting", lambda text: waited.append(Waiting(text, first=60)) or waited[-1])
-    for workers, said in ((2, "starting 2 worker processes, which import torch; compiling"), (1, "compiling kernels")):
-        config = problems.study(results_dir=str(tmp_path), executor={"name": "process", "workers": workers})
+    for name, workers, said in (
+        ("process", 2, "starting 2 worker processes, which import torch; compiling"),
+        ("process", 1, "compiling kernels"),
+        ("pilots", 2, "waiting for pilots to take runs"),
+    ):
+        config = problems.study(results_dir=str(tmp_path), executor={"name": name, "workers": workers})
         spec = StudySpec.from_config(config)
         with Display() as display:
             plan = make_plan(spec)

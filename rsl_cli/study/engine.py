@@ -47,6 +47,11 @@ class Executor(ABC):
         """How many of them share the memory of one machine."""
         return self.workers
 
+    def beginning(self, items: int) -> str:
+        """What is done, of so many items, before the first run moves; for people."""
+        compiles, workers = "compiling kernels, unless that was done before on this machine", min(self.workers, items)
+        return f"starting {workers} worker processes, which import torch; {compiles}" if workers > 1 else compiles
+
     def check(self) -> None:
         """Find out, before anything is written, whether it can be had here.
 
@@ -154,6 +159,10 @@ class Pilots(Executor):
     def neighbours(self) -> int:
         """See `Executor.neighbours`."""
         return 1
+
+    def beginning(self, items: int) -> str:
+        """See `Executor.beginning`."""
+        return "waiting for pilots to take runs"
 
     def alive(self, spec: "StudySpec") -> int | None:
         """How many pilots of the study run or wait to.
