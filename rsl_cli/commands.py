@@ -113,9 +113,11 @@ def _study(asked: Composed, first: bool) -> tuple[int, Any]:
         with Waiting(_REPORTING):
             verdict = write_report(store)
         say(f"{summary_text(store, verdict)}\nreport: {store.report_dir / 'index.html'}")
-        for fault in verdict.get("damaged", ()):
+        for fault in (*verdict.get("damaged", ()), *verdict.get("undrawn", ())):
             say(f"rsl: {fault}", error=True)
         study.tell()
+        if verdict.get("undrawn"):
+            return 1, store
     except Exception as error:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
@@ -163,8 +165,9 @@ def report(parsed: argparse.Namespace) -> int:
         with Waiting(_REPORTING):
             verdict = write_report(store, formats=tuple(parsed.format.split(",")), delta=parsed.delta)
         print(f"study {store.name}\n{summary_text(store, verdict)}\nreport: {store.report_dir / 'index.html'}")
-        for fault in verdict.get("damaged", ()):
+        for fault in (*verdict.get("damaged", ()), *verdict.get("undrawn", ())):
             print(f"rsl: {fault}", file=sys.stderr)
+        status = max(status, int("undrawn" in verdict))
         if parsed.check and verdict["verdict"] != "falls":
             print(f"rsl: study {store.name}: the verdict is '{verdict['verdict']}', not 'falls'", file=sys.stderr)
             status = 1

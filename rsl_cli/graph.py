@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import Any
 
 from rsl_cli.contracts import check_bias, check_combine, check_edge_map, check_stage
-from rsl_cli.errors import GraphError, one_of
+from rsl_cli.errors import GraphError, first_line, one_of
 from rsl_cli.graph_config import read_graph
 from rsl_cli.kernels.stencil import Stencil
 from rsl_cli.liftings import EdgeLifting, edge_lifting
@@ -143,9 +143,9 @@ class BaseGraph:
         for vertex in self.vertices:
             space = self.input_shape if vertex.kind == "input" else self._combined(vertex, spaces)
             made = space
-            for part in (vertex.norm, vertex.pool):
-                with _naming(f"vertex {vertex.name}"):
-                    made = part.space(made) if part else made
+            for key, part in (("norm", vertex.norm), ("pool", vertex.pool)):
+                with _naming(f"vertex {vertex.name}", key in vertex.origins):
+                    made = _made(f"space of {key} {part.name}", part.space(made)) if part else made
             spaces[vertex.name] = space, made
         return spaces
 
@@ -153,8 +153,9 @@ class BaseGraph:
         slots: dict[str, Space] = {}
         first: Edge | None = None
         for edge in self.in_edges(vertex.name):
-            with _naming(f"edge {edge.name}"):
+            with _naming(f"edge {edge.name}", edge.origin is not None):
                 space = edge.map.output_space(spaces[edge.source][1])
+                space = _made(f"output_space of map '{edge.map_name}'", space)
             expected = () if vertex.kind == "output" else (space if first is None else slots[slot_key(first)])
             if space != expected and vertex.combine.slots is None:
                 because = f"edge {first.name} gives that to {vertex.name}" if first else "an output is a scalar"
@@ -164,16 +165,28 @@ class BaseGraph:
                 )
             slots[slot_key(edge)] = space
             first = first or edge
-        with _naming(f"vertex {vertex.name}"):
-            return vertex.combine.space(slots)
+        with _naming(f"vertex {vertex.name}", "combine" in vertex.origins):
+            return _made("space of combine", vertex.combine.space(slots))
+
+
+def _made(what: str, space: Any) -> Space:
+    """A space that a part says it makes, if it is one."""
+    if not isinstance(space, tuple) or not all(isinstance(size, int) and size > 0 for size in space):
+        raise GraphError(f"{what} is {space!r}; accepted: a tuple of whole numbers from 1")
+    return space
 
 
 @contextlib.contextmanager
-def _naming(where: str) -> Iterator[None]:
+def _naming(where: str, own: bool = False) -> Iterator[None]:
+    """Say where an error is; of a user's own part any exception is one."""
     try:
         yield
     except GraphError as error:
         raise GraphError(f"{where}: {error}") from error
+    except Exception as error:
+        if not own:
+            raise
+        raise GraphError(f"{where}: fails with {type(error).__name__}: {first_line(error)}") from error
 
 
 def _sizes(input_shape: Sequence[int], output_size: int) -> tuple[Space, int]:

@@ -140,6 +140,12 @@ class Registry(Mapping[str, T], Generic[T]):
         )
 
 
+def is_ours(part: object) -> bool:
+    """Whether a class, a function or an object of a class ships."""
+    home = getattr(part, "__module__", None) or type(part).__module__
+    return home.partition(".")[0] == _OURS
+
+
 def plain_arguments(what: str, arguments: object) -> dict[str, Any]:
     """The arguments of a part, if they are a mapping that a file can hold and a worker can be sent.
 

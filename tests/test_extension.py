@@ -585,6 +585,86 @@ def test_a_probe_that_lies_is_one_line(folder, capsys, text, message):
     assert message in shown and shown.startswith("rsl: probe plug_bad.probe: ")
 
 
+SMALL = [
+    "run",
+    "lift=2",
+    "seeds=1",
+    "trainer=gd",
+    "trainer.steps=3",
+    "dataset.samples=64",
+    "theory=none",
+    "study=small",
+]
+EXECUTOR = (
+    "from rsl_cli import Executor\nclass Own(Executor):\n    def run(self, spec, items, progress, finished):\n        "
+)
+SAYS = "for one in items: finished(one, {key.directory: 'done' for key in one.keys})"
+TRACKER = "from rsl_cli.track import Tracker\nclass Own(Tracker):\n    "
+
+
+@pytest.mark.parametrize(
+    ("words", "text", "status", "message"),
+    [
+        ("executor", "class Own: pass", 2, "accepted: a subclass of rsl_cli.Executor"),
+        ("executor", EXECUTOR + "return", 1, "executor plug_bad.Own: ended without a word of 1 runs, n00002-s000-"),
+        ("executor", EXECUTOR + SAYS, 1, "says that it trained 1 runs that are not there, n00002-s000-"),
+        ("executor", EXECUTOR + "raise OSError('off')", 1, "executor plug_bad.Own: fails with OSError: off"),
+        ("executor", EXECUTOR + "finished(3, 4)", 1, "executor plug_bad.Own: fails with AttributeError"),
+        ("executor", EXECUTOR + "return\n    keys = {'a': 3}", 2, "keys={'a': 3}; accepted: a mapping to"),
+        ("tracker", "Own = 3", 2, "accepted: a subclass of rsl_cli.track.Tracker that says its module"),
+        ("tracker", TRACKER + "pass", 2, "accepted: a subclass of rsl_cli.track.Tracker that says its module"),
+        ("tracker", TRACKER + "module = 'json'", 2, "tracker=plug_bad.Own: lacks send, sent; write them"),
+    ],
+)
+def test_an_executor_or_a_tracker_that_lies_is_one_line(folder, capsys, words, text, status, message):
+    Path("plug_bad.py").write_text(text)
+    own = ["executor=target", "executor.target=plug_bad.Own"] if words == "executor" else ["tracker=plug_bad.Own"]
+    capsys.readouterr()
+    assert main([*SMALL, *own, *(["executor=local"] if words == "tracker" else [])]) == status
+    shown = [line for line in capsys.readouterr().err.strip().splitlines() if not line.startswith("[")]
+    assert len(shown) == 1 and message in shown[0]
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "message"),
+    [
+        ("norm", "def __call__(self, z): return z.detach()", "has no derivative"),
+        ("norm", "def __call__(self, z): return z - z.mean()", "copies and samples must be by themselves"),
+        ("norm", "def __call__(self, z): return z * float('nan')", "numbers that are not finite"),
+        ("norm", "def __call__(self, z): return z[:, :1]", "gives shape"),
+        ("pool", "def __call__(self, z): return z[:, 0]", "gives shape (3, 4) from [(3, 2, 4)]; wanted (3, 2, 4)"),
+        (
+            "pool",
+            "def space(self, space): return None\n    __call__ = None",
+            "space of pool Own is None; accepted: a tup",
+        ),
+        (
+            "pool",
+            "def space(self, space): return 1 / 0\n    __call__ = None",
+            "vertex h1: fails with ZeroDivisionError",
+        ),
+    ],
+)
+def test_a_norm_or_a_pool_that_lies_is_one_line(folder, capsys, key, text, message):
+    Path("plug_bad.py").write_text(f"from rsl_cli import Stage\nclass Own(Stage):\n    {text}\n")
+    edges = "{source: x, target: h1, map: linear, out: 2}, {source: h1, target: h2, map: linear}"
+    word = f"base.edges=[{edges}, {{source: h2, target: y, map: scale}}]"
+    shown = one_line(capsys, ["run", word, f"+base.vertices.h1.{key}=plug_bad.Own", "lift=2", "seeds=1"])
+    assert message in shown and shown.startswith("rsl: vertex h1: ")
+
+
+def test_a_figure_that_cannot_be_drawn_keeps_no_report_from_being_written(folder, capsys):
+    Path("plug_bad.py").write_text("def first(store): return 1 / 0\n")
+    assert main([*SMALL, "executor=local", "figures=[plug_bad.first,my_figure.spread]"]) == 1
+    assert "rsl: figure plug_bad.first: fails with ZeroDivisionError" in capsys.readouterr().err
+    report = Path("results/small/report")
+    assert (report / "spread.png").is_file() and "spread" in (report / "index.html").read_text()
+    assert main(["report", "small"]) == 1
+    Path("plug_bad.py").write_text("def first(store): return None\n")
+    del sys.modules["plug_bad"]
+    assert main(["report", "small"]) == 0
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

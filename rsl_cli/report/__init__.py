@@ -49,15 +49,14 @@ def write_report(
         refresh: seconds after which the page loads itself again; None for a study that is done.
 
     Returns:
-        The content of ``verdict.json``.
+        The content of ``verdict.json``; ``undrawn`` says which figures of the user's own could not be drawn, and why.
 
     Raises:
-        ConfigError: a format that is not known, a delta outside (0, 1), a figure of the user's own that fails.
+        ConfigError: a format that is not known, a delta outside (0, 1).
         StoreError: no study is there, a file is damaged, or the folder cannot be written.
     """
     # Drawing takes a second to import, which the table on the terminal should not wait for.
     from rsl_cli.report.canvas import encoded
-    from rsl_cli.report.figures import named_figures, own_figures
     from rsl_cli.report.page import render_page
     from rsl_cli.report.plots import draw_all, drawings
 
@@ -65,11 +64,13 @@ def write_report(
         _check_format(form)
     _check_delta(delta)
     runs = read_runs(store, tidy=True)
-    own = own_figures(store, named_figures(runs.study.get("config", {})))
+    own, undrawn = _own(store, runs.study.get("config", {}))
     views, diagnostics = judge_views(runs), read_diagnostics(store, runs)
     verdict: dict[str, Any] = give_verdict(runs, views, delta, diagnostics)
     if runs.faults:
         verdict["damaged"] = list(runs.faults)
+    if undrawn:
+        verdict["undrawn"] = undrawn
     summary = tables.summarise(runs)
     figures = draw_all(drawings(runs, verdict["headline"], views.headline.law, delta, diagnostics), formats)
     for name, figure in own.items():
@@ -101,6 +102,20 @@ def write_report(
     write_digests(store.report_dir, [*texts, *figures, "verdict.json", "index.html"])
     store.publish()
     return verdict
+
+
+def _own(store: StudyStore, config: Mapping[str, Any]) -> "tuple[dict[str, Figure], list[str]]":
+    """Figures of the user's own by name, and a line for each that cannot be drawn: it keeps no other from its place."""
+    from rsl_cli.report.figures import named_figures, own_figures
+
+    listed = config.get("figures") or []
+    figures, undrawn = {}, []
+    for name in [listed] if isinstance(listed, str) else listed:
+        try:
+            figures |= own_figures(store, named_figures({**config, "figures": name}))
+        except ConfigError as error:
+            undrawn.append(str(error))
+    return figures, undrawn
 
 
 @dataclass(frozen=True)

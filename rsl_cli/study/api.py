@@ -1,10 +1,12 @@
 """A study from start to end, as the command line and a Python session call it."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from rsl_cli.errors import TrainingError
+from rsl_cli.errors import RslError, TrainingError, first_line
+from rsl_cli.registry import is_ours
 from rsl_cli.study.costs import check_affordable, unions
 from rsl_cli.study.growth import register
 from rsl_cli.study.leases import sweep
@@ -13,6 +15,7 @@ from rsl_cli.study.plan import RunBatch, StudyPlan, make_plan
 from rsl_cli.study.runner import Progress
 from rsl_cli.study.spec import StudySpec
 from rsl_cli.study.store import StudyStore
+from rsl_cli.study.survey import survey
 
 
 @dataclass
@@ -68,7 +71,8 @@ def run_study(
         planned(spec, plan)
     outcome, told = Outcome(spec.store), set[str]()
     if plan.to_do:
-        spec.executor.check()
+        with _naming(spec):
+            spec.executor.check()
     register(spec, line)
     if not plan.to_do:
         return outcome
@@ -83,17 +87,37 @@ def run_study(
             finished(batch, states)
 
     try:
-        spec.executor.run(spec, unions(spec, plan.to_do), progress or (lambda *_: None), end)
+        with _naming(spec):
+            spec.executor.run(spec, unions(spec, plan.to_do), progress or (lambda *_: None), end)
     finally:
         sweep(spec.store.leases)
     untold = [key.directory for key in plan.to_do if key.directory not in told]
     if untold:
-        settings = spec.config["executor"]
-        raise TrainingError(
-            f"executor {settings.get('target') or settings['name']}: ended without a word of {len(untold)} runs, "
-            f"{untold[0]} among them; the same line goes on with another executor"
-        )
+        raise TrainingError(_broken(spec, f"ended without a word of {len(untold)} runs, {untold[0]} among them"))
+    if not is_ours(spec.executor):
+        there = survey(spec.store, plan.to_do).records
+        lost = [key.directory for key in plan.to_do if key not in there]
+        if lost:
+            raise TrainingError(_broken(spec, f"says that it trained {len(lost)} runs that are not there: {lost[0]}"))
     return outcome
+
+
+def _broken(spec: StudySpec, what: str) -> str:
+    settings = spec.config["executor"]
+    return f"executor {settings.get('target') or settings['name']}: {what}; the same line goes on with another executor"
+
+
+@contextmanager
+def _naming(spec: StudySpec) -> Iterator[None]:
+    """Say of what a user's own executor raises that it is that."""
+    try:
+        yield
+    except RslError:
+        raise
+    except Exception as error:
+        if is_ours(spec.executor):
+            raise
+        raise TrainingError(_broken(spec, f"fails with {type(error).__name__}: {first_line(error)}")) from error
 
 
 def check_studies(configs: Sequence[Mapping[str, Any]]) -> None:

@@ -332,4 +332,6 @@ def make_executor(settings: Mapping[str, Any]) -> Executor:
 def _executor_class(kind: object) -> type[Executor]:
     if not (isinstance(kind, type) and issubclass(kind, Executor)):
         raise ConfigError(f"executor {kind!r}; accepted: a subclass of rsl_cli.Executor, or of rsl_cli.Pilots")
+    if not all(isinstance(spec, Key) for spec in kind.keys.values()):
+        raise ConfigError(f"executor {kind.__qualname__}: keys={kind.keys!r}; accepted: a mapping to rsl_cli.keys.Key")
     return kind

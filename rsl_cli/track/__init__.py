@@ -4,6 +4,7 @@ Trackers read the store, after a run has ended or any time later. Training knows
 """
 
 import hashlib
+import inspect
 import json
 import math
 from collections.abc import Collection, Mapping
@@ -58,6 +59,8 @@ def check_tracker(name: object) -> None:
     kind = TRACKERS.find(name, "tracker")
     if not (isinstance(kind, type) and issubclass(kind, Tracker) and isinstance(getattr(kind, "module", None), str)):
         raise ConfigError(f"tracker={name}: accepted: a subclass of rsl_cli.track.Tracker that says its module")
+    if inspect.isabstract(kind):
+        raise ConfigError(f"tracker={name}: lacks {', '.join(sorted(kind.__abstractmethods__))}; write them")
     kind.check(str(name))
 
 

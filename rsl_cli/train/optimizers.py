@@ -18,7 +18,7 @@ from rsl_cli.contracts import failing
 from rsl_cli.errors import ConfigError, RslError, first_line, one_of
 from rsl_cli.kernels.circuit import BETA1, BETA2, EPSILON
 from rsl_cli.network import LiftedNetwork
-from rsl_cli.registry import Registry
+from rsl_cli.registry import Registry, is_ours
 from rsl_cli.train.settings import TRAINERS
 
 
@@ -309,7 +309,7 @@ def check_optimizer(optimizer: Optimizer) -> None:
         raise ConfigError(f"{what}: its step depends on how many there were; say so, counted = True")
     if optimizer.euler and not torch.allclose(whole, 0.99**6 * start):
         raise ConfigError(f"{what}: says euler=True, and its steps are not those of gradient descent; leave it out")
-    if optimizer.in_circuits and not type(optimizer).direction.__module__.startswith("rsl_cli."):
+    if optimizer.in_circuits and not is_ours(type(optimizer).direction):
         raise ConfigError(f"{what}: says in_circuits=True, and circuits have no loops for it; leave it out")
     if not torch.equal(resumed, whole):
         raise ConfigError(f"{what}: goes on otherwise when resumed; keep all its state in `states`, none in itself")
