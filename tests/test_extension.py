@@ -607,7 +607,7 @@ TRACKER = "from rsl_cli.track import Tracker\nclass Own(Tracker):\n    "
     [
         ("executor", "class Own: pass", 2, "accepted: a subclass of rsl_cli.Executor"),
         ("executor", EXECUTOR + "return", 1, "executor plug_bad.Own: ended without a word of 1 runs, n00002-s000-"),
-        ("executor", EXECUTOR + SAYS, 1, "says that it trained 1 runs that are not there, n00002-s000-"),
+        ("executor", EXECUTOR + SAYS, 1, "says that it trained 1 runs that are not there: n00002-s000-"),
         ("executor", EXECUTOR + "raise OSError('off')", 1, "executor plug_bad.Own: fails with OSError: off"),
         ("executor", EXECUTOR + "finished(3, 4)", 1, "executor plug_bad.Own: fails with AttributeError"),
         ("executor", EXECUTOR + "return\n    keys = {'a': 3}", 2, "keys={'a': 3}; accepted: a mapping to"),
