@@ -101,11 +101,11 @@ def run_until(
     began, failed = time.monotonic(), []
     wanted = _from_where_it_stands(dict(config))
 
-    def watch(item: RunBatch, step: int, steps: int, loss: float) -> None:
+    def watch(batch: RunBatch, step: int, steps: int, loss: float) -> None:
         if time.monotonic() - began > seconds:
             raise _BudgetSpentError
         if progress is not None:
-            progress(item, step, steps, loss)
+            progress(batch, step, steps, loss)
 
     outcome = Outcome(named(StudySpec.from_config(wanted)).store)
     while True:

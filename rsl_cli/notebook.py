@@ -135,9 +135,9 @@ class Study:
         spec, self._spec = self._spec, None
         with Display() as display:
 
-            def finished(item: RunBatch, outcome: Mapping[str, str]) -> None:
-                display.finished(item, outcome)
-                self.tell([key for key in item.keys if outcome.get(key.directory) == "done"])
+            def finished(batch: RunBatch, outcome: Mapping[str, str]) -> None:
+                display.finished(batch, outcome)
+                self.tell([key for key in batch.keys if outcome.get(key.directory) == "done"])
 
             hooks: dict[str, Any] = {
                 "planned": display.plan,

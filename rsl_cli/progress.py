@@ -1,4 +1,4 @@
-"""What a running study shows: the plan, then two bars on a terminal, or one line per finished item in a file."""
+"""What a running study shows: the plan, then two bars on a terminal, or one line per finished batch in a file."""
 
 import math
 import os
@@ -29,7 +29,7 @@ _ENDS = {
 }
 """How a run ended, by its record's stop reason."""
 _PAUSE = 10.0
-"""Seconds between two lines on a running item."""
+"""Seconds between two lines on a running batch."""
 
 
 def say(text: str, *, error: bool = False) -> None:
@@ -50,7 +50,7 @@ def say(text: str, *, error: bool = False) -> None:
 class Display:
     """Shows a study's progress on standard error, its plan on standard output; use as a context manager.
 
-    On a terminal, and in a notebook that has widgets, two bars: the study, by cost, and the running item; else lines.
+    On a terminal, and in a notebook that has widgets, two bars: the study, by cost, and the running batch; else lines.
     """
 
     def __init__(self) -> None:
@@ -126,7 +126,7 @@ class Display:
             self._waiting = Waiting(spec.executor.beginning(self._total))
 
     def progress(self, batch: RunBatch, step: int, steps: int, loss: float) -> None:
-        """Move the running item's bar; in a file, say once in ten seconds where it is."""
+        """Move the running batch's bar; in a file, say once in ten seconds where it is."""
         label = f"lift {batch.lifts} x {len(batch.keys)}"
         self._heard()
         self._forecast.moved(batch.keys, step / steps if steps else 1.0)
@@ -142,7 +142,7 @@ class Display:
             self._say(f"{label}: step {step} of {steps}, loss {loss:.2e}")
 
     def finished(self, batch: RunBatch, outcome: Mapping[str, str]) -> None:
-        """Count an item's runs."""
+        """Count a batch's runs."""
         self._heard()
         self._done += len(outcome)
         self._forecast.ended(batch.keys)

@@ -52,8 +52,8 @@ def run_study(
             named in ``horizons``, ``{64: {"t_end": 1e10}}``, are carried that far instead of to ``trainer.t_end``
             (``max_steps``, ``epsilon``, ``steps`` likewise). Or what was read of one.
         planned: called once with the plan, before anything is written.
-        progress: called while an item trains, see `rsl_cli.study.runner.Progress`.
-        finished: called with each item's outcome.
+        progress: called while a batch trains, see `rsl_cli.study.runner.Progress`.
+        finished: called with each batch's outcome.
         line: words of the command line behind the configuration, kept so that a report can say what to paste.
         first: do the first run of what is lacking alone.
 

@@ -118,7 +118,7 @@ def _sizes(spec: StudySpec, degree: int) -> Sizes:
 
 
 def unions(spec: StudySpec, missing: Sequence[RunKey]) -> list[RunBatch]:
-    """What a study lacks as items, each as many runs as are well trained together."""
+    """What a study lacks as batches, each as many runs as are well trained together."""
     return pack(
         missing,
         lambda lift, seeds: union_size(spec, lift, seeds),

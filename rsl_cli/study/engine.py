@@ -1,4 +1,4 @@
-"""What trains the items of a study: executors, by name, each with its keys. Results do not depend on which.
+"""What trains the batches of a study: executors, by name, each with its keys. Results do not depend on which.
 
 It knows no study: what an executor does is imported when it does it.
 """
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Executor(ABC):
-    """What trains items; one of a user's own is a subclass, named by ``executor=target executor.target=mine.Own``.
+    """What trains batches; one of a user's own is a subclass, named by ``executor=target executor.target=mine.Own``.
 
     Args:
         settings: its ``keys``, checked, and those that all executors have.
@@ -39,7 +39,7 @@ class Executor(ABC):
 
     @property
     def workers(self) -> int:
-        """How many items are trained at once: unions are cut so that there is work for all."""
+        """How many batches are trained at once: unions are cut so that there is work for all."""
         return int(self.settings.get("workers") or 1)
 
     @property
@@ -47,9 +47,9 @@ class Executor(ABC):
         """How many of them share the memory of one machine."""
         return self.workers
 
-    def beginning(self, items: int) -> str:
-        """What is done, of so many items, before the first run moves; for people."""
-        compiles, workers = "compiling kernels, unless that was done before on this machine", min(self.workers, items)
+    def beginning(self, batches: int) -> str:
+        """What is done, of so many batches, before the first run moves; for people."""
+        compiles, workers = "compiling kernels, unless that was done before on this machine", min(self.workers, batches)
         return f"starting {workers} worker processes, which import torch; {compiles}" if workers > 1 else compiles
 
     def check(self) -> None:
@@ -61,13 +61,13 @@ class Executor(ABC):
         return
 
     @abstractmethod
-    def run(self, spec: "StudySpec", items: Sequence["RunBatch"], progress: "Progress", finished: "Finished") -> None:
-        """Train items; returns when each of their runs is done, or has failed.
+    def run(self, spec: "StudySpec", batches: Sequence["RunBatch"], progress: "Progress", finished: "Finished") -> None:
+        """Train batches; returns when each of their runs is done, or has failed.
 
         Args:
             spec: the study.
-            items: what to train, the smallest lifts first.
-            progress: to be called while an item trains.
+            batches: what to train, the smallest lifts first.
+            progress: to be called while a batch trains.
             finished: to be called once with each run.
 
         Raises:
@@ -111,18 +111,18 @@ def _mapping(what: str, example: str) -> Key:
 
 @EXECUTORS.add("local")
 class Local(Executor):
-    """One item after the other in this process."""
+    """One batch after the other in this process."""
 
-    def run(self, spec: "StudySpec", items: Sequence["RunBatch"], progress: "Progress", finished: "Finished") -> None:
+    def run(self, spec: "StudySpec", batches: Sequence["RunBatch"], progress: "Progress", finished: "Finished") -> None:
         """See `Executor.run`."""
         from rsl_cli.study.executors import run_here
 
-        run_here(spec, items, progress, finished)
+        run_here(spec, batches, progress, finished)
 
 
 @EXECUTORS.add("process")
 class Process(Executor):
-    """Several items at once, each in a process of this machine."""
+    """Several batches at once, each in a process of this machine."""
 
     keys: ClassVar[Keys] = {"workers": nullable(whole(None, 1), "one per core").of("never").about("null: one per core")}
 
@@ -131,11 +131,11 @@ class Process(Executor):
         """See `Executor.workers`."""
         return int(self.settings["workers"] or cores())
 
-    def run(self, spec: "StudySpec", items: Sequence["RunBatch"], progress: "Progress", finished: "Finished") -> None:
+    def run(self, spec: "StudySpec", batches: Sequence["RunBatch"], progress: "Progress", finished: "Finished") -> None:
         """See `Executor.run`."""
         from rsl_cli.study.executors import run_here
 
-        run_here(spec, items, progress, finished)
+        run_here(spec, batches, progress, finished)
 
 
 _WORKERS = {
@@ -160,7 +160,7 @@ class Pilots(Executor):
         """See `Executor.neighbours`."""
         return 1
 
-    def beginning(self, items: int) -> str:
+    def beginning(self, batches: int) -> str:
         """See `Executor.beginning`."""
         return "waiting for pilots to take runs"
 
@@ -189,11 +189,11 @@ class Pilots(Executor):
     def end(self, spec: "StudySpec") -> None:
         """Tell all pilots of the study to save what they have, and to leave."""
 
-    def run(self, spec: "StudySpec", items: Sequence["RunBatch"], progress: "Progress", finished: "Finished") -> None:
+    def run(self, spec: "StudySpec", batches: Sequence["RunBatch"], progress: "Progress", finished: "Finished") -> None:
         """See `Executor.run`."""
         from rsl_cli.study.pilots import follow
 
-        follow(self, spec, items, progress, finished)
+        follow(self, spec, batches, progress, finished)
 
 
 _MACHINES = {
@@ -286,7 +286,7 @@ class Target(Executor):
         "arguments": _mapping("its own keys", "{workers: 4}").about("its own keys, e.g. {workers: 4}; null: none"),
     }
 
-    def run(self, spec: "StudySpec", items: Sequence["RunBatch"], progress: "Progress", finished: "Finished") -> None:
+    def run(self, spec: "StudySpec", batches: Sequence["RunBatch"], progress: "Progress", finished: "Finished") -> None:
         """Never: `make_executor` makes the one that is named."""
         raise NotImplementedError
 

@@ -1,4 +1,4 @@
-"""Training items on this machine: in this process, or in a pool of processes."""
+"""Training batches on this machine: in this process, or in a pool of processes."""
 
 import json
 import math
@@ -20,10 +20,10 @@ from rsl_cli.study.spec import StudySpec
 from rsl_cli.study.worker import serve
 
 Finished = Callable[[RunBatch, Mapping[str, str]], None]
-"""Called with (item, outcome by run folder) when an item has ended."""
+"""Called with (batch, outcome by run folder) when a batch has ended."""
 
 _ROOM = 0.8
-"""Share of the memory there is that items may be expected to take together."""
+"""Share of the memory there is that batches may be expected to take together."""
 _TURN = 1.0
 """Seconds after which the parent looks around even if no worker says anything."""
 _SILENT, _GIVEN_UP = 60.0, 600.0
@@ -33,7 +33,7 @@ _FAREWELL = 5.0
 
 
 def run_here(spec: StudySpec, batches: Sequence[RunBatch], progress: Progress, finished: Finished) -> None:
-    """Train items on this machine; first all that are free, then those other processes held.
+    """Train batches on this machine; first all that are free, then those other processes held.
 
     Args:
         spec: the study; its executor says in how many processes.
@@ -91,7 +91,7 @@ class _Worker:
 
 
 class _Pool:
-    """Workers that take one item after another. One that dies costs what it held, and no other."""
+    """Workers that take one batch after another. One that dies costs what it held, and no other."""
 
     def __init__(self, spec: StudySpec, workers: int, progress: Progress, finished: Finished) -> None:
         self.spec, self.most, self.progress, self.finished = spec, workers, progress, finished
@@ -103,7 +103,7 @@ class _Pool:
         self.again: list[RunBatch] = []
 
     def run(self, batches: Sequence[RunBatch]) -> None:
-        # The largest first, so that no long item is left for the end.
+        # The largest first, so that no long batch is left for the end.
         waiting = sorted(batches, key=lambda batch: -batch.lift)
         try:
             while waiting or self.busy or self.again:

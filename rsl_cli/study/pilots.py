@@ -74,9 +74,9 @@ def pilot(
         todo = _todo(store, grids, began)
         if not todo and idle is None:
             break
-        for spec, item in todo:
+        for spec, batch in todo:
             try:
-                outcome = work(spec, item, progress, leave=leave)
+                outcome = work(spec, batch, progress, leave=leave)
             except LeavingError:
                 return tally
             own = {name: state for name, state in outcome.items() if state in ("done", "failed")}
@@ -85,7 +85,7 @@ def pilot(
                 tally.done += [name for name, state in own.items() if state == "done"]
                 tally.failed += [name for name, state in own.items() if state == "failed"]
                 if finished is not None:
-                    finished(item, own)
+                    finished(batch, own)
             if leave.is_set() or len(grids) != store.grid_count():
                 break  # The study has grown: what was asked for last comes first.
         else:
@@ -96,7 +96,7 @@ def pilot(
     return tally
 
 
-def tell(item: RunBatch, outcome: Mapping[str, str], stream: TextIO | None = None) -> None:
+def tell(batch: RunBatch, outcome: Mapping[str, str], stream: TextIO | None = None) -> None:
     """Note what a pilot has finished, a line for each run; see `Finished`."""
     for name, state in outcome.items():
         print(time.strftime("%Y-%m-%d %H:%M:%S"), state, name, file=stream, flush=True)
@@ -113,7 +113,7 @@ def _todo(store: StudyStore, grids: dict[int, StudySpec], began: float) -> list[
         spec = grids[number]
         keys = [key for key in make_plan(spec).missing if key not in seen and not _failed_since(store, key, began)]
         seen.update(keys)
-        todo += [(spec, item) for item in sorted(unions(spec, keys), key=lambda item: -item.lift)]
+        todo += [(spec, batch) for batch in sorted(unions(spec, keys), key=lambda batch: -batch.lift)]
     return todo
 
 
@@ -129,13 +129,15 @@ def _spec_of(store: StudyStore, grid: Mapping[str, Any], data: Dataset | None) -
     return StudySpec.from_config({**grid["config"], **own, "executor": executor}, data)
 
 
-def follow(engine: Pilots, spec: StudySpec, items: Sequence[RunBatch], progress: Progress, finished: Finished) -> None:
-    """Have pilots train items: start them, replace those that died, and follow the study's folder until all is done.
+def follow(
+    engine: Pilots, spec: StudySpec, batches: Sequence[RunBatch], progress: Progress, finished: Finished
+) -> None:
+    """Have pilots train batches: start them, replace those that died, and follow the study's folder until all is done.
 
     Args:
         engine: starts pilots and counts them.
         spec: the study.
-        items: what to wait for.
+        batches: what to wait for.
         progress: see `Progress`.
         finished: see `Finished`.
 
@@ -144,7 +146,7 @@ def follow(engine: Pilots, spec: StudySpec, items: Sequence[RunBatch], progress:
         RslError: they cannot be started, or the folder cannot be read or written.
     """
     store, began = spec.store, spec.store.now()
-    missing = {key for item in items for key in item.keys}
+    missing = {key for batch in batches for key in batch.keys}
     crew = _Crew(engine, spec, began)
     try:
         while missing:
@@ -231,13 +233,13 @@ def _ended(spec: StudySpec, keys: set[RunKey], began: float) -> dict[RunKey, str
 
 
 def _report(missing: set[RunKey], held: Mapping[str, Holder], progress: Progress) -> None:
-    """Tell how far those are who train, each item once."""
-    items: dict[tuple[str, int], list[RunKey]] = {}
+    """Tell how far those are who train, each batch once."""
+    batches: dict[tuple[str, int], list[RunKey]] = {}
     for key in missing:
         if key.directory in held:
             holder = held[key.directory]
-            items.setdefault((holder.machine, holder.process), []).append(key)
-    for keys in items.values():
+            batches.setdefault((holder.machine, holder.process), []).append(key)
+    for keys in batches.values():
         note = held[keys[0].directory].note
         if note:
             progress(RunBatch(tuple(keys)), int(note["step"]), int(note["steps"]), float(note["loss"]))

@@ -24,7 +24,7 @@ from rsl_cli.train.trainers import from_results
 from rsl_cli.train.trajectory import FINAL, TrainingResult
 
 Progress = Callable[[RunBatch, int, int, float], None]
-"""Called with (item, step, steps, median loss) while an item is training."""
+"""Called with (batch, step, steps, median loss) while a batch is training."""
 
 _LOOK, _WORD = 1.0, 60.0
 """Seconds between two looks at runs that others hold, and between two words about it."""
@@ -44,7 +44,7 @@ def work(
     wait: bool = False,
     leave: threading.Event | None = None,
 ) -> dict[str, str]:
-    """Train one item and write its runs.
+    """Train one batch and write its runs.
 
     Args:
         spec: the study.

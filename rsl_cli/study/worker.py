@@ -23,7 +23,7 @@ def serve(connection: Connection, config: str, data: Any, threads: int) -> None:
 
     Args:
         connection: brings lists of (lift, seed, run_id). Takes ``("alive",)``, ``("progress", step, steps, loss)`` and,
-            at the end of each item, ``("done", outcome by run folder)`` or ``("error", exception)``.
+            at the end of each batch, ``("done", outcome by run folder)`` or ``("error", exception)``.
         config: the study's, as JSON.
         data: the study's dataset, read once by the parent.
         threads: cores to use.
