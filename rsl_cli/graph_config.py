@@ -204,12 +204,12 @@ VERTEX: Keys = {
     "width": real(1.0, 0, above=True).about("the fibre has width * degree^growth copies, rounded, at least one"),
     "growth": replace(real(1.0, 0), accepted="a number from 0 (a fixed fibre) upwards").about("see width"),
     "bias_init": kept(None, "null or a mapping", "{kind: normal, gain: 1.0}").about("law of the biases at the start"),
-    "norm": kept(None, "null, its name, or a mapping of kind and its own keys", "rms").about(
-        "applied before the activation"
-    ),
-    "pool": kept(None, "null, its name, or a mapping of kind and its own keys", "max").about(
-        "applied after the activation"
-    ),
+    "norm": kept(None, "null, its name, or a mapping of kind and its own keys", "rms")
+    .of("changed")
+    .about("applied before the activation"),
+    "pool": kept(None, "null, its name, or a mapping of kind and its own keys", "max")
+    .of("changed")
+    .about("applied after the activation"),
 }
 """Keys of a vertex."""
 

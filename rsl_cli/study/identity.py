@@ -9,10 +9,13 @@ from typing import Any
 from rsl_cli.data import content_identity
 from rsl_cli.errors import StoreError
 from rsl_cli.graph import BaseGraph, EdgeLifting
+from rsl_cli.graph_config import EDGE, VERTEX
+from rsl_cli.keys import Keys
 from rsl_cli.study.diagnostics import Diagnostics
 from rsl_cli.study.resolve import Resolved
 from rsl_cli.study.store import SCHEMA, StudyStore
 from rsl_cli.train.trainers import horizon_keys
+from rsl_cli.vertices import Edge, Vertex
 
 
 def study_identity(study: Resolved, lifting: EdgeLifting) -> dict[str, Any]:
@@ -84,22 +87,25 @@ def _computed(base: BaseGraph) -> dict[str, Any]:
     """A base graph without its name. Defaults are left unsaid, so that a new key changes no identity there was."""
     vertices, edges = [], []
     for vertex in base.vertices:
-        facts = {one.name: getattr(vertex, one.name) for one in fields(vertex)}
-        origins = {key: origin.identity() for key, origin in facts.pop("origins").items()}
-        facts |= {"bias_init": vertex.bias_init.identity(), "combine": vertex.combine.identity()}
-        for key in ("norm", "pool"):
-            part = facts.pop(key)
-            facts |= {key: part.identity()} if part is not None and key not in origins else {}
-        vertices.append(facts | origins)
+        origins = {key: origin.identity() for key, origin in vertex.origins.items()}
+        vertices.append(_said(VERTEX, vertex) | origins)
     for edge in base.edges:
-        facts = {one.name: getattr(edge, one.name) for one in fields(edge)}
-        origin = facts.pop("origin")
-        facts["map"] = edge.map.identity() if origin is None else origin.identity()
-        facts["map_name"] = edge.map_name if origin is None else origin.target
-        facts["lifting"] = None if edge.lifting is None else edge.lifting.identity()
-        edges.append(facts | {"init": edge.init.identity()})
+        origin = edge.origin
+        own = {} if origin is None else {"map": origin.identity(), "map_name": origin.target}
+        edges.append(_said(EDGE, edge) | own)
     sizes = {"input_shape": base.input_shape, "output_size": base.output_size}
     return {"vertices": tuple(vertices), "edges": tuple(edges), **sizes}
+
+
+def _said(keys: Keys, part: Vertex | Edge) -> dict[str, Any]:
+    """What a vertex or an edge is: its fields, but for keys that came later where they are at their defaults."""
+    facts = {one.name: getattr(part, one.name) for one in fields(part) if one.name not in ("origin", "origins")}
+    later = [key for key, spec in keys.items() if spec.identity == "changed" and facts[key] == spec.default]
+    return {
+        key: value.identity() if hasattr(value, "identity") else value
+        for key, value in facts.items()
+        if key not in later
+    }
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
