@@ -58,7 +58,7 @@ class Part:
 
     def keys(self) -> dict[str, Any]:
         """All its keys, numbers in one canonical form."""
-        known = fields(self)  # pyright: ignore[reportArgumentType]
+        known = fields(self) if is_dataclass(self) else ()
         return {one.name: declared(getattr(self, one.name), one.type) for one in known}
 
 

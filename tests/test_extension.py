@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import problems
 import pytest
 import torch
 
@@ -249,6 +250,51 @@ def test_a_users_lifting_and_law_are_drawn_named_and_found_again(folder, capsys)
     capsys.readouterr()
     edit(folder / "my_lifting.py", "its neighbours", "its nearest")
     assert "computes something else: lifting.source" in one_line(capsys, OTHERS)
+
+
+PARTS = """
+import torch
+from rsl_cli import Combine, Stage
+
+class Average(Combine):
+    def __call__(self, slots):
+        return sum(slots.values()) / len(slots)
+
+class Soft(Stage):
+    def __call__(self, z):
+        return z / (1 + z.square().mean(tuple(range(1, z.dim() - 1)), keepdim=True)).sqrt()
+
+class First(Stage):
+    def space(self, space):
+        return ()
+    def __call__(self, y):
+        return y[:, 0]
+
+def bump(z):
+    return torch.exp(-z * z)
+
+def whole(space):
+    return space
+"""
+
+
+def test_a_users_parts_of_a_vertex_are_in_the_identity(folder):
+    Path("my_parts.py").write_text(PARTS)
+    own = {"combine": "Average", "norm": "Soft", "pool": "First", "activation": "bump", "bias": "whole"}
+    base = {
+        "vertices": {
+            "x": {"kind": "input"},
+            "h": {key: f"my_parts.{name}" for key, name in own.items()},
+            "y": {"kind": "output"},
+        },
+        "edges": [
+            {"source": "x", "target": "h", "map": "linear", "out": 3},
+            {"source": "h", "target": "y", "map": "linear"},
+        ],
+    }
+    made = StudySpec.from_config(problems.study(base=base, lift=2, seeds=1, results_dir=str(folder))).identity
+    (vertex,) = [one for one in made["base"]["vertices"] if one["name"] == "h"]
+    assert {key: vertex[key]["target"] for key in own} == {key: f"my_parts.{name}" for key, name in own.items()}
 
 
 LIFTING = "import numpy as np\nfrom rsl_cli import Lifting\nclass Own(Lifting):\n"

@@ -4,10 +4,12 @@ What a missing cell looks like is known here; what is to be done about it is not
 looked at. It knows no task and no split. Nothing is ever unpickled.
 """
 
+import codecs
 import csv
 import io
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -23,6 +25,8 @@ _SPREADSHEETS = ("?", "#div/0!", "#name?", "#null!", "#num!", "#ref!", "#value!"
 _DECIMAL_COMMA = re.compile(r"[+-]?(\d*|\d{1,3}(\.\d{3})+),\d+([eE][+-]?\d+)?")
 _THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2},\d{3}")
 _GROUPED = re.compile(r"[+-]?[1-9]\d{0,2}(\.\d{3})+")
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+"""What stands in no text, and so tells other files from it."""
 _MOST_EXACT = 2**53
 
 
@@ -76,12 +80,13 @@ def is_missing(cell: str) -> bool:
 
 
 def read_csv(content: bytes, source: str, settings: Mapping[str, Any]) -> RawTable:
-    """Read separated text in UTF-8 whose first line names the columns; blank lines count for nothing.
+    """Read separated text whose first line names the columns; blank lines count for nothing.
 
     A column is boolean, integer or float if every cell reads as one, else text. This is the standard library's
     reader with exact conversion: the result depends on no version of a data-frame package, and a row of a wrong
     length is an error instead of a guess.
 
+    It is read as UTF-8, as UTF-16 where it says so, or as Windows-1252, in which spreadsheets write, if that is text.
     With ``separator: auto`` it is the first of :data:`SEPARATORS` that parts every line into as many cells, two or
     more; with ``decimal: auto`` it is the comma where cells of a file that is not separated by commas say so.
 
@@ -94,13 +99,10 @@ def read_csv(content: bytes, source: str, settings: Mapping[str, Any]) -> RawTab
         The table, its columns in the order of the first line.
 
     Raises:
-        DataError: not UTF-8, not CSV, no rows, names given twice, a row of another length than the header, or commas
+        DataError: no text, not CSV, no rows, names given twice, a row of another length than the header, or commas
             that may be decimal or part thousands.
-    """  # noqa: DOC501
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise _unreadable(source, "comma-separated text in UTF-8", error) from None
+    """
+    text, encoding = _decoded(content, source)
     separator, header, rows = _separated(text, str(settings["separator"]), source)
     _check_names(header, source)
     if len(header) < 2:
@@ -130,7 +132,21 @@ def read_csv(content: bytes, source: str, settings: Mapping[str, Any]) -> RawTab
     named = {value: key for key, value in SEPARATORS.items()}[separator]
     notes = [f"cells separated by {named}"] if separator != "," else []
     notes += ["numbers written with a decimal comma"] if comma else []
+    notes += [f"read as {encoding}"] if encoding != "UTF-8" else []
     return RawTable(tuple(header), len(rows), column, notes=(f"{source}: {', '.join(notes)}",) if notes else ())
+
+
+def _decoded(content: bytes, source: str) -> tuple[str, str]:
+    """The text of a file, and what it is written in; raises DataError if it is none."""
+    marked = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    try:
+        return (content.decode("utf-16"), "UTF-16") if marked else (content.decode("utf-8-sig"), "UTF-8")
+    except UnicodeDecodeError as error:
+        with suppress(UnicodeDecodeError):
+            text = content.decode("cp1252")
+            if not marked and not _CONTROL.search(text):
+                return text, "Windows-1252"
+        raise _unreadable(source, "comma-separated text in UTF-8", error) from None
 
 
 def _separated(text: str, wanted: str, source: str) -> tuple[str, list[str], list[list[str]]]:

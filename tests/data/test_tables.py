@@ -174,3 +174,37 @@ def test_markers_in_other_formats_are_no_classes_either(tmp_path):
         load_dataset({"name": "npz", "path": str(tmp_path / "a.npz")})
     np.savez(tmp_path / "a.npz", x=np.arange(30.0)[:, None], y=np.array(["yes", "no", "no"] * 10))
     assert load_dataset({"name": "npz", "path": str(tmp_path / "a.npz")}).notes == ("classes of 'y': no 20, yes 10",)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "said"),
+    [
+        ("utf-8", None),
+        ("utf-8-sig", None),
+        ("utf-16", "UTF-16"),
+        ("latin-1", "Windows-1252"),
+        ("cp1252", "Windows-1252"),
+    ],
+)
+def test_a_table_may_be_written_in_any_of_the_usual_encodings(encoding, said, tmp_path):
+    rows = "".join(f"{i},5;{'weiß' if i % 3 else 'grün'};{i % 7}\n" for i in range(30))
+    (tmp_path / "a.csv").write_bytes(f"Größe;Farbe;Preis\n{rows}".encode(encoding))
+    config = {
+        "name": "csv",
+        "path": str(tmp_path / "a.csv"),
+        "target": "Preis",
+        "categorical": "onehot",
+        "task": "auto",
+    }
+    data = load_dataset({**config, "standardize": False, "drop": None})
+    assert data.reading is not None
+    assert [one.name for one in data.reading.columns] == ["Größe", "Farbe"]
+    assert data.reading.columns[1].categories == ("grün", "weiß")
+    assert [f"read as {said}" in note for note in data.notes if "semicolon" in note] == [said is not None]
+
+
+@pytest.mark.parametrize("content", [b"\x89PNG\r\n\x1a\n\x00", b"PK\x03\x04\xe9", b"x,y\n1,\x81\n", b"\xff\xfe\x00"])
+def test_what_is_no_text_in_any_of_them_is_refused(content, tmp_path):
+    (tmp_path / "a.csv").write_bytes(content)
+    with pytest.raises(DataError, match="is not comma-separated text in UTF-8, or is damaged"):
+        load_dataset({"name": "csv", "path": str(tmp_path / "a.csv"), "target": "y"})
