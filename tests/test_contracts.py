@@ -10,7 +10,7 @@ import torch
 from rsl_cli.activations import ACTIVATIONS
 from rsl_cli.diagnostics.probes import PROBES
 from rsl_cli.diagnostics.tangent import TangentProbe
-from rsl_cli.errors import ConfigError, GraphError
+from rsl_cli.errors import ConfigError, GraphError, TrainingError
 from rsl_cli.graph import BaseGraph
 from rsl_cli.laws import LAWS, Student
 from rsl_cli.lift import sample_lift
@@ -18,20 +18,24 @@ from rsl_cli.liftings import LIFTINGS
 from rsl_cli.maps import EDGE_MAPS, Conv, EdgeMap, Identity, Linear, Scale, TokenLinear
 from rsl_cli.network import LiftedNetwork
 from rsl_cli.portable import model
+from rsl_cli.study.engine import EXECUTORS
 from rsl_cli.testing import (
     _BASE,
     check_activation,
     check_bias,
     check_combine,
     check_edge_map,
+    check_executor,
     check_law,
     check_lifting,
     check_loss,
     check_optimizer,
     check_probe,
     check_stage,
+    check_tracker,
     finished_run,
 )
+from rsl_cli.track import Tracker
 from rsl_cli.train.circuits import CircuitObjective
 from rsl_cli.train.first_order import FirstOrder
 from rsl_cli.train.gauss_newton import gauss_newton
@@ -172,6 +176,44 @@ def test_curvature_of_a_linear_loss_is_none():
     out, y = torch.randn(5, 2, dtype=torch.float64), torch.randn(5, 2, dtype=torch.float64)
     assert torch.equal(Loss.root(loss, out, y), torch.zeros(2, 5, 2, dtype=torch.float64))
     check_loss(loss)
+
+
+def test_executors():
+    class Twice(EXECUTORS["local"]):
+        def run(self, spec, batches, progress, finished):
+            super().run(spec, batches, progress, lambda *told: [finished(*told) for _ in range(2)])
+
+    class Forgets(EXECUTORS["local"]):
+        def run(self, spec, batches, progress, finished):
+            super().run(spec, batches[1:], progress, finished)
+
+    check_executor(EXECUTORS["local"])
+    check_executor(EXECUTORS["process"], workers=1)
+    with pytest.raises(TrainingError, match=r"executor .*Twice: told of run n00004-s000-\w+ 2 times"):
+        check_executor(Twice)
+    with pytest.raises(TrainingError, match=r"Forgets: ended without a word of \d runs, n00004-s000-"):
+        check_executor(Forgets)
+    with pytest.raises(ConfigError, match=r"executor\.arguments key 'worker' is not known"):
+        check_executor(EXECUTORS["process"], worker=1)
+
+
+def test_trackers():
+    class Kept(Tracker):
+        module, notes = "json", {}
+
+        def sent(self, key):
+            return self.notes.get(key)
+
+        def send(self, note, since):
+            self.notes[note.key] = note.mark, len(note.rows)
+
+    class Forgets(Kept):
+        def sent(self, key):
+            return None
+
+    check_tracker(Kept)
+    with pytest.raises(ConfigError, match="of 4 runs again 4 were new to it, 0 changed and 0 known; wanted 0, 0 and 4"):
+        check_tracker(Forgets)
 
 
 def run_data():

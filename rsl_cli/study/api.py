@@ -103,8 +103,8 @@ def run_study(
 
 
 def _broken(spec: StudySpec, what: str) -> str:
-    settings = spec.config["executor"]
-    return f"executor {settings.get('target') or settings['name']}: {what}; the same line goes on with another executor"
+    kind = type(spec.executor)
+    return f"executor {kind.__module__}.{kind.__qualname__}: {what}; the same line goes on with another executor"
 
 
 @contextmanager
