@@ -34,6 +34,8 @@ class DatasetBuilder:
     """Whether the numbers themselves belong to the identity, what makes them being unknown."""
     own_shape: str | None = None
     """What ``shape`` is called where inputs are not flattened, e.g. ``image``; None for a dataset without that key."""
+    planted: bool = False
+    """Whether a network that is a lift of the study's own base graph makes the targets."""
     inputs: Callable[[DatasetSettings], int] | None = None
     """Numbers of a sample's input, where ``samples`` and ``test_samples`` are drawn; None: they are read."""
 

@@ -67,6 +67,11 @@ def content_identity(config: Mapping[str, Any], *, flat: bool = False, data: Dat
     return content
 
 
+def is_planted(config: Mapping[str, Any]) -> bool:
+    """Whether a planted network makes a dataset's targets."""
+    return getattr(DATASETS.get(str(config.get("name"))), "planted", False)
+
+
 def drawn_numbers(config: Mapping[str, Any]) -> int:
     """How many numbers a dataset's inputs are made of that are drawn, not read.
 

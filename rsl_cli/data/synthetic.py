@@ -217,6 +217,7 @@ BUILDERS: dict[str, DatasetBuilder] = {
             **told(SIZES, seed="of the points, and of the planted graph and weights"),
         },
         _planted,
+        planted=True,
         inputs=lambda settings: settings["inputs"],
     ),
 }

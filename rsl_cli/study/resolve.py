@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from rsl_cli.data import Dataset, content_identity, drawn_numbers, load_dataset
+from rsl_cli.data import Dataset, content_identity, drawn_numbers, is_planted, load_dataset
 from rsl_cli.errors import ConfigError
 from rsl_cli.graph import BaseGraph, EdgeLifting, Init
 from rsl_cli.graph_config import read_graph
@@ -109,7 +109,7 @@ def _check_data(config: Mapping[str, Any], lifting: EdgeLifting) -> None:
     """
     dataset, numbers = config["dataset"], drawn_numbers(config["dataset"])
     size, seconds = _DRAWN_BYTES * numbers, numbers / _DRAWN_RATE
-    if numbers and dataset["name"] == "teacher":
+    if numbers and is_planted(dataset):
         full = content_identity(dataset)
         graph, degree = _planted_base(config["base"], full), full["degree"]
         parameters = expected_parameters(graph, degree, lifting)
@@ -168,7 +168,7 @@ def _reads_flat(base: Mapping[str, Any]) -> bool:
 
 def _shapes(dataset: Mapping[str, Any]) -> tuple[list[tuple[int, ...]], int]:
     """Shapes that a sample of the data can have, its own first, and the number of outputs."""
-    full = content_identity(dataset) if dataset.get("name") == "teacher" else {}
+    full = content_identity(dataset) if is_planted(dataset) else {}
     if full:
         return [(full["inputs"],)], full["outputs"]
     data = load_dataset(dataset)
