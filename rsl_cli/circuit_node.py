@@ -72,7 +72,7 @@ class CircuitNode:
         """Outputs (R, N, outputs) of inputs (1 or R, N, inputs)."""
         given = [tensors[name] for name in self.names]
         if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (x, *given)):
-            return _Node.apply(self, edgewise, x, *given)  # pyright: ignore[reportReturnType]
+            return _Node.apply(self, edgewise, x, *given)
         return self.outputs(x, given, keep=False)[0]
 
     def outputs(self, x: Tensor, tensors: Sequence[Tensor], *, keep: bool) -> tuple[Tensor, list[Any]]:
