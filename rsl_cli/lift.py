@@ -315,6 +315,16 @@ def mean_in_degree(edge: Edge, base: BaseGraph, default: EdgeLifting, fibres: Ma
     return lifting_of(edge, base, default).law.mean_in_degree(fibres[edge.source], fibres[edge.target])
 
 
+def is_dense(base: BaseGraph, degree: int, default: EdgeLifting) -> bool:
+    """Whether an in-degree reaches the fibre that it reads, where edges should be sparse."""
+    fibres = fibre_sizes(base, degree)
+    return any(
+        not lifting_of(edge, base, default).law.complete
+        and mean_in_degree(edge, base, default, fibres) >= fibres[edge.source]
+        for edge in base.edges
+    )
+
+
 _DENSE = EdgeLifting("dense", Dense())
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from tqdm import auto, autonotebook, std, tqdm
 
 from rsl_cli.diagnostics.probes import LARGEST
+from rsl_cli.lift import is_dense
 from rsl_cli.study.costs import effort
 from rsl_cli.study.forecast import Forecast
 from rsl_cli.study.plan import RunBatch, StudyPlan
@@ -101,9 +102,11 @@ class Display:
         ]
         for lift in spec.lifts:
             parameters = plan.parameters[lift]
-            mark = "  overparametrised" if parameters >= limit else ""
+            marks = ["overparametrised"] * (parameters >= limit)
+            marks += ["dense, not sparse"] * is_dense(base, lift, spec.lifting)
             share = parameters / limit
-            lines.append(f"  {lift:>8} {parameters:>10} {share:>14.4f} {len(spec.seeds):>6} {done[lift]:>6}{mark}")
+            line = f"  {lift:>8} {parameters:>10} {share:>14.4f} {len(spec.seeds):>6} {done[lift]:>6}"
+            lines.append(f"{line}  {', '.join(marks)}".rstrip())
         lines += [*_unmeasured(spec, plan), *_way(spec, plan)]
         if not plan.missing:
             say("\n".join([*lines, f"nothing to do: all {len(plan.keys)} runs are done"]))

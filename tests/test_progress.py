@@ -5,6 +5,7 @@ import problems
 from rsl_cli import progress
 from rsl_cli.cli import compose
 from rsl_cli.progress import Display
+from rsl_cli.study.growth import register
 from rsl_cli.study.plan import RunBatch, make_plan
 from rsl_cli.study.spec import StudySpec
 from rsl_cli.waiting import Waiting
@@ -26,6 +27,19 @@ def test_the_silence_before_the_first_run_moves_is_named(tmp_path, monkeypatch):
             assert waited[-1]._text.startswith(said) and not waited[-1]._over.is_set()
             display.progress(RunBatch(plan.keys[:1]), 0, 1000, 1.0)
             assert waited[-1]._over.is_set()
+
+
+def test_dense_lifts_are_marked_in_the_plan_and_in_the_study(tmp_path, capsys):
+    lifting = {"kind": "random", "in_degree": 4}
+    spec = StudySpec.from_config(problems.study(results_dir=str(tmp_path), lifting=lifting, lift=[2, 4, 8], seeds=1))
+    with Display() as display:
+        display.plan(spec, make_plan(spec))
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.split()[0] in ("2", "4", "8")]
+    assert [line.endswith("dense, not sparse") for line in lines[:3]] == [True, True, False]
+    register(spec)
+    more = StudySpec.from_config(problems.study(results_dir=str(tmp_path), lifting=lifting, lift=[3, 16], seeds=1))
+    register(more)
+    assert more.store.read_study()["plan"]["dense"] == [2, 3, 4]
 
 
 def test_lifts_too_large_for_kappa_are_named_with_what_measures_them(tmp_path, capsys):

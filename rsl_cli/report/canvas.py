@@ -167,6 +167,16 @@ def params_axis(axes: Axes, params: Sequence[float], limit: float | None) -> Non
         axes.set_xlabel(f"parameters P  ({side} below N k = {limit:,.0f}, samples × outputs)")
 
 
+def shade_dense(axes: Axes, end: float) -> None:
+    """Hatch what lies left of a place on the x axis: lifts that are dense, not sparse."""
+    left, right = axes.get_xlim()
+    if end <= left:
+        return
+    style = {"facecolor": "none", "edgecolor": GREY, "hatch": "///", "alpha": 0.35, "linewidth": 0}
+    axes.axvspan(left, min(end, right), label="dense, not sparse", zorder=0, **style)
+    axes.set_xlim(left, right)
+
+
 def lift_colours(lifts: Sequence[int]) -> dict[int, Any]:
     """Return a colour for every lift, dark for small and bright for large ones, none too pale for white paper."""
     return dict(zip(lifts, matplotlib.colormaps["viridis"](np.linspace(0, 0.82, max(1, len(lifts)))), strict=False))

@@ -166,7 +166,8 @@ def _isochrones(runs: StudyRuns, data: Data) -> alt.LayerChart:
         size, loss, text="label:N", opacity=alt.when("datum.k == at").then(alt.value(1)).otherwise(alt.value(0.5))
     )
     state = (alt.param(name="linear", value=False), alt.param(name="headline", value=True))
-    return layered(*_crowding(runs, data), ages, *limits, bars, line, names, dots).add_params(*state)
+    edges = [*_crowding(runs, data), *_density(runs, data)]
+    return layered(*edges, ages, *limits, bars, line, names, dots).add_params(*state)
 
 
 def _apart(table: Mapping[str, list[Any]], height: float) -> tuple[int, list[int], float]:
@@ -194,7 +195,7 @@ def _apart(table: Mapping[str, list[Any]], height: float) -> tuple[int, list[int
 def _losses(data: Data, runs: StudyRuns, law: Sequence[Mapping[str, float]]) -> alt.LayerChart:
     size = alt.X("@size:Q")
     loss = alt.Y("@loss:Q", **log_axis(_loss_range(data, "points", *_LIMITS["loss_vs_params"]), "@name loss"))
-    layers = _crowding(runs, data)
+    layers = [*_crowding(runs, data), *_density(runs, data)]
     band = over("lifts").mark_area(color=ACCENT, opacity=0.13).encode(size, alt.Y("@loss_q1:Q"), alt.Y2("@loss_q3:Q"))
     middle = over("lifts").mark_line(color=ACCENT, strokeWidth=2).encode(size, loss)
     layers += [band, middle]
@@ -339,9 +340,32 @@ def _crowding(runs: StudyRuns, data: Data) -> list[alt.Chart]:
     ]
 
 
+def _density(runs: StudyRuns, data: Data) -> list[alt.Chart]:
+    """A line to the left of which lifts are dense, not sparse, if any are; none where all are."""
+    params = _params_at(data, runs.sparse_from)
+    if params is None:
+        return []
+    size = alt.X("@size:Q")
+    edge = alt.Chart(alt.InlineData([{"params": params, "lift": runs.sparse_from, "is": "dense"}]))
+    return [
+        edge.mark_rule(color=FAINT, strokeDash=[2, 3]).encode(size, tooltip=tips("lift:Q=dense below")),
+        edge.mark_text(align="right", dx=-5, y=22, color=FAINT, fontSize=11).encode(size, text="is:N"),
+    ]
+
+
 def _near(runs: StudyRuns, data: Data) -> bool:
     params = ranges(data, ("points", "params"))
     return runs.limit is not None and bool(params) and min(params) / 3 <= runs.limit <= max(params) * 3
+
+
+def _params_at(data: Data, lift: float) -> float | None:
+    """How many parameters a lift of some degree would have, between those there are; None beyond them."""
+    rows = sorted((row[0], row[1]) for row in data.get("lifts", {"columns": [], "rows": []})["rows"] if row[1])
+    for (first, low), (second, high) in pairwise(rows):
+        if first < lift < second:
+            share = math.log(lift / first) / math.log(second / first)
+            return math.exp(math.log(low) + share * (math.log(high) - math.log(low)))
+    return None
 
 
 def _lift_at(data: Data, params: float) -> float | None:

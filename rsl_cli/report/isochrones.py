@@ -30,6 +30,7 @@ def draw_isochrones(figure: Figure, runs: StudyRuns, headline: str) -> None:
     values += [low for low, _ in limits.values() if low > 0]
     bottom, _ = canvas.loss_axis(axes, values, f"{LOSS_NAMES[runs.headline]} loss ({canvas.plain(runs.loss_unit)})")
     canvas.params_axis(axes, [run.params for run in runs.done], runs.limit)
+    canvas.shade_dense(axes, runs.sparse_params)
     figure.suptitle(canvas.wrapped(headline, 88), x=0.01, ha="left")
     if not values:
         canvas.note(axes, "no run has a trajectory")

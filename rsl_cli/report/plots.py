@@ -86,6 +86,7 @@ def _losses(figure: Figure, runs: StudyRuns, fit: Law | None, *, by_lift: bool) 
         _shade_lifts(axes, runs)
     else:
         canvas.params_axis(axes, [run.params for run in runs.done], runs.limit)
+        canvas.shade_dense(axes, runs.sparse_params)
     if not runs.done:
         canvas.note(axes, "no run has finished")
         return
@@ -240,6 +241,7 @@ def _draw_fit(axes: Axes, runs: StudyRuns, fit: Law, by_lift: bool) -> None:
 
 def _shade_lifts(axes: Axes, runs: StudyRuns) -> None:
     crowded = runs.overparametrised_lifts
+    canvas.shade_dense(axes, runs.sparse_from)
     if not crowded:
         return
     left, right = axes.get_xlim()

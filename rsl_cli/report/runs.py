@@ -177,6 +177,9 @@ class StudyRuns:
     @cached_property
     def dense_lifts(self) -> tuple[int, ...]:
         """The lifts that are complete graphs, since the in-degree reaches a fibre: small dense networks."""
+        said = self.study.get("plan", {}).get("dense")
+        if said is not None:
+            return tuple(lift for lift in self.lifts if lift in said)
         config = self.study.get("config", {})
         try:
             law = edge_lifting(config.get("lifting")).law
@@ -185,6 +188,25 @@ class StudyRuns:
         least = {lift: min(_fibres(config.get("base") or {}, lift), default=lift) for lift in self.lifts}
         reached = [lift for lift, n in least.items() if law.mean_in_degree(n, n) >= n]
         return () if law.complete else tuple(reached)
+
+    @cached_property
+    def sparse_from(self) -> float:
+        """The lift degree, between two lifts or beyond them, from which on none is dense; 0 where none is."""
+        if not self.dense_lifts:
+            return 0.0
+        last = max(self.dense_lifts)
+        return math.sqrt(last * min((lift for lift in self.lifts if lift > last), default=math.inf))
+
+    @cached_property
+    def sparse_params(self) -> float:
+        """The number of parameters that stands for `sparse_from`; 0 or infinite as that is."""
+        ends = [lift for lift in self.lifts if lift > self.sparse_from][:1]
+        if not self.dense_lifts or not ends:
+            return math.inf if self.dense_lifts else 0.0
+        sizes = [
+            [run.params for run in self.at(lift) if run.status == "done"] for lift in (self.dense_lifts[-1], *ends)
+        ]
+        return math.sqrt(math.prod(float(np.median(found)) for found in sizes)) if all(sizes) else 0.0
 
     @cached_property
     def headline(self) -> Which:

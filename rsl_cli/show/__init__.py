@@ -1,9 +1,7 @@
 """A base graph and its lifts on a terminal or a drawing, before anything is trained."""
 
-from collections.abc import Mapping
-
 from rsl_cli.graph import BaseGraph, Edge, Vertex
-from rsl_cli.lift import expected_parameters, fibre_sizes, lifting_of, mean_in_degree, sample_lift
+from rsl_cli.lift import expected_parameters, fibre_sizes, is_dense, lifting_of, mean_in_degree, sample_lift
 from rsl_cli.parts import Part
 from rsl_cli.show.drawing import draw
 from rsl_cli.study.costs import flops, memory
@@ -32,7 +30,7 @@ def describe(spec: StudySpec) -> str:
         edges = sum(fibres[e.target] * mean_in_degree(e, base, spec.lifting, fibres) for e in base.edges)
         parameters = expected_parameters(base, degree, spec.lifting)
         share = parameters / (data.samples * data.outputs)
-        marks = ["overparametrised"] * (share >= 1) + ["dense, not sparse"] * _is_dense(spec, fibres)
+        marks = ["overparametrised"] * (share >= 1) + ["dense, not sparse"] * is_dense(base, degree, spec.lifting)
         operations = _count(3 * flops(base, degree, spec.lifting))
         line = f"{degree:>8} {sum(fibres.values()):>10} {round(edges):>11} {parameters:>11} {share:>14.3f}"
         lines.append(f"{line} {_size(memory(spec, degree)):>12} {operations:>12}  {', '.join(marks)}".rstrip())
@@ -41,15 +39,6 @@ def describe(spec: StudySpec) -> str:
     )
     lines += ["", *_statistics(spec)]
     return "\n".join(lines)
-
-
-def _is_dense(spec: StudySpec, fibres: Mapping[str, int]) -> bool:
-    """Whether an in-degree reaches the fibre that it reads, where edges should be sparse."""
-    return any(
-        not lifting_of(edge, spec.base, spec.lifting).law.complete
-        and mean_in_degree(edge, spec.base, spec.lifting, fibres) >= fibres[edge.source]
-        for edge in spec.base.edges
-    )
 
 
 def _statistics(spec: StudySpec) -> list[str]:

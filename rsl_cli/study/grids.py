@@ -10,8 +10,11 @@ def merged(grids: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         return dict(grids[0])
     every = {(run["lift"], run["seed"], run["run_id"]): run for grid in grids for run in grid["plan"]["runs"]}
     runs = sorted(every.values(), key=lambda run: (run["lift"], run["seed"]))
-    plan = {key: sorted({one for grid in grids for one in grid["plan"][key]}) for key in ("lifts", "seeds")}
-    return {**grids[0], **grids[-1], "plan": {**grids[-1]["plan"], **plan, "runs": runs}}
+    # Grids of earlier versions do not say which lifts are dense, and so do not all together.
+    said = {key for key in ("lifts", "seeds", "dense") if all(key in grid["plan"] for grid in grids)}
+    plan: dict[str, Any] = {key: sorted({one for grid in grids for one in grid["plan"][key]}) for key in said}
+    last = {key: value for key, value in grids[-1]["plan"].items() if key != "dense"}
+    return {**grids[0], **grids[-1], "plan": {**last, **plan, "runs": runs}}
 
 
 def carried(study: Mapping[str, Any], lift: int | None = None) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rsl_cli.data.dataset import Reading
+from rsl_cli.lift import is_dense
 from rsl_cli.study.plan import keys_of
 from rsl_cli.study.spec import StudySpec
 from rsl_cli.study.store import SCHEMA, RunKey
@@ -62,6 +63,7 @@ def _grid(spec: StudySpec, new: Sequence[RunKey], words: Sequence[str] | None) -
             "samples": spec.data.samples,
             "outputs": spec.data.outputs,
             "loss_unit": _unit(spec),
+            "dense": [lift for lift in spec.lifts if is_dense(spec.base, lift, spec.lifting)],
             "runs": [{"lift": k.lift, "seed": k.seed, "run_id": k.run_id, "directory": k.directory} for k in new],
         },
     }

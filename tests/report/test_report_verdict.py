@@ -1,6 +1,7 @@
 """Verdicts and their reasons on studies whose law is known."""
 
 import itertools
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,12 @@ import pytest
 from fake_study import LIFTS, make_study
 
 from rsl_cli.report import judge
+from rsl_cli.report.canvas import drawn
+from rsl_cli.report.charts import charts
+from rsl_cli.report.diagnostics import NOTHING
 from rsl_cli.report.judgement import judge_views
+from rsl_cli.report.page_data import page_data
+from rsl_cli.report.plots import drawings
 from rsl_cli.report.read import assemble, read_runs
 from rsl_cli.report.verdict import give_verdict
 from rsl_cli.study.files import write_json
@@ -469,3 +475,20 @@ def test_seeds_that_agree_to_the_last_digit_give_no_interval_of_no_width(tmp_pat
     reasons = " ".join(judge(store.root).reasons)
     assert "from lift to lift: 0 within 1e-06 (16 to 32)" in reasons
     assert "[0, 0]" not in reasons and "e-17" not in reasons.partition("Lift and clock")[0]
+
+
+def test_where_the_dense_lifts_end_is_drawn(tmp_path: Path) -> None:
+    found = read_runs(make_study(tmp_path / "s", falling, lifts=(16, 32, 64), seeds=2, trajectories=False))
+    known = replace(found, study={**found.study, "plan": {**found.study["plan"], "dense": [16, 32]}})
+    assert (found.dense_lifts, known.dense_lifts) == ((), (16, 32)) and known.sparse_from == pytest.approx(2**5.5)
+    sizes = [np.median([run.params for run in known.at(lift)]) for lift in (32, 64)]
+    assert sizes[0] < known.sparse_params == pytest.approx(np.sqrt(np.prod(sizes))) < sizes[1]
+    whole = replace(found, study={**found.study, "plan": {**found.study["plan"], "dense": [16, 32, 64]}})
+    assert np.isinf(whole.sparse_from) and np.isinf(whole.sparse_params)
+    for runs, marked in ((found, False), (known, True), (whole, True)):
+        made = drawings(runs, "", None, 0.1)
+        for name in ("loss_vs_lift", "loss_vs_params"):
+            (axes,) = drawn(made[name]).axes
+            assert ("dense, not sparse" in axes.get_legend_handles_labels()[1]) == marked
+        chart = json.dumps(charts(runs, page_data(runs, NOTHING, 0.1), [])["loss_vs_params"])
+        assert ('"is": "dense"' in chart) == (runs is known)
