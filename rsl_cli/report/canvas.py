@@ -172,7 +172,7 @@ def shade_dense(axes: Axes, end: float) -> None:
     left, right = axes.get_xlim()
     if end <= left:
         return
-    style = {"facecolor": "none", "edgecolor": GREY, "hatch": "///", "alpha": 0.35, "linewidth": 0}
+    style = {"facecolor": "none", "edgecolor": GREY, "hatch": "//", "alpha": 0.25, "linewidth": 0}
     axes.axvspan(left, min(end, right), label="dense, not sparse", zorder=0, **style)
     axes.set_xlim(left, right)
 
