@@ -41,7 +41,8 @@ def context() -> Any:
     Returns:
         A context of `multiprocessing`.
     """
-    if sys.platform == "linux" and hasattr(os, "fork") and not sys.flags.ignore_environment:
+    told = not sys.flags.ignore_environment and all(isinstance(place, str) for place in sys.path)
+    if sys.platform == "linux" and hasattr(os, "fork") and told:
         from multiprocessing import forkserver
 
         forkserver.set_forkserver_preload(["rsl_cli.study.common"])

@@ -170,6 +170,9 @@ def test_workers_are_copies_where_that_is_safe(monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(forkserver, "ensure_running", fail)
         assert begun() == "spawn"
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "path", [*sys.path, Path("no text")])
+        assert begun() == "spawn"
     monkeypatch.setattr(sys, "platform", "darwin")
     assert begun() == "spawn"
 
