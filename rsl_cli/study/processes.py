@@ -23,10 +23,9 @@ def start(act: Callable[..., Any], *given: Any) -> BaseProcess:
     Returns:
         The process.
     """
-    process = context().Process(target=_call, args=(dict(os.environ), act, given), daemon=True)
-    with _without_main():
-        process.start()
-    return process
+    with suppress(OSError, EOFError):  # What it would be a copy of has died.
+        return _started(context(), act, given)
+    return _started(multiprocessing.get_context("spawn"), act, given)
 
 
 def get_ready() -> None:
@@ -53,6 +52,13 @@ def context() -> Any:
             return multiprocessing.get_context("forkserver")
         # Its socket lies in a temporary folder, whose name may be too long for one.
     return multiprocessing.get_context("spawn")
+
+
+def _started(kind: Any, act: Callable[..., Any], given: tuple[Any, ...]) -> BaseProcess:
+    process = kind.Process(target=_call, args=(dict(os.environ), act, given), daemon=True)
+    with _without_main():
+        process.start()
+    return process
 
 
 def _call(environment: Mapping[str, str], act: Callable[..., Any], given: tuple[Any, ...]) -> None:

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -175,6 +176,13 @@ def test_workers_are_copies_where_that_is_safe(monkeypatch):
         assert begun() == "spawn"
     monkeypatch.setattr(sys, "platform", "darwin")
     assert begun() == "spawn"
+
+
+def test_a_process_begins_anew_where_the_one_to_be_copied_is_dead(tmp_path, monkeypatch):
+    monkeypatch.setattr(forkserver, "connect_to_new_process", lambda _: (_ for _ in ()).throw(EOFError))
+    process = processes.start(shutil.copy, __file__, str(tmp_path / "copied"))
+    process.join(60)
+    assert process.exitcode == 0 and (tmp_path / "copied").read_bytes() == Path(__file__).read_bytes()
 
 
 @pytest.mark.parametrize(("words", "begun"), [((), 1), (("executor.workers=1",), 0), (("executor=local",), 0)])
