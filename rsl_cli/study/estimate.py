@@ -11,7 +11,7 @@ from rsl_cli.train.trainer import Sizes
 _GRADIENTS = {"classification": 3000, "regression": 1000}
 """Of a run from t = 0 to 1e5, or to a training loss of 1e-3 by classes of digits, products included, where larger lifts
 take fewer and small ones of convolutions twice as many; by numbers 500 to 1,000, with a matrix for every few."""
-_RATES = {True: 1e10, False: 4e9}
+_RATES = {True: 2e10, False: 4e9}
 """Floating-point operations of a gradient a second on one core in float64: by circuits, and by autograd."""
 _AFFORDABLE = 600.0
 """Seconds a run may be expected to take by the flow, where nobody asked for it by name."""
