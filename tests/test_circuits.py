@@ -247,11 +247,20 @@ def test_shares_of_scores_far_apart_are_numbers():
     against_the_loop(network, "regression", "mse")
 
 
-@pytest.mark.parametrize(("name", "known"), [("cnn", False), ("transformer", False), ("mlp", True), ("gated", True)])
-def test_curvature_of_shared_weights_is_left_out_where_it_is_asked_for_cheaply(name, known):
+@pytest.mark.parametrize(
+    ("name", "task", "known"),
+    [
+        ("cnn", "regression", False),
+        ("transformer", "regression", False),
+        ("mlp", "regression", True),
+        ("gated", "regression", True),
+        ("mlp", "classification", False),
+    ],
+)
+def test_curvature_of_shared_weights_and_of_classes_is_left_out_where_it_is_asked_for_cheaply(name, task, known):
     base = base_of(name) if name in ("cnn", "transformer") else perceptron(name)
     network = network_of(base, (1,))
-    replicas = Replicas(network, Objective(dataset(base, "regression"), "mse", dtype=torch.float64))
+    replicas = Replicas(network, Objective(dataset(base, task), "mse", dtype=torch.float64))
     asked = Request(replicas.start[0], curvature=75, bending=True)
     cheap, full = (replicas.answer({0: one})[0] for one in (replace(asked, cheaply=True), asked))
     assert (cheap.curvature is not None, cheap.bending is not None) == (known, known)

@@ -285,8 +285,9 @@ class Integration:
     ) -> Generator[Request, Answer, float]:
         """The Hessian's least eigenvalue times the time, where a loss seems to come to rest.
 
-        Of shared weights, where it takes longer than the way between two samples, only where the flow itself comes to
-        rest, and where training is level at a power of ten or at the end: a report judges what stands there.
+        Of shared weights and of classes, where it takes longer than the way between two samples, only where the flow
+        itself comes to rest, and where training is level at a power of ten or at the end: a report judges what stands
+        there.
 
         Yields:
             A request for matrices.

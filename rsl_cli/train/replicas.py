@@ -94,7 +94,8 @@ class Replicas:
         for replica, (loss, gradient) in self._gradients(asks).items():
             request = asks[replica]
             curvature, test_loss, accuracy = None, float("nan"), float("nan")
-            dear = request.cheaply and (self._compiled is None or self._compiled.shares(replica))
+            costs_many = self._compiled is None or self._compiled.shares(replica) or self._objective.classify
+            dear = request.cheaply and costs_many
             if request.curvature and not dear:
                 curvature = self._gauss_newton(replica, request)
             bending = None
