@@ -15,10 +15,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from fake_study import LIFTS, key_of, make_study, params_of
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 import rsl_cli as rsl
 from rsl_cli.errors import ConfigError, StoreError
-from rsl_cli.report import summary_text, write_report
+from rsl_cli.report import canvas, summary_text, write_report
 from rsl_cli.report.judgement import judge_views
 from rsl_cli.report.plots import draw_all, drawings
 from rsl_cli.report.read import assemble, read_runs
@@ -266,6 +267,15 @@ def test_figures_are_drawn_whatever_the_runs(name: str, tmp_path: Path) -> None:
         # Ink at the rim would be text that the edge cuts off.
         assert np.all(image[[0, -1]] == 1)
         assert np.all(image[:, [0, -1]] == 1)
+
+
+@pytest.mark.drawn
+def test_a_layout_is_found_once_for_all_formats_and_nothing_is_drawn_for_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    found: list[Any] = []
+    monkeypatch.setattr(ConstrainedLayoutEngine, "execute", lambda engine, figure: found.append(figure))
+    drawing = (lambda figure: found.append(figure.subplots()), canvas.WIDE)
+    assert canvas.render(drawing, ()) == {} and found == []
+    assert set(canvas.render(drawing, ("pdf", "png", "svg"))) == {"pdf", "png", "svg"} and len(found) == 2
 
 
 def test_a_damaged_trajectory_is_only_absent(tmp_path: Path) -> None:
