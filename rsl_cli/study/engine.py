@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from rsl_cli.errors import ConfigError, first_line
 from rsl_cli.keys import Key, Keys, nullable, read_keys, real, whole
-from rsl_cli.registry import Registry, plain_arguments
+from rsl_cli.registry import Registry, load, plain_arguments
 from rsl_cli.study.machine import cores
 
 if TYPE_CHECKING:
@@ -318,7 +318,8 @@ def make_executor(settings: Mapping[str, Any]) -> Executor:
     kind = EXECUTORS.find(settings["name"], "executor")
     if not issubclass(kind, Target):
         return kind(settings)
-    own = EXECUTORS.find(settings["target"], "executor.target")
+    target = settings["target"]
+    own = EXECUTORS[target] if target in EXECUTORS else load(target, "executor.target")
     arguments = read_keys("executor.arguments.", _executor_class(own).keys, settings["arguments"] or {}, also=())
     try:
         made = own({**arguments, **{key: settings[key] for key in SHARED}})
