@@ -197,7 +197,8 @@ def backward(circuit, weight, y, d, gradient):
             if circuit.function[row] == _TANH:
                 backward_sum_tanh(y, readers, places, weight, begin, end, at, gradient)
             elif circuit.function[row] == _ARGUMENT:
-                y[at : at + strip] = d[at : at + strip]
+                for m in range(at, at + strip):
+                    y[m] = d[m]
             else:
                 backward_sum(y, readers, places, weight, begin, end, at, gradient)
                 if circuit.function[row] != _ATTENTION:
@@ -338,7 +339,8 @@ def mean_gradient(circuit, theta, factor, samples, chosen, gradient, work):
         The loss.
     """
     weight = np.ones(len(theta) + 1, theta.dtype)
-    weight[:-1] = theta * factor
+    for p in range(len(theta)):
+        weight[p] = theta[p] * factor[p]
     count = len(chosen)
     gradient[:] = 0
     loss, groups, group = 0.0, 1, 0

@@ -39,7 +39,7 @@ def forward(circuit, weight, x, start, stop, y, d, out):
         values, slopes = y[min(own, len(y) - 1)], d[min(own, len(d) - 1)]
         values[:strip] = 1
         load(x, chosen, at, valid, values)
-        forward_strip(circuit, weight, values, slopes, True)
+        forward_strip(circuit, weight, values, slopes, np.bool_(True))
         for m in range(valid):
             for o in range(circuit.outputs):
                 out[at + m, o] = values[base + o * strip + m]
