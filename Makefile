@@ -23,8 +23,8 @@ run: $(READY) ## carry lifts of a two-layer network along the flow on the packag
 report: $(READY) ## report on the latest study again
 	$(BIN)/rsl report
 
-test: $(READY) ## the whole test suite, in two processes
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
+test: $(READY) ## the whole test suite
+	$(BIN)/python -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder
 
 lint: $(READY) ## style, import order, docstrings, format
 	$(BIN)/ruff check .
