@@ -57,7 +57,7 @@ def test_by_default_the_flow_learns_numbers_and_classes_that_it_can_afford(tmp_p
     small = ["lift=2,4", "seeds=1", "executor=local"]
     assert main(["run", *small, "dataset.samples=64", "trainer.numbers.t_end=1"]) == 0
     assert main(["run", *small, "dataset=breast_cancer", "trainer.classes.t_end=1"]) == 0
-    dear = ["base=cnn", "dataset=digits", "lift=1,96", "trainer.dear.steps=3"]
+    dear = ["base=cnn", "dataset=digits", "lift=1,128", "trainer.dear.steps=3"]
     assert main(["run", *small[1:], *dear]) == 0
     made = {path.name for path in (tmp_path / "results").iterdir()}
     assert made == {"mlp_sine2d_flow", "mlp_breast_cancer_flow", "cnn_digits_adam"}
