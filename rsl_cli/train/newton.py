@@ -203,27 +203,29 @@ class Newton:
     def _polish_afresh(
         self, near: np.ndarray, psi: np.ndarray, c: float, z: np.ndarray
     ) -> Generator[Request, Answer, tuple[np.ndarray, float]]:
-        """With a matrix of each iterate."""
-        best, worse, correction, curvature = math.inf, 0, z, None
-        answer = yield Request(near + z)
-        while is_finite(answer):
-            residual = c * answer.gradient + psi + z
-            size = float(np.linalg.norm(residual))
-            worse = 0 if size < 0.5 * best else worse + 1
-            if size < best:
-                correction, best = z, size
-            if size <= POLISHED * c * np.linalg.norm(answer.gradient):
-                return z, 0.0
-            if worse == _PATIENCE:
-                break
-            there = yield Request(near + z, curvature=self._samples, bending=True)
-            assert there.curvature is not None
-            curvature = there.curvature if size == best else curvature
-            try:
-                z = z - _solve(there.curvature, there.bending, c, residual)
-            except SingularError:
-                break
-            answer = yield Request(near + z)
+        """With a matrix of each iterate: off the valley's floor by steep directions first, or else by all at once."""
+        best, correction, curvature = math.inf, z, None
+        for bent in (False, True):
+            there, least, worse = z, math.inf, 0
+            answer = yield Request(near + there)
+            while is_finite(answer):
+                residual = c * answer.gradient + psi + there
+                size = float(np.linalg.norm(residual))
+                worse = 0 if size < 0.5 * least else worse + 1
+                least = min(size, least)
+                if size <= POLISHED * c * np.linalg.norm(answer.gradient):
+                    return there, 0.0
+                if worse == _PATIENCE:
+                    break
+                matrices = yield Request(near + there, curvature=self._samples, bending=bent or bool(there.any()))
+                assert matrices.curvature is not None
+                if size < best:
+                    correction, best, curvature = there, size, matrices.curvature
+                try:
+                    there = there - _solve(matrices.curvature, matrices.bending, c, residual)
+                except SingularError:
+                    break
+                answer = yield Request(near + there)
         return correction, 0.0 if curvature is None else _rounding(curvature, near + correction)
 
     def _iterate_afresh(
