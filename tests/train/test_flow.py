@@ -587,6 +587,14 @@ def test_a_valley_that_turns_takes_no_crawl_until_rounding_hides_where_it_goes()
     assert np.linalg.norm(beside - both(at)[1]) / math.sqrt(8) > 10 * flow
 
 
+def test_a_sample_above_the_floor_of_a_valley_is_polished_down_to_it():
+    """Where the residuals' curvature, as it is above the floor, leads nowhere: steep directions go first."""
+    data = load_dataset(problems.group("dataset", "sine2d", samples=1024, test_samples=16))
+    net = LiftedNetwork(sample_lift(BASE, 8, 2, {"kind": "random", "in_degree": 2}), None, torch.float64)
+    result = trained(net, Objective(data, "mse", dtype=torch.float64), Flow(t_end=1e8))[0]
+    np.testing.assert_allclose(result.trajectory.to_frame()["dissipation"][1:], 1, atol=0.1)
+
+
 def pair():
     return torch.as_tensor(DATA.x_train), torch.as_tensor(DATA.y_train)
 
