@@ -164,31 +164,30 @@ def _more_time(
     if outlook is None:
         return _more_steps(asked, runs, chosen)
     # Of a lift's runs some may have ended before its horizon, at the target say: the horizon is what moves on.
-    key = outlook.key.removeprefix("trainer.")
+    key, by_time = outlook.key.removeprefix("trainer."), runs.trainer.clock == "time"
     common = (runs.study.get("carried") or {}).get(key)
     reached = {lift: asked.get(str(lift), {}).get(key, common or _farthest(runs, lift)) for lift in outlook.lifts}
     ends = {lift: max(min(outlook.time, at * 10**_LEAP), 10 * at) for lift, at in reached.items()}
     if max(reached.values()) >= LATEST * (1 - 1e-9):
         return _more_lifts(config, lifts, used, set(runs.overparametrised_lifts))
     for lift, end in ends.items():
-        asked[str(lift)] = {**asked.get(str(lift), {}), key: end if key == "t_end" else round(end)}
-    goals = {lift: f"t = {end:.0e}" if key == "t_end" else f"{end:.0f} steps" for lift, end in sorted(ends.items())}
+        asked[str(lift)] = {**asked.get(str(lift), {}), key: end if by_time else round(end)}
+    goals = {lift: f"t = {end:.0e}" if by_time else f"{end:.0f} steps" for lift, end in sorted(ends.items())}
     return Round({"horizons": asked}, ", ".join(f"lift {lift} to {goal}" for lift, goal in goals.items()))
 
 
 def _farthest(runs: StudyRuns, lift: int) -> float:
     """Where the farthest run of a lift stands, for studies that did not yet say how far they were to be carried."""
-    ends = [run.steps if runs.clock == "step" else run.flow_time for run in runs.at(lift)]
+    ends = [run.steps if runs.trainer.clock == "step" else run.flow_time for run in runs.at(lift)]
     return max(end for end in ends if end > 0)
 
 
 def _more_steps(asked: dict[str, dict[str, Any]], runs: StudyRuns, chosen: Judgement) -> Round | str:
-    """Runs of a first-order trainer at a constant rate, or of Levenberg-Marquardt, take four times the steps."""
-    carried = runs.study.get("carried") or {}
-    key = next((name for name in ("steps", "max_steps") if name in carried and "t_end" not in carried), None)
-    if "t_end" in carried:
+    """Runs that no schedule ends take four times the steps."""
+    carried, key = runs.study.get("carried") or {}, runs.trainer.carried_by
+    if runs.trainer.clock == "time":
         return "the runs that decide have gone as far as float64 lets them, and show no limit of this loss"
-    if key is None or not any(run.can_go_on for run in runs.done if run.key.lift in chosen.rests_on):
+    if key not in carried or not any(run.can_go_on for run in runs.done if run.key.lift in chosen.rests_on):
         return "runs of this trainer end with their schedule and show no limit; trainer=flow does"
     for lift in chosen.rests_on:
         last = asked.get(str(lift), {}).get(key, carried[key])

@@ -25,7 +25,7 @@ from rsl_cli.train.first_order import FACTORS, FirstOrder
 from rsl_cli.train.flow import Flow
 from rsl_cli.train.lm import LevenbergMarquardt
 from rsl_cli.train.optimizers import OPTIMIZERS
-from rsl_cli.train.settings import SCHEDULES, TRAINERS
+from rsl_cli.train.settings import SCHEDULES, TRAINERS, facts_of_old
 from rsl_cli.train.trainers import trainer_settings
 from rsl_cli.vertex_maps import COMBINES, NORMS, POOLS
 
@@ -96,6 +96,20 @@ def test_a_trainer_by_its_name_is_the_one_of_its_file(name):
         for trainer in ({"name": name}, problems.group("trainer", name))
     )
     assert by_name == by_file
+
+
+@pytest.mark.parametrize("name", NAMED)
+@pytest.mark.parametrize("own", [{}, {"schedule": "constant"}, {"schedule": "constant", "batch_size": None}])
+def test_a_study_whose_plan_says_nothing_of_its_trainer_reads_as_one_of_today(name, own):
+    config = {"name": name, **{key: value for key, value in own.items() if key in TRAINERS[name]}}
+    settings = trainer_settings(config)
+    written = config | {key: spec.default for key, spec in TRAINERS[name].items() if key not in config}
+    assert facts_of_old(written) == settings.facts
+    assert settings.facts.carried_by in (None, *settings.horizon) and (not settings.horizon) is (
+        settings.facts.carried_by is None
+    )
+    steady = name in ("gd", "sgd") and written.get("batch_size") is None and written["schedule"] == "constant"
+    assert settings.facts.clock == ("time" if name == "flow" else "step" if steady else None)
 
 
 def test_classes_have_the_declared_defaults():

@@ -23,15 +23,15 @@ class Outlook:
     """When an unfinished verdict is predicted to decide.
 
     Args:
-        key: what carries them there: ``trainer.t_end``, or ``trainer.steps`` where steps are the clock.
-        time: flow time, or steps, to which the open lifts should be carried.
+        key: what carries them there, e.g. ``trainer.t_end``.
+        time: flow time, or steps where they are the clock, to which the open lifts should be carried.
         minutes: what that costs, at the pace so far; NaN where that is unknown.
         lifts: the lifts whose runs are open.
         runs: names of those runs.
         foreseen: whether limits of other lifts predict the time; else it is a decade more, to see further.
     """
 
-    key: Literal["trainer.t_end", "trainer.steps"]
+    key: str
     time: float
     minutes: float | None
     lifts: tuple[int, ...]
@@ -101,9 +101,9 @@ def read_success(table: Mapping[str, Mapping[int, Proportion]], delta: float) ->
 
 def foresee(runs: StudyRuns, chosen: Judgement) -> Outlook | None:
     """Predict when an unfinished verdict decides, for runs on a flow's clock; None for all others."""
-    if chosen.verdict != "unfinished" or runs.clock is None:
+    if chosen.verdict != "unfinished" or runs.trainer.clock is None:
         return None
-    by_steps = runs.clock == "step"
+    by_steps = runs.trainer.clock == "step"
     stands = {run.name: run.steps if by_steps else run.flow_time for run in runs.done}
     open_ = [run for run in runs.done if run.key.lift in chosen.rests_on and run.can_go_on and stands[run.name] > 0]
     open_ = [run for run in open_ if not run.limit(runs.headline).finished or run.under_trained]
@@ -120,7 +120,7 @@ def foresee(runs: StudyRuns, chosen: Judgement) -> Outlook | None:
     time = min(_MOST_STEPS if by_steps else LATEST, 10.0 ** math.ceil(math.log10(max(times)) - 1e-9))
     cost = sum(_seconds(run, stands[run.name], time, by_steps) for run in open_) / 60
     return Outlook(
-        "trainer.steps" if by_steps else "trainer.t_end",
+        f"trainer.{runs.trainer.carried_by}",
         time,
         cost if math.isfinite(cost) else None,
         tuple(sorted({run.key.lift for run in open_})),

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from rsl_cli.garbage import unswept
-from rsl_cli.report.runs import AT_REST, NO_LIMIT, Run, StudyRuns, clock_of_trainer
+from rsl_cli.report.runs import AT_REST, NO_LIMIT, Run, StudyRuns, trainer_facts
 from rsl_cli.stats import Limit, at_saddle, tail_limit
 from rsl_cli.study.record import Record, RunKey
 from rsl_cli.study.store import StudyStore
@@ -58,7 +58,7 @@ def assemble(
     cut = [(key, *_cut(record, frame, {**asked, **own.get(str(key.lift), {})})) for key, record, frame in parts]
     records = tuple(record for _, record, _ in cut if record is not None)
     tested = any(record.test_loss is not None for record in records)
-    clock = clock_of_trainer(study.get("config", {}).get("trainer") or {})
+    clock = trainer_facts(study).clock
     runs = tuple(_run(key, record, frame, tested, clock) for key, record, frame in cut)
     frames = {run.name: frame for run, (_, _, frame) in zip(runs, cut, strict=True) if frame is not None}
     found = StudyRuns(name, study, runs, records)

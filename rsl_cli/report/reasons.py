@@ -85,7 +85,7 @@ def give_reasons(
         )
     return [
         *reasons,
-        *_trainer_reasons(runs),
+        *([runs.trainer.remark] if runs.done and runs.trainer.remark else []),
         *_measured_reasons(diagnostics),
         *_identity_reasons(runs),
         *_run_reasons(runs),
@@ -152,7 +152,7 @@ def _clock_reasons(runs: StudyRuns, chosen: Judgement, outlook: Outlook | None) 
         return reasons
     if outlook is not None:
         cost = "" if outlook.minutes is None else f", in about {max(1, round(outlook.minutes))} min"
-        by_steps = outlook.key == "trainer.steps"
+        by_steps = runs.trainer.clock == "step"
         goal = f"{outlook.time:.0f} steps" if by_steps else f"t = {outlook.time:.0e}"
         words = (
             f"The other lifts' limits predict the decision at {goal}{cost}"
@@ -161,7 +161,7 @@ def _clock_reasons(runs: StudyRuns, chosen: Judgement, outlook: Outlook | None) 
         )
         value = f"{outlook.time:.0f}" if by_steps else f"{outlook.time:.0e}"
         reasons.append(f"{words}: {paste(runs, f'{outlook.key}={value}')}")
-    elif open_ and open_[0].trainer != "flow":
+    elif open_ and runs.trainer.clock is None:
         # An experiment may set keys that the flow does not have, and for classes it wants a target (trainer.epsilon).
         given = [str(word) for word in runs.study.get("line") or []]
         plain = "cross-entropy" not in runs.loss_unit and not any(word.startswith("experiment=") for word in given)
@@ -306,24 +306,14 @@ def _gap(runs: StudyRuns) -> float:
 def _identity_reasons(runs: StudyRuns) -> list[str]:
     worst = worst_dissipation(runs)
     if math.isnan(worst):
-        flows = [run for run in runs.done if run.trainer == "flow"]
-        if not flows:
-            return []
-        return [
-            "Recorded gradients were not checked against the flow's, |grad L|^2 = -dL/dt: the runs are older than that."
-        ]
+        old = "Recorded gradients were not checked against the flow's, |grad L|^2 = -dL/dt: the runs are older than that."
+        return [old] if runs.done and runs.trainer.clock == "time" else []
     inside = abs(worst - 1) <= DISSIPATION
     return [
         f"Recorded gradients obey |grad L|^2 = -dL/dt; the worst of all points is {worst:.3g} times the flow's."
         if inside
         else f"Recorded gradients break |grad L|^2 = -dL/dt, the worst by {worst:.3g}: lower trainer.rtol."
     ]
-
-
-def _trainer_reasons(runs: StudyRuns) -> list[str]:
-    if all(run.trainer != "lm" for run in runs.done):
-        return []
-    return ["Trained by Levenberg-Marquardt: end points only, not the flow's path."]
 
 
 def _measured_reasons(diagnostics: DiagnosticTables) -> list[str]:

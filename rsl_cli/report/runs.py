@@ -14,12 +14,10 @@ from rsl_cli.liftings import edge_lifting
 from rsl_cli.stats import ZERO_LOSS, Limit
 from rsl_cli.study.record import Record, RunKey
 from rsl_cli.study.survey import Sampled
+from rsl_cli.train.settings import Facts, facts_of_old
 
 Which = Literal["train", "test"]
 LOSS_NAMES: dict[Which, str] = {"train": "training", "test": "held-out"}
-
-IMPLICIT = ("flow", "lm")
-"""Trainers that solve linear systems; all others take first-order steps."""
 
 FINISHED = 1.1
 """A run has shown its limit if that is known within this ratio."""
@@ -260,10 +258,10 @@ class StudyRuns:
         ends = {run.stop_reason for run in self.done}
         return ends == {"target"} and {record.loss for record in self.records} == {"cross_entropy"}
 
-    @property
-    def clock(self) -> Literal["time", "step"] | None:
-        """The column of a trajectory in which the trainer follows the gradient flow, if it does."""
-        return clock_of_trainer(self.study.get("config", {}).get("trainer") or {})
+    @cached_property
+    def trainer(self) -> Facts:
+        """What is to be known of the trainer."""
+        return trainer_facts(self.study)
 
     @property
     def compared_at_target(self) -> bool:
@@ -287,19 +285,10 @@ class StudyRuns:
         return LossTable(lifts, seeds, params, losses, low, high, least, ~np.isnan(losses))
 
 
-def clock_of_trainer(trainer: Mapping[str, Any]) -> Literal["time", "step"] | None:
-    """The column of a trajectory in which the trainer follows the gradient flow, if it does.
-
-    Steps at a constant rate on all samples do. A schedule that ends at rate zero stops the clock, noise of batches or
-    of Adam's own step size makes a floor that is not the lift's, and Levenberg-Marquardt is on no flow.
-
-    Returns:
-        ``time``, ``step`` or None.
-    """
-    if trainer.get("name") == "flow":
-        return "time"
-    steady = trainer.get("schedule") == "constant" and trainer.get("batch_size") is None
-    return "step" if steady and trainer.get("name") in ("gd", "sgd") else None
+def trainer_facts(study: Mapping[str, Any]) -> Facts:
+    """What is to be known of the trainer of a study, by its ``study.json``."""
+    said = study.get("plan", {}).get("trainer")
+    return facts_of_old(study.get("config", {}).get("trainer") or {}) if said is None else Facts(**said)
 
 
 def _fibres(base: Mapping[str, Any], lift: int) -> list[int]:

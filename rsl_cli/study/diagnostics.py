@@ -61,7 +61,7 @@ class Diagnostics:
         """
         read = read_keys("theory.", DIAGNOSTICS, config)
         tangent, etas = read["tangent"], read["coverage"]
-        if tangent is not None and tangent.probes == 0 and not (loss.quadratic and trainer.follows_flow):
+        if tangent is not None and tangent.probes == 0 and not (loss.quadratic and trainer.facts.clock == "time"):
             tangent = None  # Only along a flow, and there is none here.
         if tangent is not None and not loss.quadratic:
             raise ConfigError(f"theory.tangent is defined for loss=mse, not {loss.name}; use theory=none or loss=mse")

@@ -3,6 +3,7 @@
 import platform
 import subprocess
 from collections.abc import Sequence
+from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,7 @@ def _grid(spec: StudySpec, new: Sequence[RunKey], words: Sequence[str] | None) -
             "samples": spec.data.samples,
             "outputs": spec.data.outputs,
             "loss_unit": _unit(spec),
+            "trainer": asdict(spec.trainer.facts),
             "dense": [lift for lift in spec.lifts if is_dense(spec.base, lift, spec.lifting)],
             "runs": [{"lift": k.lift, "seed": k.seed, "run_id": k.run_id, "directory": k.directory} for k in new],
         },

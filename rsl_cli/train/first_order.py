@@ -24,7 +24,7 @@ from rsl_cli.train.circuits import CircuitObjective
 from rsl_cli.train.engines import AutogradEngine, Batches, CircuitEngine, Engine, joined_state, replica_state
 from rsl_cli.train.objective import Objective
 from rsl_cli.train.optimizers import OPTIMIZERS, Optimizer, make_optimizer
-from rsl_cli.train.settings import TRAINERS
+from rsl_cli.train.settings import TRAINERS, Facts, facts_in_steps
 from rsl_cli.train.torch_optimizers import TorchOptimizer, own_optimizer
 from rsl_cli.train.trainer import Progress, Sizes, Trainer
 from rsl_cli.train.trajectory import (
@@ -102,6 +102,11 @@ class FirstOrder(Trainer):
     in_step = True
     copies = 8
     """Weights and gradient, learning rates, moments, and a step's own."""
+
+    @property
+    def facts(self) -> Facts:
+        """See `Trainer.facts`."""
+        return facts_in_steps(self.schedule, self.batch_size, follows_flow=self.optimizer.follows_flow)
 
     @property
     def alone(self) -> bool:

@@ -19,7 +19,7 @@ from rsl_cli.train.krylov import NewtonKrylov
 from rsl_cli.train.ndf import Differences
 from rsl_cli.train.newton import FEW_STEPS, Newton
 from rsl_cli.train.replicas import Answer, Request, Solver
-from rsl_cli.train.settings import TRAINERS
+from rsl_cli.train.settings import FACTS, TRAINERS
 from rsl_cli.train.trainer import Sizes
 from rsl_cli.train.trajectory import Row, Stand
 
@@ -75,7 +75,7 @@ class Flow(ImplicitTrainer):
     log_per_decade: int = _KEYS["log_per_decade"].default
 
     keys = _KEYS
-    follows_flow = True
+    facts = FACTS["flow"]
     pace = 1.5
     """Its first decades of time take fewer steps; stored studies are within a factor of two of this."""
 

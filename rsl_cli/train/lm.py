@@ -12,7 +12,7 @@ import numpy as np
 from rsl_cli.train.gauss_newton import SingularError, side
 from rsl_cli.train.implicit import ImplicitTrainer, ReplicaState, is_stationary
 from rsl_cli.train.replicas import Answer, Request, Solver
-from rsl_cli.train.settings import TRAINERS
+from rsl_cli.train.settings import FACTS, TRAINERS
 from rsl_cli.train.trainer import Sizes
 from rsl_cli.train.trajectory import Stand, log_grid_steps
 
@@ -43,6 +43,7 @@ class LevenbergMarquardt(ImplicitTrainer):
     log_per_decade: int = _KEYS["log_per_decade"].default
 
     keys = _KEYS
+    facts = FACTS["lm"]
 
     def matrix(self, sizes: Sizes) -> int:
         """Of all samples."""

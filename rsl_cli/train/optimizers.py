@@ -56,11 +56,15 @@ class Optimizer(ABC):
     euler: ClassVar[bool] = False
     """Whether its steps of a constant rate are Euler's on the gradient flow, so that trajectories have a time."""
 
+    follows_flow: ClassVar[bool] = False
+    """Whether its steps of a constant rate on all samples follow the gradient flow, as gradient descent's do, so that
+    losses fall by steps as the flow's by time."""
+
     def __init_subclass__(cls, **options: Any) -> None:
         """What is said of a parent's steps is not said of a child's own."""
         super().__init_subclass__(**options)
         if vars(cls).keys() & {"direction", "states", "rate", "numbers"}:
-            for claim in {"in_circuits", "euler"} - vars(cls).keys():
+            for claim in {"in_circuits", "euler", "follows_flow"} - vars(cls).keys():
                 setattr(cls, claim, False)
 
     @property
@@ -147,6 +151,7 @@ class Sgd(Optimizer):
 
     momentum: float = TRAINERS["sgd"]["momentum"].default
     nesterov: bool = False
+    follows_flow = True
 
     def __post_init__(self) -> None:
         if self.nesterov and not self.momentum:
@@ -309,6 +314,8 @@ def check_optimizer(optimizer: Optimizer) -> None:
         raise ConfigError(f"{what}: its step depends on how many there were; say so, counted = True")
     if optimizer.euler and not torch.allclose(whole, 0.99**6 * start):
         raise ConfigError(f"{what}: says euler=True, and its steps are not those of gradient descent; leave it out")
+    if optimizer.follows_flow and not _follows_flow(optimizer):
+        raise ConfigError(f"{what}: says follows_flow=True, and its steps lead elsewhere than the flow; leave it out")
     if optimizer.in_circuits and not is_ours(type(optimizer).direction):
         raise ConfigError(f"{what}: says in_circuits=True, and circuits have no loops for it; leave it out")
     if not torch.equal(resumed, whole):
@@ -322,15 +329,27 @@ def check_optimizer(optimizer: Optimizer) -> None:
 _ONE_EACH = "one finite number for each parameter"
 
 
+def _follows_flow(optimizer: Optimizer) -> bool:
+    """Whether of two numbers on a bowl the one curved twice as much falls twice as fast, as along the flow."""
+    end, _ = _steps(optimizer, torch.ones(2, dtype=torch.float64), 0, 400, curvature=torch.tensor([0.1, 0.2]))
+    slow, fast = end.log().tolist()
+    return math.isclose(fast, 2 * slow, rel_tol=0.1)
+
+
 def _steps(
-    optimizer: Optimizer, start: Tensor, first: int, last: int, kept: Sequence[Tensor] = ()
+    optimizer: Optimizer,
+    start: Tensor,
+    first: int,
+    last: int,
+    kept: Sequence[Tensor] = (),
+    curvature: Tensor | float = 1.0,
 ) -> tuple[Tensor, list[Tensor]]:
-    """Steps of rate 0.01 on half the sum of squares."""
+    """Steps of rate 0.01 on half the sum of squares, each number's curved as said."""
     theta = start.clone()
     states = [state.clone() for state in kept] or [torch.zeros_like(theta) for _ in optimizer.states]
     for step in range(first + 1, last + 1):
         numbers = [torch.tensor(number, dtype=theta.dtype) for number in optimizer.numbers(step)]
-        move = optimizer.direction(theta.clone(), theta, states, numbers)
+        move = optimizer.direction(curvature * theta, theta, states, numbers)
         if not isinstance(move, Tensor) or move.shape != theta.shape:
             raise ConfigError(f"optimiser {type(optimizer).__name__}: its direction is not {_ONE_EACH}")
         theta = theta - optimizer.rate(0.01, step) * move

@@ -11,6 +11,7 @@ from rsl_cli.network import LiftedNetwork
 from rsl_cli.train.checkpoint import Checkpointer, Saved
 from rsl_cli.train.losses import Loss
 from rsl_cli.train.objective import Objective
+from rsl_cli.train.settings import Facts
 from rsl_cli.train.trajectory import Row, Stand, TrainingResult
 
 Progress = Callable[[int, int, float], None]
@@ -46,8 +47,6 @@ class Trainer(ABC):
     """Samples that a step takes; None: all."""
     parametrization: ClassVar[str]
     """What it asks for by default."""
-    follows_flow: ClassVar[bool] = False
-    """Whether its path can be held against the theorem."""
     in_step: ClassVar[bool] = False
     """Whether replicas of a union train step by step together."""
     copies: ClassVar[int]
@@ -59,6 +58,11 @@ class Trainer(ABC):
     @abstractmethod
     def horizon(self) -> tuple[str, ...]:
         """The keys that say how far a run is carried, and are no part of what it is."""
+
+    @property
+    def facts(self) -> Facts:
+        """What a report has to know of it."""
+        return Facts()
 
     @property
     def alone(self) -> bool:

@@ -352,10 +352,25 @@ def test_flow_curves_show_their_limits(study: Callable[..., dict[str, Any]]) -> 
     assert len(runs) < 30 or verdict["verdict"] == "unfinished"
 
 
-def test_levenberg_marquardt_is_not_the_flow(study: Callable[..., dict[str, Any]]) -> None:
+def test_what_is_said_of_a_trainer_is_in_its_studies_plan_or_declared(tmp_path: Path) -> None:
     sentence = "Trained by Levenberg-Marquardt: end points only, not the flow's path."
-    assert sentence in study(falling, change=lambda lift, seed: {"trainer": "lm"})["reasons"]
-    assert sentence not in study(falling, flow=True)["reasons"]
+    store = make_study(tmp_path / "study", falling, noise=0.1, change=lambda lift, seed: {"stop_reason": "budget"})
+    written = store.read_study()
+
+    def verdict(trainer: dict[str, Any], facts: dict[str, Any] | None = None) -> dict[str, Any]:
+        plan = written["plan"] | ({} if facts is None else {"trainer": facts})
+        write_json(store.study_file, written | {"config": {**written["config"], "trainer": trainer}, "plan": plan})
+        return verdict_of(store)
+
+    assert said(verdict({"name": "lm"}), sentence)
+    adam = verdict({"name": "adam"})
+    assert not said(adam, sentence) and adam["outlook"] is None and said(adam, "is on no flow's clock")
+    # A trainer that nobody here knows, whose plan says that its steps are a clock.
+    own = {"clock": "step", "carried_by": "paces", "remark": "Trained by hand."}
+    known = verdict({"name": "mine.Own"}, own)
+    assert known["outlook"]["key"] == "trainer.paces" and said(known, "Trained by hand.", " steps, in about")
+    assert not said(known, "is on no flow's clock")
+    assert said(verdict({"name": "mine.Own"}), "is on no flow's clock")
 
 
 def test_generalisation_gap_compares_losses_not_verdicts(study: Callable[..., dict[str, Any]]) -> None:
