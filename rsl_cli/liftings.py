@@ -13,7 +13,7 @@ import numpy as np
 
 from rsl_cli.errors import GraphError, LiftError
 from rsl_cli.keys import Key, Keys, kept, real
-from rsl_cli.parts import Part, make, setting, settings_of
+from rsl_cli.parts import Part, make, setting
 from rsl_cli.registry import Origin, Registry, plain_arguments
 
 EdgeList = tuple[np.ndarray, np.ndarray]
@@ -282,10 +282,6 @@ def edge_lifting(config: Any, where: str = "lifting") -> EdgeLifting:
     given = {key: value for key, value in config.items() if key != "kind" and value is not None}
     kind = config["kind"]
     try:
-        factory = LIFTINGS.find(kind)
-        for key, spec in settings_of(factory).items():
-            if not given:
-                raise GraphError(f"lifting '{kind}' needs an {key}, e.g. {key}: {spec.default}")
         law, origin = make("lifting", LIFTINGS, Lifting, kind, given)
         if kind == "target":
             origin = LIFTINGS.origin(given["target"], given.get("arguments") or {})

@@ -108,7 +108,7 @@ def test_a_csv_and_a_base_of_ones_own(tmp_path, capsys):
         ),
         ("run trainer.stepz=1", "key 'trainer.stepz' is not known; accepted: trainer."),
         ("run trainer.numbers.tend=1", "key 'trainer.numbers.tend' is not known; `rsl run --cfg job` shows the keys"),
-        ("run trainer.classes=3", "trainer.classes=3; accepted: a trainer's keys, name among them"),
+        ("run trainer.classes=3", "trainer.classes=3; accepted: a trainer's keys, e.g. {name: flow, t_end: 1e5}"),
         ("run +trainer.foo=1", "trainer key 'foo' is not known; accepted: numbers, classes, dear"),
         (
             "run trainer.t_end=9",

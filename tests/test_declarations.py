@@ -25,7 +25,7 @@ from rsl_cli.train.first_order import FACTORS, FirstOrder
 from rsl_cli.train.flow import Flow
 from rsl_cli.train.lm import LevenbergMarquardt
 from rsl_cli.train.optimizers import OPTIMIZERS
-from rsl_cli.train.settings import SCHEDULES, TRAINERS, facts_of_old
+from rsl_cli.train.settings import AUTO, SCHEDULES, TRAINERS, facts_of_old
 from rsl_cli.train.trainers import trainer_settings
 from rsl_cli.vertex_maps import COMBINES, NORMS, POOLS
 
@@ -96,6 +96,23 @@ def test_a_trainer_by_its_name_is_the_one_of_its_file(name):
         for trainer in ({"name": name}, problems.group("trainer", name))
     )
     assert by_name == by_file
+
+
+def test_auto_by_its_name_is_the_one_of_its_file():
+    written = problems.group("trainer", "auto")
+    files = dict(reversed(line.split("@")) for line in written.pop("defaults") if line != "_self_")
+    assert {key: {"name": name} | written.get(key, {}) for key, name in files.items()} == AUTO
+    for data in ("sine2d", "digits"):
+        by_name, changed, by_file = (
+            StudySpec.from_config(problems.study(lift=2, dataset=problems.group("dataset", data), trainer=trainer))
+            for trainer in (
+                {"name": "auto"},
+                {"name": "auto", "numbers": {"t_end": 10.0}, "classes": {"name": "lm"}},
+                AUTO["classes" if data == "digits" else "numbers"],
+            )
+        )
+        assert by_name.trainer == by_file.trainer and by_name.run_keys() == by_file.run_keys()
+        assert changed.trainer == trainer_settings({"name": "lm"} if data == "digits" else {"name": "flow", "t_end": 10})
 
 
 @pytest.mark.parametrize("name", NAMED)

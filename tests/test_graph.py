@@ -214,7 +214,7 @@ MISTAKES = {
     ),
     "unknown lifting": (
         {"more": [edge("x", "g", "linear", lifting={"kind": "densse"})]},
-        "edge x->g: lifting kind 'densse' is not known; accepted: random, regular, dense, matching, target; "
+        "edge x->g: lifting 'densse' is not known; accepted: random, regular, dense, matching, target; "
         "did you mean 'dense'?",
     ),
     "key of a lifting": (
@@ -224,10 +224,6 @@ MISTAKES = {
     "in-degree of a dense lifting": (
         {"more": [edge("x", "g", "linear", lifting={"kind": "dense", "in_degree": 8})]},
         "edge x->g: lifting 'dense' has no key 'in_degree'",
-    ),
-    "no in-degree": (
-        {"more": [edge("x", "g", "linear", lifting={"kind": "random"})]},
-        "edge x->g: lifting 'random' needs an in_degree, e.g. in_degree: 8",
     ),
     "broken in-degree": (
         {"more": [edge("x", "g", "linear", lifting={"kind": "regular", "in_degree": 2.5})]},

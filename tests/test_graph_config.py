@@ -52,7 +52,11 @@ def test_every_lifting_ships():
     for name in sorted({*files} - {"target"}):
         config = composed("lifting", name)
         assert config["kind"] == name and set(config) <= {"kind", "in_degree"}
-        assert edge_lifting(config).in_degree == (8.0 if name in ("random", "regular") else None)
+        lifting = edge_lifting(config)
+        assert lifting.in_degree == (8.0 if name in ("random", "regular") else None)
+        for left_out in ({}, {"in_degree": None}):
+            by_name = edge_lifting({"kind": name, **left_out})
+            assert by_name == lifting and by_name.identity() == lifting.identity()
         assert (CONF / "lifting" / f"{name}.yaml").read_text(encoding="utf-8").startswith("# ")
 
 

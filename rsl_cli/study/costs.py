@@ -16,6 +16,7 @@ from rsl_cli.study.plan import RunBatch, pack
 from rsl_cli.study.record import RunKey
 from rsl_cli.study.spec import StudySpec
 from rsl_cli.train.objective import samples_at_once
+from rsl_cli.train.settings import AUTO
 from rsl_cli.train.trainer import Sizes
 
 _KEPT = 5
@@ -91,7 +92,7 @@ def _least_seconds(spec: StudySpec, degree: int) -> float:
 def _without_matrix(spec: StudySpec, degree: int, there: float) -> str:
     """The way out where it is a matrix that takes the memory, and what is beside it fits."""
     parameters, formed = expected_parameters(spec.base, degree, spec.lifting), _of_matrix(spec, degree)
-    other = "flow" if spec.data.task == "classification" else "adam"
+    other = AUTO["classes" if spec.data.task == "classification" else "dear"]["name"]
     helps = formed > memory(spec, degree) / 2 and memory(spec, degree) - formed <= there
     return f"or trainer={other}, which forms no matrix of P = {parameters:,} parameters, " if helps else ""
 

@@ -155,3 +155,10 @@ TRAINERS: Mapping[str, Keys] = {
     "target": _first_order(2000, 0.01, _TARGET),
 }
 """Every trainer's keys beside its name."""
+
+AUTO: Mapping[str, Mapping[str, Any]] = {
+    "numbers": {"name": "flow", "t_end": 1e5},
+    "classes": {"name": "flow", "t_end": 1e5, "epsilon": 1e-3},
+    "dear": {"name": "adam"},
+}
+"""What ``auto`` takes: for numbers, for classes, and for either where a run by the flow would take long."""

@@ -13,7 +13,7 @@ from rsl_cli.train.flow import Flow
 from rsl_cli.train.implicit import ImplicitTrainer
 from rsl_cli.train.lm import LevenbergMarquardt
 from rsl_cli.train.optimizers import OPTIMIZERS
-from rsl_cli.train.settings import TRAINERS
+from rsl_cli.train.settings import AUTO, TRAINERS
 from rsl_cli.train.trainer import Trainer
 from rsl_cli.train.trajectory import COLUMNS, Row
 
@@ -22,9 +22,6 @@ if TYPE_CHECKING:
 
 _IMPLICIT: Mapping[str, type[ImplicitTrainer]] = {"flow": Flow, "lm": LevenbergMarquardt}
 
-AUTO = ("numbers", "classes", "dear")
-"""What ``auto`` has a trainer for: numbers, classes, and either where a run by the flow would take long."""
-
 
 def chosen_trainer(
     config: Mapping[str, Any], task: str, affordable_flow: Callable[[], tuple[bool, str]]
@@ -32,7 +29,7 @@ def chosen_trainer(
     """The configuration of one trainer, ``auto`` being whichever it names for the data's task and the flow's cost.
 
     Args:
-        config: of a trainer; of ``auto``, those of three, under the words of `AUTO`.
+        config: of a trainer; of ``auto``, what is to be otherwise than in `AUTO`.
         task: ``regression`` or ``classification``.
         affordable_flow: whether the flow is affordable, and a line that says so.
 
@@ -44,17 +41,21 @@ def chosen_trainer(
     """
     if config.get("name") != "auto":
         return config, ()
-    for key in config:
+    for key, value in config.items():
         if key not in ("name", *AUTO):
             raise ConfigError(one_of("trainer key", key, AUTO))
-    for part in AUTO:
-        if not isinstance(config.get(part), Mapping):
-            raise ConfigError(f"trainer.{part}={config.get(part)!r}; accepted: a trainer's keys, name among them")
-    wanted = config["classes" if task == "classification" else "numbers"]
-    if wanted.get("name") != Flow.name:
+        if key != "name" and not isinstance(value, Mapping):
+            raise ConfigError(f"trainer.{key}={value!r}; accepted: a trainer's keys, e.g. {{name: flow, t_end: 1e5}}")
+
+    def part(key: str) -> Mapping[str, Any]:
+        declared, given = AUTO[key], config.get(key, {})
+        return {**declared, **given} if given.get("name", declared["name"]) == declared["name"] else given
+
+    wanted = part("classes" if task == "classification" else "numbers")
+    if wanted["name"] != Flow.name:
         return wanted, ()
     affordable, note = affordable_flow()
-    return wanted if affordable else config["dear"], (note,)
+    return wanted if affordable else part("dear"), (note,)
 
 
 def trainer_settings(config: Mapping[str, Any]) -> Trainer:
