@@ -21,11 +21,12 @@ from rsl_cli.parts import TOLD, settings_of
 from rsl_cli.study.engine import EXECUTORS
 from rsl_cli.study.keys import GROUPS
 from rsl_cli.study.spec import StudySpec
+from rsl_cli.train.facts import facts_of_old
 from rsl_cli.train.first_order import FACTORS, FirstOrder
 from rsl_cli.train.flow import Flow
 from rsl_cli.train.lm import LevenbergMarquardt
 from rsl_cli.train.optimizers import OPTIMIZERS
-from rsl_cli.train.settings import AUTO, SCHEDULES, TRAINERS, facts_of_old
+from rsl_cli.train.settings import AUTO, SCHEDULES, TRAINERS
 from rsl_cli.train.trainers import trainer_settings
 from rsl_cli.vertex_maps import COMBINES, NORMS, POOLS
 
@@ -112,7 +113,7 @@ def test_auto_by_its_name_is_the_one_of_its_file():
             )
         )
         assert by_name.trainer == by_file.trainer and by_name.run_keys() == by_file.run_keys()
-        assert changed.trainer == trainer_settings({"name": "lm"} if data == "digits" else {"name": "flow", "t_end": 10})
+        assert changed.trainer == (LevenbergMarquardt() if data == "digits" else Flow(t_end=10.0))
 
 
 @pytest.mark.parametrize("name", NAMED)

@@ -306,8 +306,11 @@ def _gap(runs: StudyRuns) -> float:
 def _identity_reasons(runs: StudyRuns) -> list[str]:
     worst = worst_dissipation(runs)
     if math.isnan(worst):
-        old = "Recorded gradients were not checked against the flow's, |grad L|^2 = -dL/dt: the runs are older than that."
-        return [old] if runs.done and runs.trainer.clock == "time" else []
+        if not runs.done or runs.trainer.clock != "time":
+            return []
+        return [
+            "Recorded gradients were not checked against the flow's, |grad L|^2 = -dL/dt: the runs are older than that."
+        ]
     inside = abs(worst - 1) <= DISSIPATION
     return [
         f"Recorded gradients obey |grad L|^2 = -dL/dt; the worst of all points is {worst:.3g} times the flow's."

@@ -14,7 +14,7 @@ from rsl_cli.liftings import edge_lifting
 from rsl_cli.stats import ZERO_LOSS, Limit
 from rsl_cli.study.record import Record, RunKey
 from rsl_cli.study.survey import Sampled
-from rsl_cli.train.settings import Facts, facts_of_old
+from rsl_cli.train.facts import Facts, facts_of_old
 
 Which = Literal["train", "test"]
 LOSS_NAMES: dict[Which, str] = {"train": "training", "test": "held-out"}

@@ -22,9 +22,10 @@ from rsl_cli.network import LiftedNetwork
 from rsl_cli.train.checkpoint import OF_ANOTHER, Checkpointer, Saved
 from rsl_cli.train.circuits import CircuitObjective
 from rsl_cli.train.engines import AutogradEngine, Batches, CircuitEngine, Engine, joined_state, replica_state
+from rsl_cli.train.facts import Facts, facts_in_steps
 from rsl_cli.train.objective import Objective
 from rsl_cli.train.optimizers import OPTIMIZERS, Optimizer, make_optimizer
-from rsl_cli.train.settings import TRAINERS, Facts, facts_in_steps
+from rsl_cli.train.settings import TRAINERS
 from rsl_cli.train.torch_optimizers import TorchOptimizer, own_optimizer
 from rsl_cli.train.trainer import Progress, Sizes, Trainer
 from rsl_cli.train.trajectory import (

@@ -13,13 +13,14 @@ from functools import partial
 import numpy as np
 
 from rsl_cli.train.checkpoint import Saved
+from rsl_cli.train.facts import FACTS
 from rsl_cli.train.gauss_newton import is_dear, side
 from rsl_cli.train.implicit import ImplicitTrainer, ReplicaState, is_stationary, parameters_alone
 from rsl_cli.train.krylov import NewtonKrylov
 from rsl_cli.train.ndf import Differences
 from rsl_cli.train.newton import FEW_STEPS, Newton
 from rsl_cli.train.replicas import Answer, Request, Solver
-from rsl_cli.train.settings import FACTS, TRAINERS
+from rsl_cli.train.settings import TRAINERS
 from rsl_cli.train.trainer import Sizes
 from rsl_cli.train.trajectory import Row, Stand
 

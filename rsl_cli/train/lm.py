@@ -9,10 +9,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from rsl_cli.train.facts import FACTS
 from rsl_cli.train.gauss_newton import SingularError, side
 from rsl_cli.train.implicit import ImplicitTrainer, ReplicaState, is_stationary
 from rsl_cli.train.replicas import Answer, Request, Solver
-from rsl_cli.train.settings import FACTS, TRAINERS
+from rsl_cli.train.settings import TRAINERS
 from rsl_cli.train.trainer import Sizes
 from rsl_cli.train.trajectory import Stand, log_grid_steps
 

@@ -1,8 +1,8 @@
 """Every trainer's keys, declared once: checks, identities, defaults and the reference are derived from here."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Any
 
 from rsl_cli.data.keys import MOST_SAMPLES
 from rsl_cli.keys import Key, Keys, choice, flag, kept, nullable, real, whole
@@ -15,43 +15,6 @@ _BATCH = nullable(whole(256, 1, MOST_SAMPLES), default=256).about("samples a ste
 _EPSILON = nullable(real(None, 0, 1e100, above=True)).of("horizon").about("stop at a loss at or below this")
 _STATIONARY = real(1e-4, 0, 1e6).about("stop below this share of the loss left to gain: sum_p |g_p| reach_p / L")
 _PER_DECADE = whole(8, 1, 1000).about("samples of the trajectory per decade of steps")
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What a report has to know of a trainer, which a study's plan keeps.
-
-    Args:
-        clock: the column of a trajectory in which it follows the gradient flow: flow time, or steps, which then stand
-            for it; None: it is on no flow, or ends with its schedule, or noise makes a floor that is not the lift's.
-        carried_by: the key that carries its runs on; None: they end with their schedule.
-        remark: a sentence beside each verdict; empty: none.
-    """
-
-    clock: Literal["time", "step"] | None = None
-    carried_by: str | None = None
-    remark: str = ""
-
-
-def facts_in_steps(schedule: object, batch_size: object, *, follows_flow: bool) -> Facts:
-    """Of a trainer by steps, whose steps at a constant rate on all samples follow the flow or do not."""
-    steady = schedule == "constant"
-    return Facts("step" if follows_flow and steady and batch_size is None else None, "steps" if steady else None)
-
-
-FACTS: Mapping[str, Facts] = {
-    "flow": Facts("time", "t_end"),
-    "lm": Facts(None, "max_steps", "Trained by Levenberg-Marquardt: end points only, not the flow's path."),
-}
-"""Of the trainers that take no first-order steps."""
-
-
-def facts_of_old(config: Mapping[str, Any]) -> Facts:
-    """Of the trainer of a study whose plan does not say them yet, by its configuration."""
-    name = config.get("name")
-    if name in FACTS:
-        return FACTS[name]
-    return facts_in_steps(config.get("schedule"), config.get("batch_size"), follows_flow=name in ("gd", "sgd"))
 
 
 def _with(key: Key, default: Any) -> Key:

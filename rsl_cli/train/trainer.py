@@ -9,9 +9,9 @@ import numpy as np
 
 from rsl_cli.network import LiftedNetwork
 from rsl_cli.train.checkpoint import Checkpointer, Saved
+from rsl_cli.train.facts import Facts
 from rsl_cli.train.losses import Loss
 from rsl_cli.train.objective import Objective
-from rsl_cli.train.settings import Facts
 from rsl_cli.train.trajectory import Row, Stand, TrainingResult
 
 Progress = Callable[[int, int, float], None]
