@@ -13,7 +13,6 @@ from functools import partial
 import numpy as np
 
 from rsl_cli.train.checkpoint import Saved
-from rsl_cli.train.facts import FACTS
 from rsl_cli.train.gauss_newton import is_dear, side
 from rsl_cli.train.implicit import ImplicitTrainer, ReplicaState, is_stationary, parameters_alone
 from rsl_cli.train.krylov import NewtonKrylov
@@ -76,7 +75,6 @@ class Flow(ImplicitTrainer):
     log_per_decade: int = _KEYS["log_per_decade"].default
 
     keys = _KEYS
-    facts = FACTS["flow"]
     pace = 1.5
     """Its first decades of time take fewer steps; stored studies are within a factor of two of this."""
 

@@ -16,6 +16,7 @@ from rsl_cli.errors import CheckpointError, ConfigError, TrainingError
 from rsl_cli.keys import Keys, horizon_of, identity_of, read_keys
 from rsl_cli.network import LiftedNetwork
 from rsl_cli.train.checkpoint import OF_ANOTHER, Checkpointer, Saved
+from rsl_cli.train.facts import FACTS, Facts
 from rsl_cli.train.gauss_newton import is_dear
 from rsl_cli.train.losses import Loss, is_straight
 from rsl_cli.train.objective import Objective, relative_gradient
@@ -181,6 +182,11 @@ class ImplicitTrainer(Trainer):
             ConfigError: an unknown key or a value out of range, with the key as ``trainer.KEY``.
         """
         return cls(**read_keys("trainer.", cls.keys, config))
+
+    @property
+    def facts(self) -> Facts:
+        """See `Trainer.facts`."""
+        return FACTS[self.name]
 
     @property
     def horizon(self) -> tuple[str, ...]:

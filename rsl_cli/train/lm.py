@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rsl_cli.train.facts import FACTS
 from rsl_cli.train.gauss_newton import SingularError, side
 from rsl_cli.train.implicit import ImplicitTrainer, ReplicaState, is_stationary
 from rsl_cli.train.replicas import Answer, Request, Solver
@@ -44,7 +43,6 @@ class LevenbergMarquardt(ImplicitTrainer):
     log_per_decade: int = _KEYS["log_per_decade"].default
 
     keys = _KEYS
-    facts = FACTS["lm"]
 
     def matrix(self, sizes: Sizes) -> int:
         """Of all samples."""
