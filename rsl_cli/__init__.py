@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from rsl_cli.data import Dataset
     from rsl_cli.data.target import DATASETS
     from rsl_cli.diagnostics.bound import loss_bound
-    from rsl_cli.diagnostics.probes import PROBES, FinishedRun
+    from rsl_cli.diagnostics.probes import PROBES, FinishedRun, along_path
     from rsl_cli.diagnostics.tangent import tangent_kappa
     from rsl_cli.errors import RslError
     from rsl_cli.graph import BaseGraph
@@ -75,6 +75,7 @@ _HOMES = {
     "Optimizer": "train.optimizers",
     "Dataset": "data.dataset",
     "FinishedRun": "diagnostics.probes",
+    "along_path": "diagnostics.probes",
     "EDGE_MAPS": "maps",
     "LIFTINGS": "liftings",
     "LAWS": "laws",
@@ -131,6 +132,7 @@ __all__ = [
     "Study",
     "Trajectory",
     "Verdict",
+    "along_path",
     "base_from_module",
     "disjoint_union",
     "export",

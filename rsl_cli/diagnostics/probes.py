@@ -3,8 +3,8 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -81,6 +81,51 @@ Probe = Callable[..., "pd.DataFrame | Mapping[str, Any] | None"]
 
 PROBES: Registry[Probe] = Registry("probe")
 """Every probe by the name of the table it makes."""
+P = TypeVar("P", bound=Probe)
+
+
+def along_path(number: str | None = None) -> Callable[[P], P]:
+    """A decorator that says of a probe that its table has rows at points of the path, by their ``time``.
+
+    Of a run whose training was begun anew where it stood, the earlier part of the path is not there to be measured
+    again: those rows of its earlier table stay.
+
+    Args:
+        number: column that counts these points from 0, if there is one.
+
+    Returns:
+        The decorator, which returns the probe as it is.
+    """
+
+    def say(probe: P) -> P:
+        vars(probe)["with_path_before"] = partial(with_path_before, number=number)
+        return probe
+
+    return say
+
+
+def with_path_before(
+    table: "pd.DataFrame", before: "pd.DataFrame", until: float, number: str | None = None
+) -> "pd.DataFrame":
+    """A table that lacks the path up to a flow time, completed from the one that has it.
+
+    Args:
+        table: of now.
+        before: of the same probe on the same run, as it stood then.
+        until: that time.
+        number: see `along_path`.
+
+    Returns:
+        Rows by their time, and those of now that have none.
+    """
+    import pandas as pd
+
+    old, new = before.query("time <= @until"), table.query("time > @until")
+    if number is not None and len(old):
+        new = new.assign(**{number: new.groupby("time").ngroup() + old[number].max() + 1})
+    return pd.concat([old, new, table[table["time"].isna()]], ignore_index=True)
+
+
 LARGEST = 1024
 """Parameters beyond which the tangent kernel's spectrum is left out, where nothing else is said."""
 
@@ -98,6 +143,7 @@ def coverage(run: FinishedRun, etas: Sequence[float]) -> "pd.DataFrame | None":
 
 
 @PROBES.add("tangent")
+@along_path(number="probe")
 def tangent(run: FinishedRun, settings: TangentProbe) -> "pd.DataFrame | None":
     """Kappa at the start, along the path and on a sphere around the start."""
     small = settings.largest is None or run.lift.parameter_count <= settings.largest
@@ -109,6 +155,7 @@ def tangent(run: FinishedRun, settings: TangentProbe) -> "pd.DataFrame | None":
 
 
 @PROBES.add("ntk")
+@along_path()
 def ntk(run: FinishedRun, largest: int | None = LARGEST) -> "pd.DataFrame | None":
     """The tangent kernel's spectrum at the start and along the path; of lifts of up to so many parameters."""
     if run.result.stop_reason == "diverged" or (largest is not None and run.lift.parameter_count > largest):
@@ -130,7 +177,13 @@ def _path(run: FinishedRun) -> list[PathPoint]:
     return [PathPoint(0, 0.0, parameters_to_vector(run.start.parameters()).detach()), *path]
 
 
-def measure(name: str, probe: Probe, run: FinishedRun, arguments: Mapping[str, Any]) -> "pd.DataFrame | None":
+def measure(
+    name: str,
+    probe: Probe,
+    run: FinishedRun,
+    arguments: Mapping[str, Any],
+    before: "Callable[[], pd.DataFrame | None]" = lambda: None,
+) -> "pd.DataFrame | None":
     """The table of a probe.
 
     Args:
@@ -138,12 +191,13 @@ def measure(name: str, probe: Probe, run: FinishedRun, arguments: Mapping[str, A
         probe: the function.
         run: what it measures.
         arguments: by keyword.
+        before: the table that it left when the run was last finished, if it did; see `along_path`.
 
     Returns:
         The table; None where the probe gives none for this run.
 
     Raises:
-        ConfigError: it gives neither a table nor a row of one.
+        ConfigError: it gives neither a table nor a row of one, or no time along the path.
     """
     import pandas as pd
 
@@ -156,7 +210,11 @@ def measure(name: str, probe: Probe, run: FinishedRun, arguments: Mapping[str, A
     wrong = [column for column in table.columns if not isinstance(column, str)]
     if wrong:
         raise ConfigError(f"probe {name}: a column is called {wrong[0]!r}; accepted: names that are texts")
-    return table
+    complete = getattr(probe, "with_path_before", None)
+    if complete is not None and "time" not in table:
+        raise ConfigError(f"probe {name}: says along_path, and its table has no column time")
+    earlier = before() if complete is not None and run.result.restarted_at is not None else None
+    return table if earlier is None else complete(table, earlier, run.result.restarted_at)
 
 
 def check_probe(name: str, probe: Probe, run: FinishedRun, arguments: Mapping[str, Any]) -> None:

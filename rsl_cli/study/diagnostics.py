@@ -1,8 +1,9 @@
 """What is measured on each run of a study, and the tables it leaves."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from rsl_cli.data import Dataset
@@ -12,7 +13,7 @@ from rsl_cli.errors import ConfigError
 from rsl_cli.keys import Key, Keys, identity_of, read_keys
 from rsl_cli.lift import Lift
 from rsl_cli.network import LiftedNetwork
-from rsl_cli.registry import Origin, plain_arguments
+from rsl_cli.registry import Origin, is_ours, plain_arguments
 from rsl_cli.train.losses import Loss
 from rsl_cli.train.objective import Objective
 from rsl_cli.train.trainer import Trainer
@@ -22,8 +23,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _TABLES = ("trajectory", "drift", "tangent", "coverage")
-_NAMED = ("ntk", "coordinates")
-"""Tables of probes that ship and are asked for by name."""
+"""Tables that no probe asked for by name may have."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +85,7 @@ class Diagnostics:
         objective: Objective,
         result: TrainingResult,
         trainer: Trainer,
+        before: "Callable[[str], pd.DataFrame | None]",
     ) -> "dict[str, pd.DataFrame]":
         """Measure one finished run.
 
@@ -95,6 +96,7 @@ class Diagnostics:
             objective: the run's data and loss.
             result: how its training ended.
             trainer: what it was trained by.
+            before: the run's tables of when it was last finished, by name.
 
         Returns:
             Tables by name: ``drift`` always, others where asked for.
@@ -104,7 +106,10 @@ class Diagnostics:
         asked += [("coverage", "coverage", {"etas": self.coverage})] if self.coverage else []
         asked += [("tangent", "tangent", {"settings": self.tangent})] if self.tangent is not None else []
         asked += [(probe.table, probe.target, probe.origin.arguments) for probe in self.probes]
-        made = {table: measure(name, PROBES.find(name), run, arguments) for table, name, arguments in asked}
+        made = {
+            table: measure(name, PROBES.find(name), run, arguments, partial(before, table))
+            for table, name, arguments in asked
+        }
         return {table: frame for table, frame in made.items() if frame is not None}
 
     def check(self, run: FinishedRun) -> None:
@@ -126,7 +131,7 @@ def _probes(value: Any) -> tuple[UserProbe, ...]:
         if given:
             raise ConfigError(f"theory.probes has no key {next(iter(given))!r}; accepted: target, arguments")
         table = target.rpartition(".")[2]
-        shipped = table in _TABLES or (table in _NAMED and target != table)
+        shipped = table in _TABLES or (table in PROBES and is_ours(PROBES[table]) and target != table)
         if shipped or table in found:
             taken = "shipped" if shipped else "listed twice"
             raise ConfigError(f"theory.probes: table '{table}' of {target} is {taken}; name the function otherwise")
@@ -137,18 +142,6 @@ def _probes(value: Any) -> tuple[UserProbe, ...]:
         origin = PROBES.origin(target, arguments) or Origin(target, "", arguments)
         found[table] = UserProbe(table, target, origin)
     return tuple(found.values())
-
-
-def with_path_before(before: "pd.DataFrame | None", table: "pd.DataFrame", until: float) -> "pd.DataFrame":
-    """A table of kappa whose path lacks all up to a flow time, completed from the one that has it."""
-    import pandas as pd
-
-    if before is None:
-        return table
-    old = before.query("place == 'path' and time <= @until")
-    new = table.query("place == 'path' and time > @until")
-    new = new.assign(probe=new.groupby("time").ngroup() + len(set(old["time"])))
-    return pd.concat([table.query("place == 'start'"), old, new, table.query("place == 'ball'")], ignore_index=True)
 
 
 def _etas(value: Any) -> tuple[float, ...]:

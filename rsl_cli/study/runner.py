@@ -7,12 +7,12 @@ import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from rsl_cli.errors import CheckpointError, RslError, TrainingError, first_line
 from rsl_cli.lift import disjoint_union, sample_lift
 from rsl_cli.network import LiftedNetwork
-from rsl_cli.study.diagnostics import with_path_before
 from rsl_cli.study.leases import Claim, LeaseLostError, holders
 from rsl_cli.study.plan import RunBatch, is_reached, stand_of
 from rsl_cli.study.record import Record
@@ -146,8 +146,10 @@ def _train(spec: StudySpec, starts: Mapping[RunKey, Saved], hooks: _Hooks) -> di
         settings = spec.trainer_of(batch.lift)
         results = settings.train(network, objective, checkpointer=checkpointer, progress=report)
         tables = [
-            spec.diagnostics.tables(lift, network.parametrization, spec.witness, objective, result, settings)
-            for lift, result in zip(lifts, results, strict=True)
+            spec.diagnostics.tables(
+                lift, network.parametrization, spec.witness, objective, result, settings, partial(spec.store.table, key)
+            )
+            for key, lift, result in zip(batch.keys, lifts, results, strict=True)
         ]
     except CheckpointError as error:
         return _started_anew(spec, starts, error, hooks)
@@ -160,10 +162,6 @@ def _train(spec: StudySpec, starts: Mapping[RunKey, Saved], hooks: _Hooks) -> di
     hooks.claim.check(key.directory for key in starts)
     checkpointer.keep([({}, {}) if final else result.saved for final, result in zip(finals, results, strict=True)])
     for key, lift, result, measured, final in zip(batch.keys, lifts, results, tables, finals, strict=True):
-        if result.restarted_at is not None and "tangent" in measured:
-            measured["tangent"] = with_path_before(
-                spec.store.table(key, "tangent"), measured["tangent"], result.restarted_at
-            )
         record = _record(spec, key, lift.parameter_count, result, checkpointer.seconds(key), objective.resolution())
         state = {name: tensor.cpu().numpy() for name, tensor in result.state.items()}
         spec.store.write_run(key, record, {"trajectory": result.trajectory.to_frame(), **measured}, state, final=final)

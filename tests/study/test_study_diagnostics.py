@@ -10,7 +10,7 @@ import pytest
 from rsl_cli import load_study
 from rsl_cli.errors import ConfigError
 from rsl_cli.report import write_report
-from rsl_cli.study.api import run_study
+from rsl_cli.study.api import Outcome, run_study
 from rsl_cli.study.spec import StudySpec
 
 FLOW = problems.group("trainer", "flow", t_end=100.0)
@@ -82,6 +82,45 @@ def test_first_steps_and_kernels_are_measured_on_any_study(tmp_path, name, train
         assert times[0] == 0 and (times[1:] == [1.0, 10.0, 100.0] if trainer == "flow" else np.isnan(times[1]))
     verdict = write_report(outcome.store, formats=["png"])
     assert name in verdict and (outcome.store.report_dir / f"{name}.png").exists()
+
+
+PATH = """
+import pandas as pd
+import torch
+from rsl_cli import along_path
+
+@along_path(number="point")
+def {name}(run):
+    rows = [(i, p.{column}, float(p.parameters.norm())) for i, p in enumerate(run.result.path)]
+    return pd.DataFrame(rows, columns=["point", "{column}", "norm"])
+"""
+
+
+def test_a_probe_along_the_path_keeps_what_it_measured_before_training_began_anew(tmp_path, monkeypatch):
+    (tmp_path / "own_path.py").write_text(PATH.format(name="norms", column="time"))
+    monkeypatch.syspath_prepend(tmp_path)
+    theory = {"probes": ["own_path.norms", "ntk"]}
+    first = run_study(study(tmp_path, lift=[2, 4], seeds=1, theory=theory, trainer=FLOW | {"t_end": 30.0})).store
+    before = tables(Outcome(first), "norms"), tables(Outcome(first), "ntk")
+    for key in first.planned():
+        first.resume_file(key).unlink()
+    whole = run_study(study(tmp_path / "whole", lift=[2, 4], seeds=1, theory=theory, trainer=FLOW | {"t_end": 1e3}))
+    again = run_study(study(tmp_path, lift=[2, 4], seeds=1, theory=theory, trainer=FLOW | {"t_end": 1e3}))
+    assert again.done == 2 and {record.restarted_at for record in again.store.records()} == {30.0}
+    for name, old in zip(("norms", "ntk"), before, strict=True):
+        for table, earlier, wanted in zip(tables(again, name), old, tables(whole, name), strict=True):
+            times = table["time"].drop_duplicates().tolist()
+            # A run that goes on from its own state has no point at its end before.
+            assert [at for at in times if at != 30.0] == wanted["time"].drop_duplicates().tolist() and 30.0 in times
+            pd.testing.assert_frame_equal(table[table["time"] <= 30.0].reset_index(drop=True), earlier)
+    assert all(table["point"].tolist() == list(range(len(table))) for table in tables(again, "norms"))
+
+
+def test_a_probe_along_the_path_without_its_time_is_refused(tmp_path, monkeypatch):
+    (tmp_path / "own_steps.py").write_text(PATH.format(name="timeless", column="step"))
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ConfigError, match=r"probe own_steps.timeless: says along_path, and its table has no column"):
+        StudySpec.from_config(study(tmp_path, lift=2, theory={"probes": ["own_steps.timeless"]}))
 
 
 def test_every_run_records_how_far_its_weights_law_moved(tmp_path):
