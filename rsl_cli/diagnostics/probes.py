@@ -123,7 +123,7 @@ def with_path_before(
     old, new = before.query("time <= @until"), table.query("time > @until")
     if number is not None and len(old):
         new = new.assign(**{number: new.groupby("time").ngroup() + old[number].max() + 1})
-    return pd.concat([old, new, table[table["time"].isna()]], ignore_index=True)
+    return pd.concat([old, new, table.query("time.isna()")], ignore_index=True)
 
 
 LARGEST = 1024
@@ -211,9 +211,11 @@ def measure(
     if wrong:
         raise ConfigError(f"probe {name}: a column is called {wrong[0]!r}; accepted: names that are texts")
     complete = getattr(probe, "with_path_before", None)
-    if complete is not None and "time" not in table:
+    if complete is None:
+        return table
+    if "time" not in table:
         raise ConfigError(f"probe {name}: says along_path, and its table has no column time")
-    earlier = before() if complete is not None and run.result.restarted_at is not None else None
+    earlier = None if run.result.restarted_at is None else before()
     return table if earlier is None else complete(table, earlier, run.result.restarted_at)
 
 
