@@ -192,7 +192,7 @@ def _registries() -> "dict[str, Registry[Any]]":
         "Losses (`loss`)": LOSSES,
         "Optimisers (`trainer.name`)": OPTIMIZERS,
         "Probes (`theory.probes`)": PROBES,
-        "Figures": FIGURES,
+        "Figures (`figures`, of your own)": FIGURES,
     }
 
 
@@ -214,7 +214,9 @@ def _made(part: Any) -> Any:
 
 
 def _first_line(part: Any) -> str:
-    """The first line of a part's own docstring, of its class where it is an object; torch's functions say nothing."""
+    """A part's title, or the first line of its docstring, of its class where it is an object; torch's say nothing."""
+    if hasattr(part, "title"):
+        return part.title
     made = _made(part)
     kind = made if hasattr(made, "__name__") else type(made)
     ours = (kind.__module__ or "").startswith("rsl_cli")
@@ -222,9 +224,9 @@ def _first_line(part: Any) -> str:
 
 
 def _fields(part: Any) -> str:
-    """The keys of a part, with their defaults."""
+    """The keys of a part, with their defaults; what is made already has none."""
     made, given = _made(part), len(getattr(part, "args", ()))
-    if not is_dataclass(made):
+    if not isinstance(made, type) or not is_dataclass(made):
         return ""
     known = fields(made)[given:]
     return ", ".join(f"{one.name}" + ("" if one.default is MISSING else f"={_shown(one.default)}") for one in known)

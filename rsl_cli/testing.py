@@ -136,17 +136,17 @@ def check_tracker(kind: type[Tracker]) -> None:
                 )
 
 
-def check_figure(figure: figures.Figure, study: str | Path | None = None) -> None:
-    """The contract of a figure: from a stored study to a matplotlib figure or None, the same at every call.
+def check_figure(figure: figures.ReportFigure | figures.Function, study: str | Path | None = None) -> None:
+    """The contract of a figure: it can be drawn, by matplotlib and on a page, and is the same at every call.
 
     Args:
-        figure: a function of the study's store.
+        figure: a function from the study's store to a matplotlib figure or None, or a `ReportFigure`.
         study: the folder of a study to draw; None: a small one, of four runs, trained here.
 
     Raises:
         ConfigError: what it breaks, in one line.
     """
-    name = getattr(figure, "__qualname__", type(figure).__name__)
+    name = getattr(figure, "title", getattr(figure, "__qualname__", type(figure).__name__))
     if study is not None:
         return figures.check_figure(name, figure, open_study(study))
     with tempfile.TemporaryDirectory() as folder:

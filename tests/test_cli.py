@@ -211,7 +211,7 @@ def test_every_shipped_option_composes(path):
 def test_every_experiment_runs_shrunk(name, tmp_path, capsys, monkeypatch):
     """Every run of every study is done, by what the file says, and the verdict is of all of them."""
     # Drawing is the dearest part of a report, and tested elsewhere.
-    monkeypatch.setattr("rsl_cli.report.plots.draw_all", lambda drawn, formats: {})
+    monkeypatch.setattr("rsl_cli.report.figures.draw_all", lambda drawn, formats: {})
     line = [f"experiment={name}", "lift=2,4,8", "seeds=3"]
     written = yaml.safe_load((problems.CONF / "experiment" / f"{name}.yaml").read_text(encoding="utf-8"))
     swept = (written.get("hydra") or {}).get("sweeper", {}).get("params", {})
@@ -248,7 +248,7 @@ def test_every_experiment_runs_shrunk(name, tmp_path, capsys, monkeypatch):
 @pytest.mark.drawn
 def test_a_multirun_and_a_report_on_several_studies_draw_them_together(tmp_path, capsys, monkeypatch):
     # Each study's own figures are tested elsewhere.
-    monkeypatch.setattr("rsl_cli.report.plots.draw_all", lambda drawn, formats: {})
+    monkeypatch.setattr("rsl_cli.report.figures.draw_all", lambda drawn, formats: {})
     small = ["experiment=adam_versus_flow", "lift=2,4", "seeds=2", "trainer.stationary=10", "dataset.samples=64"]
     assert main(["run", *small, "executor=local"]) == 0
     said = "comparison: results/comparison_versus_adam_vs_versus_flow.html"

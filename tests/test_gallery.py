@@ -131,7 +131,7 @@ def test_an_item_is_run_judged_drawn_and_packed(tmp_path, monkeypatch, capsys):
     # In this process, and without the figures of the study's own report, which take the longest.
     here = SimpleNamespace(run=lambda words, check: main(words[3:]))
     monkeypatch.setattr(reproduce, "subprocess", here)
-    monkeypatch.setattr("rsl_cli.report.plots.draw_all", lambda drawn, formats: {})
+    monkeypatch.setattr("rsl_cli.report.figures.draw_all", lambda drawn, formats: {})
     results = tmp_path / "results"
     monkeypatch.setattr(sys, "argv", ["reproduce.py", "one", "--keep", "--results-dir", str(results)])
     assert reproduce.main() == 0 and "(as committed)" in capsys.readouterr().out

@@ -94,7 +94,7 @@ def folder(tmp_path, monkeypatch):
             monkeypatch.setattr(registry, held, dict(getattr(registry, held)))
     monkeypatch.setattr("rsl_cli.notebook.Study.of", small_study)
     # Drawing is the dearest part of a line, and tested elsewhere.
-    monkeypatch.setattr("rsl_cli.report.plots.draw_all", lambda drawn, formats: {}, raising=False)
+    monkeypatch.setattr("rsl_cli.report.figures.draw_all", lambda drawn, formats: {}, raising=False)
     monkeypatch.setattr("rsl_cli.report.write_comparison", lambda *_, **__: "not drawn")
     (tmp_path / "conf").symlink_to(ROOT / "conf")
     return tmp_path

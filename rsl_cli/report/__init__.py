@@ -11,13 +11,10 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from rsl_cli.errors import ConfigError, StoreError, first_line, one_of
-from rsl_cli.report import tables
-from rsl_cli.report.diagnostics import read_diagnostics
-from rsl_cli.report.judgement import judge_views
-from rsl_cli.report.read import read_runs
+from rsl_cli.report import figures, tables
+from rsl_cli.report.evidence import DELTA, Evidence
 from rsl_cli.report.runs import StudyRuns
 from rsl_cli.report.terminal import loss_plot
-from rsl_cli.report.verdict import give_verdict
 from rsl_cli.study.files import write_atomic, write_json
 from rsl_cli.study.integrity import seal
 from rsl_cli.study.store import StudyStore
@@ -27,13 +24,9 @@ from rsl_cli.study.verify import write_digests
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from rsl_cli.report.canvas import Drawing
-
 __all__ = ["Verdict", "figure", "figure_names", "judge", "summary_text", "write_comparison", "write_report"]
 
 FORMATS = ("png", "pdf", "svg")
-DELTA = 0.1
-"""Probability of missing a target loss that the learning number accepts, if left out."""
 _WIDTH = 100
 
 
@@ -56,25 +49,20 @@ def write_report(
         StoreError: no study is there, a file is damaged, or the folder cannot be written.
     """
     # Drawing takes a second to import, which the table on the terminal should not wait for.
-    from rsl_cli.report.canvas import encoded
     from rsl_cli.report.page import render_page
-    from rsl_cli.report.plots import draw_all, drawings
 
     for form in formats:
         _check_format(form)
     _check_delta(delta)
-    runs = read_runs(store, tidy=True)
-    own, undrawn = _own(store, runs.study.get("config", {}))
-    views, diagnostics = judge_views(runs), read_diagnostics(store, runs)
-    verdict: dict[str, Any] = give_verdict(runs, views, delta, diagnostics)
+    found = Evidence.of(store, delta, tidy=True)
+    runs, verdict = found.runs, dict(found.verdict)
+    made, undrawn = figures.made_figures(found, runs.study.get("config", {}))
     if runs.faults:
         verdict["damaged"] = list(runs.faults)
     if undrawn:
         verdict["undrawn"] = undrawn
     summary = tables.summarise(runs)
-    figures = draw_all(drawings(runs, verdict["headline"], views.headline.law, delta, diagnostics), formats)
-    for name, figure in own.items():
-        figures |= {f"{name}.{form}": content for form, content in encoded(figure, formats).items()}
+    drawn = figures.draw_all(made, formats)
     texts = {
         "runs.csv": tables.runs_csv(runs),
         "summary.csv": tables.summary_csv(summary),
@@ -84,38 +72,15 @@ def write_report(
     }
     for name, text in texts.items():
         write_atomic(store.report_dir / name, text.encode())
-    for name, content in figures.items():
+    for name, content in drawn.items():
         write_atomic(store.report_dir / name, content)
     write_json(store.report_dir / "verdict.json", verdict)
-    known = {**figures, **{name: text.encode() for name, text in texts.items()}, "verdict.json": seal(verdict)}
-    page = render_page(
-        runs,
-        verdict,
-        summary,
-        known,
-        law=views.headline.law,
-        diagnostics=diagnostics,
-        refresh=refresh,
-        own={name: figures.get(f"{name}.png") or encoded(figure, ["png"])["png"] for name, figure in own.items()},
-    )
+    known = {**drawn, **{name: text.encode() for name, text in texts.items()}, "verdict.json": seal(verdict)}
+    page = render_page(found, verdict, summary, known, made, refresh=refresh)
     write_atomic(store.report_dir / "index.html", page.encode())
-    write_digests(store.report_dir, [*texts, *figures, "verdict.json", "index.html"])
+    write_digests(store.report_dir, [*texts, *drawn, "verdict.json", "index.html"])
     store.publish()
     return verdict
-
-
-def _own(store: StudyStore, config: Mapping[str, Any]) -> "tuple[dict[str, Figure], list[str]]":
-    """Figures of the user's own by name, and a line for each that cannot be drawn: it keeps no other from its place."""
-    from rsl_cli.report.figures import named_figures, own_figures
-
-    listed = config.get("figures") or []
-    figures, undrawn = {}, []
-    for name in [listed] if isinstance(listed, str) else listed:
-        try:
-            figures |= own_figures(store, named_figures({**config, "figures": name}))
-        except ConfigError as error:
-            undrawn.append(str(error))
-    return figures, undrawn
 
 
 @dataclass(frozen=True)
@@ -154,9 +119,7 @@ def judge(study: str | Path, *, delta: float = DELTA) -> Verdict:
         StoreError: no study is there, or a file is damaged.
     """
     _check_delta(delta)
-    store = open_study(study)
-    runs = read_runs(store)
-    content = give_verdict(runs, judge_views(runs), delta, read_diagnostics(store, runs))
+    content = Evidence.of(open_study(study), delta).verdict
     return Verdict(content["verdict"], content["headline"], tuple(content["reasons"]), content)
 
 
@@ -169,7 +132,7 @@ def figure_names(store: StudyStore) -> list[str]:
     Raises:
         StoreError: no study is there, or a file is damaged.
     """
-    return list(_drawings(store))
+    return list(figures.drawings(Evidence.of(store)))
 
 
 def figure(store: StudyStore, name: str) -> "Figure":
@@ -188,19 +151,10 @@ def figure(store: StudyStore, name: str) -> "Figure":
     """
     from rsl_cli.report.canvas import drawn
 
-    found = _drawings(store)
+    found = figures.drawings(Evidence.of(store))
     if name not in found:
         raise ConfigError(one_of("figure", name, found))
     return drawn(found[name])
-
-
-def _drawings(store: StudyStore) -> "dict[str, Drawing]":
-    from rsl_cli.report.plots import drawings
-
-    runs = read_runs(store)
-    views, diagnostics = judge_views(runs), read_diagnostics(store, runs)
-    headline = give_verdict(runs, views, DELTA, diagnostics)["headline"]
-    return drawings(runs, headline, views.headline.law, DELTA, diagnostics)
 
 
 def write_comparison(

@@ -1,25 +1,24 @@
 """What all figures share: one style, axes for lifts and losses, edges for values that have no place, bytes out.
 
-Figures are made without pyplot, so that a report needs no display and leaves no global state.
+Figures are made without pyplot, so that a report needs no display and leaves no global state. Matplotlib is imported
+where it draws: to know which figures there are takes none of it.
 """
 
 import io
 import math
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any
 
-import matplotlib
-import matplotlib.style
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.axis import Axis
-from matplotlib.cm import ScalarMappable
-from matplotlib.colors import BoundaryNorm, ListedColormap
-from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
 
 from rsl_cli.report.words import figure_of, short_ticks
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
+    from matplotlib.figure import Figure
 
 BLUE, ORANGE, GREEN, VERMILLION, PURPLE, SKY, GREY = (
     *("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9"),
@@ -63,46 +62,50 @@ _OWN_TICKS = 200.0
 """Matplotlib looks for ticks some decades beyond an axis, where there may be no number any more."""
 
 
-Drawing = tuple[Callable[[Figure], None], tuple[float, float]]
+Drawing = tuple[Callable[["Figure"], None], tuple[float, float]]
 """What fills a figure, and the figure's size in inches."""
 
 
-class Shown(Figure):
-    """A figure that a notebook shows where it is a cell's last value, whatever draws there."""
+def drawn(drawing: "Drawing | Figure") -> "Figure":
+    """Draw a figure that one can go on editing; one that is drawn already stays as it is."""
+    if not isinstance(drawing, tuple):
+        return drawing
+    from matplotlib import style
 
-    def _repr_png_(self) -> bytes:
-        return _encode(self, "png")
+    from rsl_cli.report.shown import Shown
 
-
-def drawn(drawing: Drawing) -> Shown:
-    """Draw a figure that one can go on editing."""
     draw, size = drawing
-    with matplotlib.style.context(["default", STYLE]):
+    with style.context(["default", STYLE]):
         figure = Shown(figsize=size, dpi=_DPI, layout="constrained")
         draw(figure)
         return figure
 
 
-def render(drawing: Drawing, formats: Sequence[str]) -> dict[str, bytes]:
+def render(drawing: "Drawing | Figure", formats: Sequence[str]) -> dict[str, bytes]:
     """Draw a figure once, if in any format, and return its bytes per format, the same for the same data."""
     if not formats:
         return {}
+    from matplotlib import style
+
+    from rsl_cli.report.shown import Shown
+
     figure = drawn(drawing)
-    with matplotlib.style.context(["default", STYLE]):
+    # A figure that was drawn elsewhere is in whatever style holds there.
+    with style.context(["default", STYLE]) if isinstance(figure, Shown) else nullcontext():
         return encoded(figure, formats)
 
 
-def encoded(figure: Figure, formats: Sequence[str]) -> dict[str, bytes]:
+def encoded(figure: "Figure", formats: Sequence[str]) -> dict[str, bytes]:
     """Return a figure's bytes per format, without the date at which they were made; its layout is then settled."""
     engine = figure.get_layout_engine()
     if engine is not None:
         # Once for all formats: each would find its own, and draw the figure twice for that.
         engine.execute(figure)
         figure.set_layout_engine("none")
-    return {form: _encode(figure, form) for form in formats}
+    return {form: encode(figure, form) for form in formats}
 
 
-def loss_axis(axes: Axes, losses: Iterable[float], label: str) -> tuple[float, float]:
+def loss_axis(axes: "Axes", losses: Iterable[float], label: str) -> tuple[float, float]:
     """Give the y axis a logarithmic scale around the positive finite losses, and room at both edges.
 
     Returns:
@@ -123,8 +126,10 @@ def power_of_ten(exponent: float) -> float:
     return 10.0 ** min(max(exponent, -_FAR_POWER), _FAR_POWER)
 
 
-def lift_axis(axes: Axes, lifts: Sequence[int], *, vertical: bool = False) -> None:
+def lift_axis(axes: "Axes", lifts: Sequence[int], *, vertical: bool = False) -> None:
     """Give an axis the scale of lift degrees: base 2, labelled at powers of two or else at the lifts themselves."""
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
     degrees = list(lifts) or [1]
     low, high = min(degrees), max(degrees)
     powers = [2**k for k in range(64) if low <= 2**k <= high]
@@ -140,7 +145,7 @@ def lift_axis(axes: Axes, lifts: Sequence[int], *, vertical: bool = False) -> No
     (axes.set_ylabel if vertical else axes.set_xlabel)("lift degree n")
 
 
-def log_axis(axes: Axes, values: Iterable[float], label: str) -> None:
+def log_axis(axes: "Axes", values: Iterable[float], label: str) -> None:
     """Give the x axis a logarithmic scale around positive values, with ticks that stay apart."""
     known = [value for value in values if math.isfinite(value) and value > 0] or [1.0, 10.0]
     low, high = (min(max(math.log10(end), 1 - _FAR_POWER), _FAR_POWER - 1) for end in (min(known), max(known)))
@@ -151,7 +156,7 @@ def log_axis(axes: Axes, values: Iterable[float], label: str) -> None:
     _label_apart(axes.xaxis, low - pad, high + pad)
 
 
-def params_axis(axes: Axes, params: Sequence[float], limit: float | None) -> None:
+def params_axis(axes: "Axes", params: Sequence[float], limit: float | None) -> None:
     """Give the x axis the scale of parameter counts, and shade those from the limit P = N k on."""
     near = limit is not None and bool(params) and min(params) / _FAR_LIMIT <= limit <= max(params) * _FAR_LIMIT
     log_axis(axes, [*params, *([limit, limit * 1.15] if near and limit is not None else [])], "parameters P")
@@ -167,7 +172,7 @@ def params_axis(axes: Axes, params: Sequence[float], limit: float | None) -> Non
         axes.set_xlabel(f"parameters P  ({side} below N k = {limit:,.0f}, samples × outputs)")
 
 
-def shade_dense(axes: Axes, end: float) -> None:
+def shade_dense(axes: "Axes", end: float) -> None:
     """Hatch what lies left of a place on the x axis: lifts that are dense, not sparse."""
     left, right = axes.get_xlim()
     if end <= left:
@@ -179,11 +184,16 @@ def shade_dense(axes: Axes, end: float) -> None:
 
 def lift_colours(lifts: Sequence[int]) -> dict[int, Any]:
     """Return a colour for every lift, dark for small and bright for large ones, none too pale for white paper."""
-    return dict(zip(lifts, matplotlib.colormaps["viridis"](np.linspace(0, 0.82, max(1, len(lifts)))), strict=False))
+    from matplotlib import colormaps
+
+    return dict(zip(lifts, colormaps["viridis"](np.linspace(0, 0.82, max(1, len(lifts)))), strict=False))
 
 
-def lift_bar(figure: Figure, panels: Any, lifts: Sequence[int]) -> None:
+def lift_bar(figure: "Figure", panels: Any, lifts: Sequence[int]) -> None:
     """Say beside the panels which colour stands for which lift."""
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import BoundaryNorm, ListedColormap
+
     if not lifts:
         return
     norm = BoundaryNorm(np.arange(len(lifts) + 1) - 0.5, len(lifts))
@@ -201,7 +211,7 @@ def plain(text: str, most: int = _LONGEST_NAME) -> str:
     return short.replace("$", r"\$")
 
 
-def legend(figure: Figure, *panels: Axes, below: bool = False, columns: int = 1) -> None:
+def legend(figure: "Figure", *panels: "Axes", below: bool = False, columns: int = 1) -> None:
     """Put one legend of some axes to the right of all, or below them, where it hides nothing."""
     handles = {
         label: handle for axes in panels for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
@@ -217,13 +227,15 @@ def wrapped(text: str, width: int = 58) -> str:
     return "\n".join(textwrap.wrap(plain(text, most=10 * width), width, break_on_hyphens=False))
 
 
-def note(axes: Axes, text: str) -> None:
+def note(axes: "Axes", text: str) -> None:
     """Say in the middle of an empty plot why it is empty."""
     axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", color=GREY)
 
 
-def _label_apart(axis: Axis, low: float, high: float) -> None:
+def _label_apart(axis: "Axis", low: float, high: float) -> None:
     """Label a logarithmic axis: short ranges hold too few powers of ten, and the labels between them collide."""
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
+
     axis.set_minor_formatter(NullFormatter())
     axis.set_tick_params(which="minor", label1On=False)  # They say nothing, and would be measured for the layout.
     if max(abs(low), abs(high)) > _OWN_TICKS:
@@ -238,9 +250,15 @@ def _label_apart(axis: Axis, low: float, high: float) -> None:
         axis.set_major_locator(FixedLocator(short_ticks(low, high)))
 
 
-def _encode(figure: Figure, form: str) -> bytes:
+def encode(figure: "Figure", form: str) -> bytes:
+    """Return a figure's bytes, without the date at which they were made."""
     buffer = io.BytesIO()
     # A creation date would make equal reports differ.
     metadata = {"CreationDate": None} if form == "pdf" else {"Date": None} if form == "svg" else None
     figure.savefig(buffer, format=form, metadata=metadata)
     return buffer.getvalue()
+
+
+def drawable(value: float) -> float:
+    """The value, if it has a place on a logarithmic axis, or else NaN."""
+    return value if 0 < value < math.inf else math.nan

@@ -5,14 +5,28 @@ the position ``at`` of the time slider; and by three words that the page replace
 loss, ``@size`` that of the chosen size, ``@name`` the loss's name.
 """
 
+import importlib
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any, cast
-
-import altair as alt
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from rsl_cli.report.page_data import Data, ranges
+from rsl_cli.report.runs import LOSS_NAMES, Which
 from rsl_cli.report.words import short_ticks
+
+if TYPE_CHECKING:
+    import altair as alt
+else:
+
+    class _Late:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(importlib.import_module("altair"), name)
+
+    alt = _Late()
+    """Altair, imported when something of it is first used: to know which charts there are takes none of it."""
+
+T = TypeVar("T")
 
 OTHERS = "(lift >= 0 && datum.lift != lift) || (seed >= 0 && isDefined(datum.seed) && datum.seed != seed)"
 """True of what is not followed, while something is."""
@@ -46,6 +60,35 @@ def axis_of(data: Data, *columns: tuple[str, str]) -> dict[str, Any]:
     return {"scale": made["scale"].to_dict(), "axis": made["axis"].to_dict()}
 
 
+@dataclass(frozen=True)
+class LossAxis:
+    """An axis of losses, which a page makes anew for the one loss that it shows.
+
+    Args:
+        table: of the page's.
+        ends: how its columns end, after ``train`` and ``test``: ``_q1`` for ``train_q1``.
+        limits: table and column of what is known of the limits of the loss that the verdict is about.
+    """
+
+    table: str
+    ends: tuple[str, ...] = ("",)
+    limits: tuple[tuple[str, str], ...] = ()
+
+    def both(self, data: Data) -> dict[str, Any]:
+        """Scale and axis for both losses."""
+        columns = [column for view in LOSS_NAMES for column in self._columns(view)]
+        return log_axis(ranges(data, *columns, *self.limits), "@name loss")
+
+    def each(self, data: Data, headline: Which) -> dict[str, dict[str, Any]]:
+        """Scale and axis by which loss is shown; the verdict is about that of the headline."""
+        return {
+            view: axis_of(data, *self._columns(view), *(self.limits if view == headline else ())) for view in LOSS_NAMES
+        }
+
+    def _columns(self, view: Which) -> list[tuple[str, str]]:
+        return [(self.table, f"{view}{end}") for end in self.ends]
+
+
 def lift_axis(lifts: Sequence[int], title: str = "lift degree n") -> dict[str, Any]:
     """Scale and axis of lift degrees."""
     ticks = list(lifts)[:: math.ceil(len(lifts) / 12)]
@@ -67,7 +110,7 @@ def fading(shown: float) -> Any:
     return alt.when(OTHERS).then(alt.value(0.06)).otherwise(alt.value(shown))
 
 
-def tips(*fields: str) -> list[alt.Tooltip]:
+def tips(*fields: str) -> "list[alt.Tooltip]":
     """Fields to show on hovering: ``name:type=title``."""
     parted = [field.partition("=") for field in fields]
     return [
@@ -78,28 +121,28 @@ def tips(*fields: str) -> list[alt.Tooltip]:
     ]
 
 
-def over(table: str) -> alt.Chart:
+def over(table: str) -> "alt.Chart":
     """A chart over one of the page's tables."""
     return alt.Chart(alt.NamedData(table))
 
 
-def layered(*charts: Any) -> alt.LayerChart:
+def layered(*charts: Any) -> "alt.LayerChart":
     """Charts on the same axes."""
-    return cast(alt.LayerChart, alt.layer(*charts))
+    return cast("alt.LayerChart", alt.layer(*charts))
 
 
-def dodged(chart: alt.Chart, field: str, names: Sequence[str]) -> alt.Chart:
+def dodged(chart: "alt.Chart", field: str, names: Sequence[str]) -> "alt.Chart":
     """A chart whose series, by a field, stand a little beside each other: column ``place`` instead of ``lift``."""
     middle = (len(names) - 1) / 2
     return chart.transform_calculate(place=f"datum.lift * pow(1.022, indexof({list(names)}, datum.{field}) - {middle})")
 
 
-def by_lift() -> alt.Color:
+def by_lift() -> "alt.Color":
     """The lift's own colour; the page's row of lifts is its legend."""
     return alt.Color("lift:O", legend=None, scale=alt.Scale(range="ordinal"))
 
 
-def named(field: str, names: Sequence[str], title: str, columns: int | None = None) -> alt.Color:
+def named(field: str, names: Sequence[str], title: str, columns: int | None = None) -> "alt.Color":
     """Colours of a few marked series, with a legend above."""
     legend = alt.Legend(
         orient="top",
@@ -116,7 +159,16 @@ def named(field: str, names: Sequence[str], title: str, columns: int | None = No
     )
 
 
-def evenly(names: Sequence[str]) -> list[str]:
-    """At most `_MOST_SERIES` of the names, with both ends."""
-    count = min(_MOST_SERIES, len(names))
-    return [names[round(i * (len(names) - 1) / max(1, count - 1))] for i in range(count)]
+def evenly(values: Sequence[T], most: int = _MOST_SERIES) -> list[T]:
+    """At most so many of the values, with both ends."""
+    count = min(most, len(values))
+    return [values[round(i * (len(values) - 1) / max(1, count - 1))] for i in range(count)]
+
+
+def whole(chart: Any, words: str) -> dict[str, Any]:
+    """The specification of a chart that a page draws, described by the words."""
+    spec = chart.to_dict(validate=False)
+    # Altair would copy all of the chart for each of these.
+    state = [{"name": key, "value": -1} for key in ("lift", "seed", "at")]
+    more = {"description": words, "height": HEIGHT, "width": "container", "params": [*spec.get("params", []), *state]}
+    return {**spec, **more}

@@ -1,12 +1,9 @@
-"""The figures of a page as Vega-Lite, over the tables of `page_data`: hover, follow a lift or a seed, switch."""
+"""Charts of losses for the page, over the tables of `page_data`: hover, follow a lift or a seed, switch."""
 
 import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any, cast
-
-import altair as alt
-from altair.utils import schemapi
 
 from rsl_cli.report.chart_parts import (
     ACCENT,
@@ -16,7 +13,8 @@ from rsl_cli.report.chart_parts import (
     INK,
     LIMIT,
     OTHERS,
-    axis_of,
+    LossAxis,
+    alt,
     by_lift,
     dodged,
     evenly,
@@ -31,52 +29,10 @@ from rsl_cli.report.chart_parts import (
 )
 from rsl_cli.report.page_data import Data, ranges
 from rsl_cli.report.runs import LOSS_NAMES, StudyRuns
-from rsl_cli.report.theory_charts import (
-    bound_chart,
-    coordinates_chart,
-    coverage_chart,
-    drift_chart,
-    inside_chart,
-    kappa_chart,
-    length_chart,
-    ntk_chart,
-)
-from rsl_cli.report.words import CAPTIONS
 
-_LIMITS = {"isochrones": (("lifts", "low"), ("lifts", "high")), "loss_vs_params": (("points", "low"),)}
-"""Columns of what is drawn of the limits of the loss that the verdict is about."""
-
-
-def charts(runs: StudyRuns, data: Data, law: Sequence[Mapping[str, float]]) -> dict[str, dict[str, Any]]:
-    """Return a specification for every figure that the tables allow, in the order of the page.
-
-    Args:
-        runs: the study.
-        data: tables of `page_data`.
-        law: points of the fitted law, each with ``params``, ``lift`` and ``loss``; none where no law is quoted.
-    """
-    clock = "flow time t" if any(run.flow_time > 0 for run in runs.done) else "training step"
-    makers = {
-        "isochrones": ("isochrones", lambda: _isochrones(runs, data)),
-        "loss_vs_params": ("points", lambda: _losses(data, runs, law)),
-        "trajectories": ("curves", lambda: _curves(data, clock)),
-        "decay": ("curves", lambda: _decay(data)),
-        "success": ("success", lambda: _success(runs, data)),
-        "learning_number": ("learning", lambda: _learning(runs, data)),
-        "bound": ("flow", lambda: bound_chart(data)),
-        "length": ("flow", lambda: length_chart(data)),
-        "kappa": ("kappa", lambda: kappa_chart(runs, data)),
-        "inside": ("inside", lambda: inside_chart(runs, data)),
-        "coverage": ("coverage", lambda: coverage_chart(runs, data)),
-        "drift": ("drift", lambda: drift_chart(data)),
-        "coordinates": ("coordinates", lambda: coordinates_chart(runs, data)),
-        "ntk": ("ntk", lambda: ntk_chart(data)),
-    }
-    if clock == "training step":
-        del makers["decay"]
-    # A test holds what these lines make against the schema; to do so every time would take half of a second.
-    with schemapi.debug_mode(False):
-        return {name: _whole(name, make()) for name, (table, make) in makers.items() if table in data}
+ISOCHRONES = LossAxis("isochrones", ("", "_q1", "_q3"), (("lifts", "low"), ("lifts", "high")))
+POINTS = LossAxis("points", limits=(("points", "low"),))
+CURVES = LossAxis("curves")
 
 
 def size_axes(runs: StudyRuns, data: Data) -> dict[str, dict[str, Any]]:
@@ -93,40 +49,9 @@ def size_axes(runs: StudyRuns, data: Data) -> dict[str, dict[str, Any]]:
     return cast(dict[str, dict[str, Any]], axes)
 
 
-def height_axes(runs: StudyRuns, data: Data) -> dict[str, dict[str, Any]]:
-    """Return by figure, and by which loss is shown, the axis that this loss alone needs."""
-    shown = {"isochrones": ("isochrones", ("", "_q1", "_q3")), "loss_vs_params": ("points", ("",))}
-    shown["trajectories"] = ("curves", ("",))
-    return {
-        name: {
-            view: axis_of(
-                data,
-                *((table, f"{view}{end}") for end in ends),
-                *(_LIMITS.get(name, ()) if view == runs.headline else ()),
-            )
-            for view in LOSS_NAMES
-        }
-        for name, (table, ends) in shown.items()
-    }
-
-
-def _whole(name: str, chart: alt.LayerChart) -> dict[str, Any]:
-    spec = chart.to_dict(validate=False)
-    # Altair would copy all of the chart for each of these.
-    state = [{"name": key, "value": -1} for key in ("lift", "seed", "at")]
-    words = f"{CAPTIONS[name].title} {CAPTIONS[name].text}"
-    more = {"description": words, "height": HEIGHT, "width": "container", "params": [*spec.get("params", []), *state]}
-    return cast(dict[str, Any], {**spec, **more})
-
-
-def _loss_range(data: Data, table: str, *more: tuple[str, str]) -> list[float]:
-    return ranges(data, (table, "train"), (table, "test"), *more)
-
-
-def _isochrones(runs: StudyRuns, data: Data) -> alt.LayerChart:
-    size = alt.X("@size:Q")
-    values = ranges(data, *(("isochrones", f"{view}{end}") for view in LOSS_NAMES for end in ("", "_q1", "_q3")))
-    scale = log_axis([*values, *ranges(data, *_LIMITS["isochrones"])], "@name loss")
+def isochrones_chart(runs: StudyRuns, data: Data) -> "alt.LayerChart":
+    """Medians by size at the slider's time, above where the limits lie."""
+    size, scale = alt.X("@size:Q"), ISOCHRONES.both(data)
     loss = alt.Y("@loss:Q", **scale)
     base = over("isochrones")
     ages = base.transform_filter("datum.whole").mark_line(strokeWidth=1, color=FAINT).encode(size, loss, detail="k:N")
@@ -192,9 +117,9 @@ def _apart(table: Mapping[str, list[Any]], height: float) -> tuple[int, list[int
     return largest, [at for at, _ in kept], gap
 
 
-def _losses(data: Data, runs: StudyRuns, law: Sequence[Mapping[str, float]]) -> alt.LayerChart:
-    size = alt.X("@size:Q")
-    loss = alt.Y("@loss:Q", **log_axis(_loss_range(data, "points", *_LIMITS["loss_vs_params"]), "@name loss"))
+def losses_chart(runs: StudyRuns, data: Data, law: Sequence[Mapping[str, float]]) -> "alt.LayerChart":
+    """Final losses by size; of the law its points ``params``, ``lift`` and ``loss``, none where no law is quoted."""
+    size, loss = alt.X("@size:Q"), alt.Y("@loss:Q", **POINTS.both(data))
     layers = [*_crowding(runs, data), *_density(runs, data)]
     band = over("lifts").mark_area(color=ACCENT, opacity=0.13).encode(size, alt.Y("@loss_q1:Q"), alt.Y2("@loss_q3:Q"))
     middle = over("lifts").mark_line(color=ACCENT, strokeWidth=2).encode(size, loss)
@@ -239,13 +164,17 @@ def _losses(data: Data, runs: StudyRuns, law: Sequence[Mapping[str, float]]) -> 
     return layered(*layers).add_params(alt.param(name="headline", value=True))
 
 
-def _curves(data: Data, clock: str) -> alt.LayerChart:
-    loss = alt.Y("@loss:Q", **log_axis(_loss_range(data, "curves"), "@name loss"))
+def curves_chart(runs: StudyRuns, data: Data) -> "alt.LayerChart":
+    """Losses of every run along its way."""
+    loss, clock = alt.Y("@loss:Q", **CURVES.both(data)), "flow time t" if _is_flow(runs) else "training step"
     time = alt.X("t:Q", **log_axis(ranges(data, ("curves", "t")), clock))
     return layered(_lines(time, loss, "@loss:Q", "@name loss"), _cursor(data))
 
 
-def _decay(data: Data) -> alt.LayerChart:
+def decay_chart(runs: StudyRuns, data: Data) -> "alt.LayerChart | None":
+    """4 t L(t) of every flow."""
+    if not _is_flow(runs):
+        return None
     table = data["curves"]
     t, train = (table["columns"].index(name) for name in ("t", "train"))
     values = [4 * row[t] * row[train] for row in table["rows"] if row[train]]
@@ -256,7 +185,11 @@ def _decay(data: Data) -> alt.LayerChart:
     )
 
 
-def _lines(x: alt.X, y: alt.Y, field: str, title: str) -> alt.LayerChart:
+def _is_flow(runs: StudyRuns) -> bool:
+    return any(run.flow_time > 0 for run in runs.done)
+
+
+def _lines(x: "alt.X", y: "alt.Y", field: str, title: str) -> "alt.LayerChart":
     column = field.partition(":")[0]
     base = over("curves").transform_filter(f"isValid(datum['{column}'])") if column.startswith("@") else over("curves")
     lines = base.mark_line(strokeWidth=1.3).encode(x, y, detail="run:N", color=by_lift(), opacity=fading(0.75))
@@ -268,7 +201,7 @@ def _lines(x: alt.X, y: alt.Y, field: str, title: str) -> alt.LayerChart:
     return layered(lines, dots)
 
 
-def _cursor(data: Data) -> alt.Chart:
+def _cursor(data: Data) -> "alt.Chart":
     """A line at the time of the slider."""
     times = {row[0]: row[1] for row in data.get("isochrones", {"rows": []})["rows"]}
     rows = alt.InlineData([{"k": k, "t": t} for k, t in times.items()])
@@ -280,7 +213,8 @@ def _cursor(data: Data) -> alt.Chart:
     )
 
 
-def _success(runs: StudyRuns, data: Data) -> alt.LayerChart:
+def success_chart(runs: StudyRuns, data: Data) -> "alt.LayerChart":
+    """Shares of seeds that reach a target."""
     names = _telling(data["success"]["rows"])
     base = over("success").transform_filter(alt.FieldOneOfPredicate(field="target", oneOf=names))
     base = dodged(base, "target", names)
@@ -306,7 +240,8 @@ def _telling(rows: Sequence[Sequence[Any]]) -> list[str]:
     return evenly(partial or distinct)
 
 
-def _learning(runs: StudyRuns, data: Data) -> alt.LayerChart:
+def learning_chart(runs: StudyRuns, data: Data) -> "alt.LayerChart":
+    """Lifts from which on a target is reached."""
     x = alt.X("eps:Q", **log_axis(ranges(data, ("learning", "eps")), "target loss ε"))
     axis = lift_axis(runs.lifts)
     base, top = over("learning"), max(runs.lifts, default=2) * 1.15
@@ -328,7 +263,7 @@ def _learning(runs: StudyRuns, data: Data) -> alt.LayerChart:
     return layered(*layers)
 
 
-def _crowding(runs: StudyRuns, data: Data) -> list[alt.Chart]:
+def _crowding(runs: StudyRuns, data: Data) -> "list[alt.Chart]":
     """A line where there are as many parameters as numbers to learn, if the sizes come near it."""
     if not _near(runs, data) or not runs.limit:
         return []
@@ -340,7 +275,7 @@ def _crowding(runs: StudyRuns, data: Data) -> list[alt.Chart]:
     ]
 
 
-def _density(runs: StudyRuns, data: Data) -> list[alt.Chart]:
+def _density(runs: StudyRuns, data: Data) -> "list[alt.Chart]":
     """A line to the left of which lifts are dense, not sparse, if any are; none where all are."""
     params = _params_at(data, runs.sparse_from)
     if params is None:

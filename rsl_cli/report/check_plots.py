@@ -1,30 +1,13 @@
 """Figures of the coordinate check and of the tangent kernel's spectra."""
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from rsl_cli.report import canvas
-from rsl_cli.report.canvas import DASHES, GREY, SERIES, WIDE, Drawing
+from rsl_cli.report.canvas import DASHES, GREY, SERIES
 from rsl_cli.report.checks import coordinate_slopes, spectra_of
-from rsl_cli.report.diagnostics import DiagnosticTables, Rows
+from rsl_cli.report.diagnostics import Rows
 from rsl_cli.report.runs import StudyRuns
-from rsl_cli.report.words import CAPTIONS
 from rsl_cli.stats import quantile
-
-
-def check_drawings(runs: StudyRuns, diagnostics: DiagnosticTables) -> dict[str, Drawing]:
-    """Return the figures of both, each if it was measured.
-
-    Args:
-        runs: the study.
-        diagnostics: rows of all runs.
-    """
-    drawings: dict[str, Drawing] = {}
-    if len(diagnostics.coordinates):
-        drawings["coordinates"] = (lambda figure: _coordinates(figure, runs, diagnostics.coordinates), WIDE)
-    if len(diagnostics.ntk):
-        drawings["ntk"] = (lambda figure: _ntk(figure, runs, diagnostics.ntk), WIDE)
-    return drawings
 
 
 def series(rows: Rows, place: str, value: str) -> list[tuple[float, float]]:
@@ -33,9 +16,10 @@ def series(rows: Rows, place: str, value: str) -> list[tuple[float, float]]:
     return [(at, middle) for at, middle in found if middle > 0]
 
 
-def _coordinates(figure: Figure, runs: StudyRuns, rows: Rows) -> None:
+def coordinates(figure: "canvas.Figure", title: str, runs: StudyRuns, rows: Rows) -> None:
+    """Draw the sizes of the sums at each vertex, and of their change."""
     panels = figure.subplots(1, 2)
-    figure.suptitle(CAPTIONS["coordinates"].title, x=0.01, ha="left")
+    figure.suptitle(title, x=0.01, ha="left")
     last = rows["step"].max()
     slopes = {(slope.vertex, slope.measure): slope for slope in coordinate_slopes(rows)}
     words = {"size": "size at the start", "change": f"change after {last:.0f} steps"}
@@ -54,9 +38,10 @@ def _coordinates(figure: Figure, runs: StudyRuns, rows: Rows) -> None:
         panel.legend(loc="best", frameon=True, framealpha=0.85, edgecolor="none")
 
 
-def _ntk(figure: Figure, runs: StudyRuns, rows: Rows) -> None:
+def ntk(figure: "canvas.Figure", title: str, runs: StudyRuns, rows: Rows) -> None:
+    """Draw the spectra of the tangent kernel, and its alignment with the targets."""
     spectra, beside = figure.subplots(1, 2)
-    figure.suptitle(CAPTIONS["ntk"].title, x=0.01, ha="left")
+    figure.suptitle(title, x=0.01, ha="left")
     colours = canvas.lift_colours(runs.lifts)
     # What float64 rounds away is no eigenvalue.
     least = 1e-16 * rows["eigenvalue"].max()

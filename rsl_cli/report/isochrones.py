@@ -7,10 +7,7 @@ own curve, which is known where runs have shown their limits and open below wher
 import math
 from collections.abc import Mapping
 
-import matplotlib
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from rsl_cli.report import canvas
 from rsl_cli.report.canvas import GREEN
@@ -20,8 +17,10 @@ from rsl_cli.report.words import figure_of
 from rsl_cli.stats import quantile
 
 
-def draw_isochrones(figure: Figure, runs: StudyRuns, headline: str) -> None:
+def isochrones(figure: "canvas.Figure", runs: StudyRuns, headline: str) -> None:
     """Draw the figure; ``headline`` is its title."""
+    from matplotlib import colormaps
+
     axes = figure.add_subplot()
     column, times = isochrone_times(runs)
     curves = {at: losses_at(runs, column, at) for at in times}
@@ -37,7 +36,7 @@ def draw_isochrones(figure: Figure, runs: StudyRuns, headline: str) -> None:
         return
     params = {lift: params_of(runs, lift) for lift in runs.lifts}
     _draw_limits(axes, params, limits, bottom)
-    colours = matplotlib.colormaps["plasma"](np.linspace(0.75, 0.0, len(times)))
+    colours = colormaps["plasma"](np.linspace(0.75, 0.0, len(times)))
     for (at, row), colour in zip(curves.items(), colours, strict=True):
         if not row:
             continue
@@ -55,7 +54,7 @@ def draw_isochrones(figure: Figure, runs: StudyRuns, headline: str) -> None:
 
 
 def _draw_limits(
-    axes: Axes, params: Mapping[int, float], limits: Mapping[int, tuple[float, float]], bottom: float
+    axes: "canvas.Axes", params: Mapping[int, float], limits: Mapping[int, tuple[float, float]], bottom: float
 ) -> None:
     if not limits:
         return

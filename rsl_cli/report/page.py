@@ -14,15 +14,17 @@ import numpy as np
 from markupsafe import Markup
 from matplotlib.colors import to_hex
 
-from rsl_cli.report.charts import charts, height_axes, size_axes
-from rsl_cli.report.diagnostics import NOTHING, DiagnosticTables
+from rsl_cli.report import canvas
+from rsl_cli.report.charts import size_axes
+from rsl_cli.report.evidence import Evidence
+from rsl_cli.report.figures import Made
 from rsl_cli.report.joint import params_of
-from rsl_cli.report.page_data import MOST_DRAWN, MOST_LISTED, Data, page_data
+from rsl_cli.report.page_data import MOST_DRAWN, MOST_LISTED, Data
 from rsl_cli.report.runs import LOSS_NAMES, MOST_SHOWN, StudyRuns, Which
 from rsl_cli.report.tables import LiftSummary, summary_cells
 from rsl_cli.report.vega import vega_script
-from rsl_cli.report.words import CAPTIONS, figure_of, remedy_of, symbols
-from rsl_cli.stats import Law, quantile
+from rsl_cli.report.words import figure_of, remedy_of, symbols
+from rsl_cli.stats import quantile
 
 _WEB = Path(__file__).parent / "web"
 _COLUMNS = {
@@ -52,33 +54,28 @@ _TEXT = ("run", "status", "stop", "id")
 
 
 def render_page(
-    runs: StudyRuns,
+    found: Evidence,
     verdict: Mapping[str, Any],
     summary: Sequence[LiftSummary],
     files: Mapping[str, bytes],
+    figures: Sequence[Made],
     *,
-    law: Law | None = None,
-    diagnostics: DiagnosticTables = NOTHING,
-    own: Mapping[str, bytes] | None = None,
     refresh: int | None = None,
 ) -> str:
     """Return the page.
 
     Args:
-        runs: the study.
+        found: what the report knows of the study.
         verdict: content of ``verdict.json``.
         summary: rows of the summary table.
         files: name -> content of the files beside the page; those of text are in the page too.
-        law: what the limits follow, if the data accept a law.
-        diagnostics: what was measured on the networks.
-        own: name -> PNG of figures of the user's own.
+        figures: in their order; those without a chart stand there as images, if anything draws them.
         refresh: seconds after which the page loads itself again, if it is of a running study.
 
     Returns:
         HTML in which every text of the study is escaped.
     """
-    data = page_data(runs, diagnostics, float(verdict["delta"]))
-    drawn = charts(runs, data, _law_points(runs, law)) if runs.done else {}
+    runs, data = found.runs, found.data
     columns, constant = _columns(data)
     headers, lines = summary_cells(summary)
     state, colon, rest = verdict["headline"].partition(" ")
@@ -87,9 +84,11 @@ def render_page(
     inside = [name for name in ("runs.csv", "summary.csv", "verdict.json") if len(files.get(name, b"")) in _HELD]
     payload = {
         "tables": data,
-        "charts": drawn,
+        "charts": {one.name: one.chart for one in figures if one.chart is not None},
         "sizes": size_axes(runs, data),
-        "heights": height_axes(runs, data),
+        "heights": {
+            one.name: one.figure.losses.each(data, runs.headline) for one in figures if one.figure.losses is not None
+        },
         "lifts": list(runs.lifts),
         "losses": views,
         "refresh": refresh,
@@ -109,7 +108,7 @@ def render_page(
         facts=_facts(runs),
         reasons=[text for text, line in reasons if line is None],
         remedies=[(text, line) for text, line in reasons if line is not None],
-        figures=_figures(runs, drawn, own or {}),
+        figures=_figures(runs, figures, files),
         few=_few(runs),
         lifts=runs.lifts,
         seeds=sorted({run.key.seed for run in runs.runs}),
@@ -219,18 +218,17 @@ def _facts(runs: StudyRuns) -> list[tuple[str, str]]:
     return [*facts, *([("trainer", ", ".join(trainers))] if trainers else [])]
 
 
-def _figures(runs: StudyRuns, drawn: Mapping[str, Any], own: Mapping[str, bytes]) -> list[dict[str, Any]]:
-    texts = {name: CAPTIONS[name].text for name in drawn}
-    if runs.few_shown and "isochrones" in texts:
-        texts["isochrones"] += f" Followed here: {runs.few_shown}."
-    figures = [
-        {"name": name, "title": CAPTIONS[name].title, "text": text, "lead": i == 0, "image": None}
-        for i, (name, text) in enumerate(texts.items())
-    ]
-    return figures + [
-        {"name": name, "title": name, "text": "", "lead": False, "image": image_data(content)}
-        for name, content in own.items()
-    ]
+def _figures(runs: StudyRuns, figures: Sequence[Made], files: Mapping[str, bytes]) -> list[dict[str, Any]]:
+    shown: list[dict[str, Any]] = []
+    for one in figures:
+        face, image = one.figure, None
+        text = face.text + (f" Followed here: {runs.few_shown}." if face.timed and runs.few_shown else "")
+        if face.chart is None and one.drawing is not None:
+            image = image_data(files.get(f"{one.name}.png") or canvas.render(one.drawing, ["png"])["png"])
+        if image or one.chart:
+            kept = {"name": one.name, "title": face.title, "text": text, "image": image, "timed": face.timed}
+            shown.append({**kept, "lead": not shown and image is None})
+    return shown
 
 
 def image_data(content: bytes) -> str:
@@ -285,20 +283,4 @@ def _targets(verdict: Mapping[str, Any]) -> list[list[str]]:
             *(shown(number[end]) for end in ("point", "low", "high")),
         ]
         for key, number in verdict["learning_number"].items()
-    ]
-
-
-def _law_points(runs: StudyRuns, law: Law | None) -> list[dict[str, float]]:
-    if law is None:
-        return []
-    from rsl_cli.report.plots import law_span
-
-    params, lifts = law_span(runs, law)
-    if not params.size:
-        return []
-    grid = np.geomspace(params[0], params[-1], 60)
-    degrees = np.exp(np.interp(np.log(grid), np.log(params), np.log(lifts)))
-    return [
-        {"params": float(f"{p:.4g}"), "lift": float(f"{n:.4g}"), "loss": float(f"{loss:.4g}")}
-        for p, n, loss in zip(grid, degrees, law.predict(grid), strict=True)
     ]

@@ -4,24 +4,15 @@ Every run is shown, up to a number of seeds of each lift; medians, quartiles and
 """
 
 import math
-from collections.abc import Mapping, Sequence
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from rsl_cli.report import canvas
-from rsl_cli.report.canvas import BLUE, DASHES, GREEN, GREY, ORANGE, SERIES, VERMILLION, WIDE, Drawing
-from rsl_cli.report.check_plots import check_drawings
-from rsl_cli.report.diagnostics import NOTHING, DiagnosticTables
-from rsl_cli.report.isochrones import draw_isochrones
-from rsl_cli.report.population_plots import population_drawings
+from rsl_cli.report.canvas import BLUE, DASHES, GREEN, GREY, ORANGE, SERIES, VERMILLION
 from rsl_cli.report.runs import LOSS_NAMES, MOST_SHOWN, Run, StudyRuns, Which
-from rsl_cli.report.tangent_plots import tangent_drawings
-from rsl_cli.report.trajectory_plots import trajectory_drawings
 from rsl_cli.report.verdict import learning_numbers, success_by_epsilon
-from rsl_cli.report.words import CAPTIONS, figure_of
+from rsl_cli.report.words import figure_of
 from rsl_cli.stats import Law, quantile
 
 _LOSS_STYLES: dict[Which, tuple[str, str, str]] = {"test": (BLUE, "o", "-"), "train": (ORANGE, "s", "--")}
@@ -29,58 +20,15 @@ _DODGE: dict[Which, float] = {"test": -0.007, "train": 0.007}
 """How far the two losses of a run stand apart, as shares of the axis: one would hide the other."""
 
 
-def drawings(
-    runs: StudyRuns, headline: str, fit: Law | None, delta: float, diagnostics: DiagnosticTables = NOTHING
-) -> dict[str, Drawing]:
-    """What draws each figure of a report, by the figure's name.
-
-    Args:
-        runs: the study.
-        headline: the verdict in one line.
-        fit: the law of the limits, if the data accept one.
-        delta: accepted probability of missing a target.
-        diagnostics: what was measured on the networks; a figure of something not measured is left out.
-
-    Returns:
-        By name, in the order of the report: what draws on an empty figure, and the figure's size in inches.
-    """
-    return {
-        "isochrones": (lambda figure: draw_isochrones(figure, runs, headline), WIDE),
-        "loss_vs_params": (lambda figure: _losses(figure, runs, fit, by_lift=False), WIDE),
-        "loss_vs_lift": (lambda figure: _losses(figure, runs, fit, by_lift=True), WIDE),
-        "success": (lambda figure: _success(figure, runs, delta), WIDE),
-        "learning_number": (lambda figure: _learning_number(figure, runs, delta), WIDE),
-        **trajectory_drawings(runs, runs.trajectories),
-        **tangent_drawings(runs, runs.trajectories, diagnostics.tangent),
-        **population_drawings(runs, diagnostics),
-        **check_drawings(runs, diagnostics),
-    }
-
-
-def draw_all(drawn: Mapping[str, Drawing], formats: Sequence[str]) -> dict[str, bytes]:
-    """Draw every figure of a report.
-
-    Args:
-        drawn: what draws each; see `drawings`.
-        formats: file endings that matplotlib can write.
-
-    Returns:
-        File name -> content.
-    """
-    files = {}
-    for name, drawing in drawn.items():
-        files |= {f"{name}.{form}": content for form, content in canvas.render(drawing, formats).items()}
-    return files
-
-
-def _losses(figure: Figure, runs: StudyRuns, fit: Law | None, *, by_lift: bool) -> None:
+def losses(figure: "canvas.Figure", title: str, runs: StudyRuns, fit: Law | None, *, by_lift: bool) -> None:
+    """Draw final losses against the number of parameters or the lift, and the law of their limits, if there is one."""
     axes = figure.add_subplot()
     views: tuple[Which, ...] = ("test", "train") if runs.headline == "test" else ("train",)
     all_losses = [run.loss(view) for view in views for run in runs.with_loss(view)]
     lows = [run.limit(runs.headline).low for run in runs.done]
     extra = [low for low in lows if low > 0] + ([fit.floor] if fit is not None and fit.floor is not None else [])
     bottom, top = canvas.loss_axis(axes, [*all_losses, *extra], f"loss ({canvas.plain(runs.loss_unit)})")
-    axes.set_title(CAPTIONS["loss_vs_lift" if by_lift else "loss_vs_params"].title)
+    axes.set_title(title)
     if by_lift:
         canvas.lift_axis(axes, runs.lifts)
         _shade_lifts(axes, runs)
@@ -99,7 +47,7 @@ def _losses(figure: Figure, runs: StudyRuns, fit: Law | None, *, by_lift: bool) 
     canvas.legend(figure, axes)
 
 
-def _points(axes: Axes, runs: StudyRuns, view: Which, by_lift: bool, bottom: float) -> None:
+def _points(axes: "canvas.Axes", runs: StudyRuns, view: Which, by_lift: bool, bottom: float) -> None:
     colour, marker, line = _LOSS_STYLES[view]
     found, name = runs.with_loss(view), LOSS_NAMES[view]
     # Hollow and filled alone are lost where points pile up, so the losses stand a little apart as well.
@@ -134,7 +82,7 @@ def _points(axes: Axes, runs: StudyRuns, view: Which, by_lift: bool, bottom: flo
     groups = [[run for run in found if run.key.lift == lift] for lift in sorted({run.key.lift for run in found})]
     centre = [float(np.median([_place(run, by_lift) for run in group])) * dodge for group in groups]
     middle, low, high = (
-        np.array([_drawable(quantile([run.loss(view) for run in group], q)) for group in groups])
+        np.array([canvas.drawable(quantile([run.loss(view) for run in group], q)) for group in groups])
         for q in (0.5, 0.25, 0.75)
     )
     axes.plot(centre, middle, color=colour, linestyle=line, label=f"{name} loss, median", zorder=3)
@@ -142,7 +90,7 @@ def _points(axes: Axes, runs: StudyRuns, view: Which, by_lift: bool, bottom: flo
         axes.fill_between(centre, low, high, color=colour, alpha=0.2, linewidth=0, label=f"{name} loss, quartiles")
 
 
-def _mark_runs(axes: Axes, runs: StudyRuns, by_lift: bool, top: float) -> None:
+def _mark_runs(axes: "canvas.Axes", runs: StudyRuns, by_lift: bool, top: float) -> None:
     under = [run for run in runs.done if run.under_trained and 0 < run.loss(runs.headline) < math.inf]
     dodge = _dodge(axes, runs, runs.headline)
     if under:
@@ -164,7 +112,7 @@ def _mark_runs(axes: Axes, runs: StudyRuns, by_lift: bool, top: float) -> None:
         axes.scatter(places, [top] * len(beyond), s=40, marker="x", color="black", label=label, zorder=5)
 
 
-def _limit_bars(axes: Axes, runs: StudyRuns, by_lift: bool, bottom: float) -> None:
+def _limit_bars(axes: "canvas.Axes", runs: StudyRuns, by_lift: bool, bottom: float) -> None:
     """A bar from each loss down to the least that its limit can be, an arrow where that is 0."""
     dodge = _dodge(axes, runs, runs.headline)
     finite = [run for run in runs.done if 0 < run.loss(runs.headline) < math.inf]
@@ -224,7 +172,20 @@ def law_span(runs: StudyRuns, fit: Law) -> tuple[NDArray[np.float64], NDArray[np
     return np.array(params)[order], np.array(lifts)[order]
 
 
-def _draw_fit(axes: Axes, runs: StudyRuns, fit: Law, by_lift: bool) -> None:
+def law_points(runs: StudyRuns, law: Law | None) -> list[dict[str, float]]:
+    """Points of a law where it may be drawn, for a page: ``params``, ``lift`` and ``loss``."""
+    params, lifts = (np.array([]), np.array([])) if law is None else law_span(runs, law)
+    if law is None or not params.size:
+        return []
+    grid = np.geomspace(params[0], params[-1], 60)
+    degrees = np.exp(np.interp(np.log(grid), np.log(params), np.log(lifts)))
+    return [
+        {"params": float(f"{p:.4g}"), "lift": float(f"{n:.4g}"), "loss": float(f"{loss:.4g}")}
+        for p, n, loss in zip(grid, degrees, law.predict(grid), strict=True)
+    ]
+
+
+def _draw_fit(axes: "canvas.Axes", runs: StudyRuns, fit: Law, by_lift: bool) -> None:
     params, lifts = law_span(runs, fit)
     if not params.size:
         return
@@ -239,7 +200,7 @@ def _draw_fit(axes: Axes, runs: StudyRuns, fit: Law, by_lift: bool) -> None:
         axes.axhline(fit.floor, color=GREY, linestyle="-.", linewidth=1.2, label=label)
 
 
-def _shade_lifts(axes: Axes, runs: StudyRuns) -> None:
+def _shade_lifts(axes: "canvas.Axes", runs: StudyRuns) -> None:
     crowded = runs.overparametrised_lifts
     canvas.shade_dense(axes, runs.sparse_from)
     if not crowded:
@@ -251,9 +212,10 @@ def _shade_lifts(axes: Axes, runs: StudyRuns) -> None:
     axes.set_xlim(left, right)
 
 
-def _success(figure: Figure, runs: StudyRuns, delta: float) -> None:
+def success(figure: "canvas.Figure", title: str, runs: StudyRuns, delta: float) -> None:
+    """Draw the shares of seeds that reach a target, beside the share 1 - delta."""
     axes = figure.add_subplot()
-    axes.set_title(CAPTIONS["success"].title)
+    axes.set_title(title)
     canvas.lift_axis(axes, runs.lifts)
     axes.set_ylim(-0.04, 1.04)
     axes.set_ylabel(f"share of seeds with {LOSS_NAMES[runs.headline]} loss ≤ ε (95 % exact interval)")
@@ -296,9 +258,10 @@ def _telling(keys: list[str], successes: list[int]) -> list[str]:
     return [keys[partial[i]] for i in np.unique(np.linspace(0, len(partial) - 1, count).round().astype(int))]
 
 
-def _learning_number(figure: Figure, runs: StudyRuns, delta: float) -> None:
+def learning_number(figure: "canvas.Figure", title: str, runs: StudyRuns, delta: float) -> None:
+    """Draw the lifts from which on a target is reached, by some seed and by a share of 1 - delta."""
     axes = figure.add_subplot()
-    axes.set_title(CAPTIONS["learning_number"].title)
+    axes.set_title(title)
     numbers = learning_numbers(runs, delta)
     witness = runs.witness_degree
     canvas.log_axis(axes, numbers, f"target {LOSS_NAMES[runs.headline]} loss ε ({canvas.plain(runs.loss_unit)})")
@@ -331,7 +294,7 @@ def _degree(value: int | None) -> float:
     return math.nan if value is None else float(value)
 
 
-def _dodge(axes: Axes, runs: StudyRuns, view: Which) -> float:
+def _dodge(axes: "canvas.Axes", runs: StudyRuns, view: Which) -> float:
     """The factor by which a loss's marks stand aside on a logarithmic axis; 1 where there is but one loss."""
     low, high = axes.get_xlim()
     return (high / low) ** _DODGE[view] if runs.headline == "test" else 1.0
@@ -339,7 +302,3 @@ def _dodge(axes: Axes, runs: StudyRuns, view: Which) -> float:
 
 def _place(run: Run, by_lift: bool) -> float:
     return float(run.key.lift) if by_lift else run.params
-
-
-def _drawable(value: float) -> float:
-    return value if 0 < value < math.inf else math.nan

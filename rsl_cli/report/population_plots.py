@@ -4,41 +4,20 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from rsl_cli.report import canvas
-from rsl_cli.report.canvas import DASHES, GREY, SERIES, WIDE, Drawing
-from rsl_cli.report.diagnostics import DiagnosticTables, Rows
+from rsl_cli.report.canvas import DASHES, GREY, SERIES, WIDE
+from rsl_cli.report.diagnostics import Rows
 from rsl_cli.report.runs import StudyRuns
-from rsl_cli.report.words import CAPTIONS, group_symbol
+from rsl_cli.report.words import group_symbol
 from rsl_cli.stats import quantile
 
 
-def population_drawings(runs: StudyRuns, diagnostics: DiagnosticTables) -> dict[str, Drawing]:
-    """Return the figures of covering and of drift, each if it was measured.
-
-    Args:
-        runs: the study.
-        diagnostics: rows of all runs.
-    """
-    drawings: dict[str, Drawing] = {}
-    if len(diagnostics.coverage):
-        drawings["coverage"] = (lambda figure: _coverage(figure, runs, diagnostics.coverage), WIDE)
-    kinds = drift_kinds(diagnostics.drift)
-    if kinds:
-        lines = sum(len(names) for names, _, _ in kinds)
-        drawings["drift"] = (
-            lambda figure: _drift(figure, runs, diagnostics.drift, kinds),
-            (WIDE[0], 1.9 + 0.3 * max(5, lines)),
-        )
-    return drawings
-
-
-def _coverage(figure: Figure, runs: StudyRuns, coverage: Rows) -> None:
+def coverage(figure: "canvas.Figure", title: str, runs: StudyRuns, rows: Rows) -> None:
+    """Draw the copies that cover each vertex of a witness."""
     panels = figure.subplots(1, 2)
-    figure.suptitle(CAPTIONS["coverage"].title, x=0.01, ha="left")
-    etas = list(coverage.by("eta"))
+    figure.suptitle(title, x=0.01, ha="left")
+    etas = list(rows.by("eta"))
     for panel, column, label in zip(
         panels,
         ("covering", "share"),
@@ -46,10 +25,10 @@ def _coverage(figure: Figure, runs: StudyRuns, coverage: Rows) -> None:
         strict=True,
     ):
         canvas.lift_axis(panel, runs.lifts)
-        bottom, _ = canvas.loss_axis(panel, _medians(coverage, column), label)
-        for i, (vertex, rows) in enumerate(coverage.by("vertex").items()):
+        bottom, _ = canvas.loss_axis(panel, _medians(rows, column), label)
+        for i, (vertex, part) in enumerate(rows.by("vertex").items()):
             colour, marker = SERIES[i % len(SERIES)]
-            for eta, series in rows.by("eta").items():
+            for eta, series in part.by("eta").items():
                 lifts, medians = _series(series, column)
                 drawn = np.where(medians > 0, medians, math.nan)
                 panel.plot(
@@ -61,13 +40,13 @@ def _coverage(figure: Figure, runs: StudyRuns, coverage: Rows) -> None:
                 )
                 none = lifts[medians == 0] * 2 ** (0.12 * i)
                 panel.scatter(none, np.full(none.size, bottom), marker="v", s=34, color=colour, zorder=4)
-    _proportional(panels[0], runs.lifts, coverage)
-    if 0.0 in _medians(coverage, "covering"):
+    _proportional(panels[0], runs.lifts, rows)
+    if 0.0 in _medians(rows, "covering"):
         panels[0].scatter([], [], marker="v", s=34, color=GREY, label="median is 0")
     canvas.legend(figure, panels[0])
 
 
-def _proportional(axes: Axes, lifts: Sequence[int], coverage: Rows) -> None:
+def _proportional(axes: "canvas.Axes", lifts: Sequence[int], coverage: Rows) -> None:
     """A line of slope 1 through the geometric middle of what is drawn, as a ruler."""
     low, high = axes.get_ylim()
     counts = [value for value in _medians(coverage, "covering") if value > 0]
@@ -109,12 +88,13 @@ def drift_kinds(drift: Rows) -> list[_Kind]:
     return [kind for kind in kinds if kind[0]]
 
 
-def _drift(figure: Figure, runs: StudyRuns, drift: Rows, kinds: Sequence[_Kind]) -> None:
-    """A line for each group of weights, however many there are, and on it a mark for each lift."""
-    groups, colours = drift.by("group"), canvas.lift_colours(runs.lifts)
+def drift(figure: "canvas.Figure", title: str, runs: StudyRuns, rows: Rows) -> None:
+    """Draw a line for each group of weights, however many there are, and on it a mark for each lift."""
+    kinds, groups, colours = drift_kinds(rows), rows.by("group"), canvas.lift_colours(runs.lifts)
     heights = [len(names) + 1 for names, _, _ in kinds]
+    figure.set_size_inches(WIDE[0], 1.9 + 0.3 * max(5, sum(heights) - len(kinds)))
     panels = figure.subplots(len(kinds), 1, squeeze=False, height_ratios=heights)[:, 0]
-    figure.suptitle(CAPTIONS["drift"].title, x=0.01, ha="left")
+    figure.suptitle(title, x=0.01, ha="left")
     for panel, (names, column, label) in zip(panels, kinds, strict=True):
         values = np.concatenate([groups[name][column] for name in names])
         canvas.log_axis(panel, values[np.isfinite(values)], label)

@@ -2,67 +2,37 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TypeVar
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from rsl_cli.report import canvas
-from rsl_cli.report.canvas import BLUE, DASHES, GREY, SERIES, VERMILLION, WIDE, Drawing
+from rsl_cli.report.canvas import BLUE, DASHES, GREY, SERIES, VERMILLION, WIDE
+from rsl_cli.report.chart_parts import evenly
 from rsl_cli.report.diagnostics import Rows
 from rsl_cli.report.runs import StudyRuns
 from rsl_cli.report.tangent import (
     ROUNDING,
     Curve,
-    Inside,
-    flow_curves,
     inside_shares,
     kappa_at_start,
     telling_epsilon,
 )
-from rsl_cli.report.words import CAPTIONS, figure_of
+from rsl_cli.report.words import figure_of
 from rsl_cli.stats import quantile
-from rsl_cli.study.survey import Sampled
 
 Array = NDArray[np.float64]
-T = TypeVar("T")
 
 _MOST_PANELS = 6
 
 
-def tangent_drawings(runs: StudyRuns, trajectories: Mapping[str, Sampled], tangent: Rows) -> dict[str, Drawing]:
-    """Return the figures that the measured tangent approximation numbers allow.
-
-    Args:
-        runs: the study.
-        trajectories: run name -> columns time, loss, distance.
-        tangent: rows of all runs.
-    """
-    drawings: dict[str, Drawing] = {}
-    curves = flow_curves(runs, trajectories, tangent)
-    if curves:
-        lifts = _evenly(sorted({curve.lift for curve in curves}), _MOST_PANELS)
-        size = (WIDE[0], WIDE[1] if len(lifts) <= _MOST_PANELS // 2 else 6.8)
-        drawings["bound"] = (lambda figure: _bound(figure, runs, curves, lifts), size)
-    if any(np.isfinite(curve.length_bound).any() for curve in curves):
-        drawings["length"] = (lambda figure: _length(figure, runs, curves), WIDE)
-    start = kappa_at_start(tangent)
-    if start:
-        drawings["kappa"] = (lambda figure: _kappa(figure, runs, start), WIDE)
-    inside = inside_shares(tangent)
-    if inside:
-        epsilon = telling_epsilon(inside)
-        radii = tangent["distance"][tangent["place"] == "ball"]
-        drawings["inside"] = (lambda figure: _inside(figure, runs, epsilon, inside[epsilon], radii), WIDE)
-    return drawings
-
-
-def _bound(figure: Figure, runs: StudyRuns, curves: Sequence[Curve], lifts: Sequence[int]) -> None:
+def bound(figure: "canvas.Figure", title: str, curves: Sequence[Curve]) -> None:
+    """Draw the training losses of some lifts beside their bounds."""
+    lifts = evenly(sorted({curve.lift for curve in curves}), _MOST_PANELS)
+    figure.set_size_inches(WIDE[0], WIDE[1] if len(lifts) <= _MOST_PANELS // 2 else 6.8)
     columns = len(lifts) if len(lifts) <= _MOST_PANELS // 2 else -(-len(lifts) // 2)
     panels = figure.subplots(-(-len(lifts) // columns), columns, sharex=True, sharey=True, squeeze=False)
-    figure.suptitle(CAPTIONS["bound"].title, x=0.01, ha="left")
+    figure.suptitle(title, x=0.01, ha="left")
     shown = [curve for curve in curves if curve.lift in lifts]
     times = np.concatenate([curve.time for curve in shown])
     losses = np.concatenate([part for curve in shown for part in (curve.loss, curve.loss_bound)])
@@ -97,9 +67,15 @@ def _bound(figure: Figure, runs: StudyRuns, curves: Sequence[Curve], lifts: Sequ
     canvas.legend(figure, panels[0, 0], below=True)
 
 
-def _length(figure: Figure, runs: StudyRuns, curves: Sequence[Curve]) -> None:
+def bounded(curves: Sequence[Curve]) -> bool:
+    """Whether the length of any path is bounded."""
+    return any(np.isfinite(curve.length_bound).any() for curve in curves)
+
+
+def length(figure: "canvas.Figure", title: str, runs: StudyRuns, curves: Sequence[Curve]) -> None:
+    """Draw distances from the start against the bounds on the paths' lengths."""
     axes = figure.add_subplot()
-    axes.set_title(CAPTIONS["length"].title)
+    axes.set_title(title)
     pairs = [(curve, np.isfinite(curve.length_bound) & (curve.length_bound > 0)) for curve in curves]
     pairs = [(curve, kept & (curve.distance > 0)) for curve, kept in pairs]
     bounds = np.concatenate([curve.length_bound[kept] for curve, kept in pairs])
@@ -130,10 +106,12 @@ def _length(figure: Figure, runs: StudyRuns, curves: Sequence[Curve]) -> None:
     canvas.legend(figure, axes, below=True, columns=2)
 
 
-def _kappa(figure: Figure, runs: StudyRuns, start: Mapping[float, Mapping[int, Array]]) -> None:
+def kappa(figure: "canvas.Figure", title: str, runs: StudyRuns, tangent: Rows) -> None:
+    """Draw kappa at the start by lift."""
+    start = kappa_at_start(tangent)
     # Targets that no seed of any lift can reach have no point to draw.
     reached = [eps for eps, row in start.items() if any(np.isfinite(kappas).any() for kappas in row.values())]
-    shown = _evenly(reached or list(start), len(SERIES))
+    shown = evenly(reached or list(start), len(SERIES))
     beyond = [eps for eps in shown if any(np.isinf(kappas).any() for kappas in start[eps].values())]
     strip = 0.16 + 0.2 * len(beyond)
     panels = (
@@ -150,11 +128,11 @@ def _kappa(figure: Figure, runs: StudyRuns, start: Mapping[float, Mapping[int, A
         _out_of_reach(panels[0], start, shown, beyond)
     canvas.lift_axis(axes, runs.lifts)
     _not_measured(axes, [lift for lift in runs.lifts if not any(lift in row for row in start.values())])
-    (panels[0] or axes).set_title(CAPTIONS["kappa"].title)
+    (panels[0] or axes).set_title(title)
     canvas.legend(figure, axes)
 
 
-def _not_measured(axes: Axes, lifts: Sequence[int]) -> None:
+def _not_measured(axes: "canvas.Axes", lifts: Sequence[int]) -> None:
     """Say at the lifts whose kappa nobody took that it was left out: an empty place would look like an infinite one."""
     for lift in lifts:
         axes.text(
@@ -168,10 +146,12 @@ def _not_measured(axes: Axes, lifts: Sequence[int]) -> None:
         )
 
 
-def _kappa_series(axes: Axes, row: Mapping[int, Array], name: str, i: int, count: int, bottom: float) -> None:
+def _kappa_series(axes: "canvas.Axes", row: Mapping[int, Array], name: str, i: int, count: int, bottom: float) -> None:
     (colour, marker), shift = SERIES[i], 2 ** (0.03 * (i - (count - 1) / 2))
     lifts = sorted(row)
-    middle, low, high = (np.array([_drawable(quantile(row[lift], q)) for lift in lifts]) for q in (0.5, 0.25, 0.75))
+    middle, low, high = (
+        np.array([canvas.drawable(quantile(row[lift], q)) for lift in lifts]) for q in (0.5, 0.25, 0.75)
+    )
     places = np.array(lifts) * shift
     axes.plot(places, middle, color=colour, marker=marker, linestyle=DASHES[i], label=f"ε = {name}")
     axes.vlines(places, low, high, color=colour, linewidth=2.2, alpha=0.45)
@@ -183,7 +163,7 @@ def _kappa_series(axes: Axes, row: Mapping[int, Array], name: str, i: int, count
 
 
 def _out_of_reach(
-    axes: Axes, start: Mapping[float, Mapping[int, Array]], shown: Sequence[float], beyond: Sequence[float]
+    axes: "canvas.Axes", start: Mapping[float, Mapping[int, Array]], shown: Sequence[float], beyond: Sequence[float]
 ) -> None:
     axes.set_ylim(len(beyond) - 0.4, -0.6)
     axes.set_yticks([])
@@ -209,15 +189,15 @@ def _out_of_reach(
                 )
 
 
-def _inside(
-    figure: Figure, runs: StudyRuns, epsilon: float, shares: Mapping[float, Mapping[int, Inside]], radii: Array
-) -> None:
-    axes = figure.add_subplot()
+def inside(figure: "canvas.Figure", title: str, runs: StudyRuns, tangent: Rows) -> None:
+    """Draw the shares of seeds whose probes all lie in A(kappa, eps)."""
+    found, axes = inside_shares(tangent), figure.add_subplot()
+    epsilon = telling_epsilon(found)
+    shares, radii = found[epsilon], tangent["distance"][tangent["place"] == "ball"]
     low, high = float(np.nanmin(radii)), float(np.nanmax(radii))
     radius = f"{low:.3g}" if high <= low * 1.001 else f"{low:.3g} to {high:.3g}"
     axes.set_title(
-        f"{CAPTIONS['inside'].title}\n"
-        f"Seeds whose probes at distance R = {radius} all lie in A(κ, ε = {figure_of(epsilon, tex=True)})"
+        f"{title}\nSeeds whose probes at distance R = {radius} all lie in A(κ, ε = {figure_of(epsilon, tex=True)})"
     )
     canvas.lift_axis(axes, runs.lifts)
     axes.set_ylim(-0.04, 1.04)
@@ -227,8 +207,8 @@ def _inside(
         (colour, marker), lifts = SERIES[i], np.array(sorted(row))
         places = lifts * 2 ** (0.04 * gap * (i - (len(shares) - 1) / 2))
         seeds = [row[lift].seeds for lift in lifts]
-        share = np.array([found.successes / found.runs for found in seeds])
-        errors = [share - [found.low for found in seeds], [found.high for found in seeds] - share]
+        share = np.array([one.successes / one.runs for one in seeds])
+        errors = [share - [one.low for one in seeds], [one.high for one in seeds] - share]
         name = "any finite κ" if math.isinf(kappa) else f"κ = {figure_of(kappa, tex=True)}"
         axes.plot(places, share, color=colour, marker=marker, label=name)
         axes.errorbar(
@@ -243,13 +223,3 @@ def _inside(
         axes.plot(places, [row[lift].probes for lift in lifts], color=colour, linewidth=0.9, linestyle=":")
     axes.plot([], [], color=GREY, linewidth=0.9, linestyle=":", label="dotted: share of all probes,\nnot independent")
     canvas.legend(figure, axes)
-
-
-def _evenly(values: Sequence[T], most: int) -> list[T]:
-    """At most so many of the values, spread evenly, with both ends."""
-    count = min(most, len(values))
-    return [values[i] for i in np.unique(np.linspace(0, len(values) - 1, count).round().astype(int))]
-
-
-def _drawable(value: float) -> float:
-    return value if 0 < value < math.inf else math.nan

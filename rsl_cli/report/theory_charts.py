@@ -1,10 +1,9 @@
 """Charts of what the theory speaks of: bounds, kappa, balls, copies of a witness, weights' laws, steps, kernels."""
 
-import altair as alt
-
 from rsl_cli.report.chart_parts import (
     HEIGHT,
     INK,
+    alt,
     by_lift,
     dodged,
     evenly,
@@ -21,7 +20,7 @@ from rsl_cli.report.page_data import Data, ranges
 from rsl_cli.report.runs import StudyRuns
 
 
-def bound_chart(data: Data) -> alt.LayerChart:
+def bound_chart(data: Data) -> "alt.LayerChart":
     """One lift at a time, the largest one unless another is followed."""
     largest = max(row[1] for row in data["flow"]["rows"])
     base = over("flow").transform_filter(f"datum.lift == (lift >= 0 ? lift : {largest})")
@@ -40,7 +39,7 @@ def bound_chart(data: Data) -> alt.LayerChart:
     )
 
 
-def length_chart(data: Data) -> alt.LayerChart:
+def length_chart(data: Data) -> "alt.LayerChart":
     """Distance from the start against the bound on the path's length."""
     base = over("flow").transform_filter("isValid(datum.length) && isValid(datum.distance)")
     lengths, distances = ranges(data, ("flow", "length")), ranges(data, ("flow", "distance"))
@@ -57,7 +56,7 @@ def length_chart(data: Data) -> alt.LayerChart:
     return layered(diagonal.mark_line(color=INK, strokeDash=[5, 3]).encode(x, y), points)
 
 
-def kappa_chart(runs: StudyRuns, data: Data) -> alt.LayerChart:
+def kappa_chart(runs: StudyRuns, data: Data) -> "alt.LayerChart":
     """Kappa at the start; lifts without any finite value say why."""
     rows = data["kappa"]["rows"]
     # Targets that no seed of any lift can reach have no point to draw; the most telling of the others are kept.
@@ -94,7 +93,7 @@ def kappa_chart(runs: StudyRuns, data: Data) -> alt.LayerChart:
     return layered(*layers)
 
 
-def inside_chart(runs: StudyRuns, data: Data) -> alt.LayerChart:
+def inside_chart(runs: StudyRuns, data: Data) -> "alt.LayerChart":
     """Shares of seeds whose probes all lie in A(kappa, eps)."""
     names = list(dict.fromkeys(row[0] for row in data["inside"]["rows"]))
     base = dodged(over("inside"), "level", names)
@@ -108,7 +107,7 @@ def inside_chart(runs: StudyRuns, data: Data) -> alt.LayerChart:
     )
 
 
-def coverage_chart(runs: StudyRuns, data: Data) -> alt.LayerChart:
+def coverage_chart(runs: StudyRuns, data: Data) -> "alt.LayerChart":
     """Copies that cover each vertex of a witness."""
     names = list(dict.fromkeys(row[0] for row in data["coverage"]["rows"]))
     base = over("coverage").transform_filter("isValid(datum.covering)")
@@ -122,7 +121,7 @@ def coverage_chart(runs: StudyRuns, data: Data) -> alt.LayerChart:
     )
 
 
-def drift_chart(data: Data) -> alt.LayerChart:
+def drift_chart(data: Data) -> "alt.LayerChart":
     """A row for each group of weights, however many there are; a dot for each lift."""
     base = over("drift")
     y = alt.Y("group:N", sort=None, title=None, axis=alt.Axis(grid=True, labelLimit=150))
@@ -148,7 +147,7 @@ def drift_chart(data: Data) -> alt.LayerChart:
     )
 
 
-def coordinates_chart(runs: StudyRuns, data: Data) -> alt.LayerChart:
+def coordinates_chart(runs: StudyRuns, data: Data) -> "alt.LayerChart":
     """Sizes of the sums at each vertex, and of their change by the first steps."""
     names = list(dict.fromkeys(row[0] for row in data["coordinates"]["rows"]))
     base = over("coordinates").transform_filter("isValid(datum.median)")
@@ -162,7 +161,7 @@ def coordinates_chart(runs: StudyRuns, data: Data) -> alt.LayerChart:
     )
 
 
-def ntk_chart(data: Data) -> alt.LayerChart:
+def ntk_chart(data: Data) -> "alt.LayerChart":
     """Spectra of the tangent kernel at both ends of training, a line for each lift."""
     base = over("ntk").transform_filter("isValid(datum.eigenvalue)")
     x = alt.X("rank:Q", **log_axis(ranges(data, ("ntk", "rank")), "rank"))

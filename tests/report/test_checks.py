@@ -13,9 +13,11 @@ from fake_diagnostics import EXPONENTS
 from fake_study import make_study
 
 from rsl_cli.report import canvas, write_report
-from rsl_cli.report.check_plots import check_drawings
+from rsl_cli.report.canvas import Drawing
 from rsl_cli.report.checks import check_reasons, coordinate_slopes, kernels, passes, spectra_of
 from rsl_cli.report.diagnostics import DiagnosticTables, Rows, read_diagnostics
+from rsl_cli.report.evidence import Evidence
+from rsl_cli.report.figures import drawings
 from rsl_cli.report.read import read_runs
 from rsl_cli.study.store import StudyStore
 
@@ -30,6 +32,11 @@ def make(root: Path, **changes: Any) -> StudyStore:
 
 def tables(store: StudyStore) -> DiagnosticTables:
     return read_diagnostics(store, read_runs(store))
+
+
+def drawings_of(store: StudyStore, found: DiagnosticTables) -> dict[str, Drawing]:
+    made = drawings(Evidence(store, read_runs(store), {}, diagnostics=found))
+    return {name: made[name] for name in ("coordinates", "ntk") if name in made}
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +112,7 @@ def test_the_report_says_and_draws_both(store: StudyStore) -> None:
 
 @pytest.mark.drawn
 def test_both_are_drawn_inside_their_figures(store: StudyStore) -> None:
-    for drawing in check_drawings(read_runs(store), tables(store)).values():
+    for drawing in drawings_of(store, tables(store)).values():
         image = matplotlib.image.imread(io.BytesIO(canvas.render(drawing, ["png"])["png"]))
         assert np.all(image[[0, -1]] == 1) and np.all(image[:, [0, -1]] == 1)
 
@@ -113,10 +120,10 @@ def test_both_are_drawn_inside_their_figures(store: StudyStore) -> None:
 @pytest.mark.drawn
 def test_one_lift_and_one_seed_are_drawn_too(tmp_path: Path) -> None:
     store = make(tmp_path / "s", lifts=(8,), seeds=1)
-    drawn = check_drawings(read_runs(store), tables(store))
+    drawn = drawings_of(store, tables(store))
     assert set(drawn) == {"coordinates", "ntk"}
     for drawing in drawn.values():
         assert matplotlib.image.imread(io.BytesIO(canvas.render(drawing, ["png"])["png"])).size
     reasons = check_reasons(tables(store).coordinates, tables(store).ntk)
     assert len(reasons) == 1 and reasons[0].count("n = 8") == 1
-    assert check_reasons(Rows(), Rows()) == [] and check_drawings(read_runs(store), DiagnosticTables()) == {}
+    assert check_reasons(Rows(), Rows()) == [] and drawings_of(store, DiagnosticTables()) == {}

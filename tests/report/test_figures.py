@@ -1,23 +1,31 @@
 """Figures of a user's own."""
 
+import json
+import re
 import shutil
 import sys
 
+import altair as alt
 import pytest
 from fake_study import make_study
 from matplotlib.figure import Figure
 
 from rsl_cli.errors import ConfigError
 from rsl_cli.report import write_report
-from rsl_cli.report.figures import named_figures, own_figures
+from rsl_cli.report.evidence import Evidence
+from rsl_cli.report.figures import FIGURES, SHIPPED, made_figures, named_figures
+from rsl_cli.report.read import read_runs
 from rsl_cli.report.watch import SECONDS, watch
 from rsl_cli.study.files import write_json
 from rsl_cli.study.spec import StudySpec
 from rsl_cli.study.store import StudyStore
+from rsl_cli.study.studies import open_study
 from rsl_cli.testing import check_figure
 
 MINE = """
+import altair
 import matplotlib.figure
+from rsl_cli.report.figures import ReportFigure
 
 def spread(store):
     figure = matplotlib.figure.Figure()
@@ -35,6 +43,19 @@ def kappa(store):
 
 def broken(store):
     return store.losses
+
+def points(found):
+    rows = [{"size": run.params, "end": run.train_loss} for run in found.runs.done]
+    return altair.layer(altair.Chart(altair.InlineData(rows)).mark_point().encode(x="size:Q", y="end:Q"))
+
+def fill(figure, title, found):
+    figure.subplots().set_title(f"{title} {found.store.name}")
+
+whole = ReportFigure("How far apart?", "Every run's end.", fill, points, table="points")
+never = ReportFigure("Never?", "", fill, when=lambda found: False)
+lost = ReportFigure("Lost?", "", fill, lambda found: found.losses)
+wrong = ReportFigure("Wrong?", "", lambda figure, title, found: figure.none)
+chart = ReportFigure("A chart alone?", "", chart=points)
 """
 
 
@@ -43,6 +64,12 @@ TINY = {
     "vertices": {"x": {"kind": "input"}, "h": {"kind": "hidden", "activation": "tanh"}, "y": {"kind": "output"}},
     "edges": [{"source": "x", "target": "h", "map": "linear"}, {"source": "h", "target": "y", "map": "scale"}],
 }
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory):
+    root = tmp_path_factory.mktemp("results") / "flow"
+    return make_study(root, lambda params, lift: 50 / params, lifts=(8, 16, 32), seeds=2, flow=True, measured=True).root
 
 
 @pytest.fixture
@@ -56,10 +83,18 @@ def study(tmp_path, monkeypatch):
     sys.modules.pop("my_figures", None)
 
 
+def own(store, *names):
+    """The figures of those names on a study, and a line for each that cannot be drawn."""
+    made, undrawn = made_figures(Evidence(store, read_runs(store), {}), {"figures": names})
+    assert [one.name for one in made[: len(SHIPPED)]] == list(SHIPPED)
+    return made[len(SHIPPED) :], undrawn
+
+
 def test_figures_are_drawn_by_name(study):
-    drawn = own_figures(study, ["my_figures.spread", "my_figures.nothing"])
-    assert list(drawn) == ["spread"] and drawn["spread"].axes[0].get_title() == "study"
-    assert own_figures(study, []) == {}
+    (spread, nothing), undrawn = own(study, "my_figures.spread", "my_figures.nothing")
+    assert (spread.name, spread.figure.title, nothing.name) == ("spread", "spread", "nothing")
+    assert spread.drawing.axes[0].get_title() == "study" and nothing.drawing is None and undrawn == []
+    assert own(study) == ([], [])
 
 
 @pytest.mark.parametrize(
@@ -67,14 +102,13 @@ def test_figures_are_drawn_by_name(study):
     [
         ("my_figures.number", "figure my_figures.number: gives a int; accepted: a matplotlib figure or None"),
         ("my_figures.broken", "figure my_figures.broken: fails with AttributeError"),
-        ("my_figures.none", "figure=my_figures.none: my_figures has no none"),
-        ("my_none.figure", "figure=my_none.figure: cannot import my_none: ModuleNotFoundError"),
+        ("my_figures.none", "figures=my_figures.none: my_figures has no none"),
+        ("my_none.figure", "figures=my_none.figure: cannot import my_none: ModuleNotFoundError"),
     ],
 )
 def test_a_figure_that_cannot_be_drawn_is_one_line(study, name, message):
-    with pytest.raises(ConfigError) as caught:
-        own_figures(study, [name])
-    assert message in str(caught.value) and "\n" not in str(caught.value)
+    made, (line,) = own(study, name)
+    assert made == [] and message in line and "\n" not in line
 
 
 def test_the_contract_of_a_figure(tmp_path):
@@ -97,9 +131,45 @@ def test_the_contract_of_a_figure(tmp_path):
         check_figure(lambda store: 3, made)
 
 
+@pytest.mark.drawn
+@pytest.mark.parametrize("name", SHIPPED)
+def test_every_figure_that_ships_keeps_the_contract(measured, name):
+    assert SHIPPED[name] is FIGURES[name] and SHIPPED[name].title.endswith("?") and SHIPPED[name].text
+    assert SHIPPED[name].drawing(Evidence.of(open_study(measured))) is not None
+    check_figure(FIGURES[name], measured)
+
+
+def test_a_figure_of_ones_own_has_a_caption_and_a_chart_too(tmp_path, study):
+    store = make_study(tmp_path / "made", lambda params, lift: 50 / params, lifts=(16, 32, 64), seeds=3)
+    whole = store.read_study()
+    names = [f"my_figures.{name}" for name in ("whole", "never", "lost", "wrong", "chart", "spread")]
+    write_json(store.study_file, {**whole, "config": {**whole["config"], "figures": names}})
+    undrawn = write_report(store, formats=("pdf",))["undrawn"]
+    assert [line.partition(":")[0] for line in undrawn] == ["figure my_figures.lost", "figure my_figures.wrong"]
+    assert all("fails with AttributeError" in line for line in undrawn)
+    page = (store.report_dir / "index.html").read_text()
+    payload = json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', page)[1])
+    for name in ("whole", "chart"):
+        spec = payload["charts"][name]
+        alt.LayerChart.from_dict(spec)
+        assert [list(row) for row in spec["datasets"][spec["data"]["name"]]] == 9 * [["size", "end"]]
+        assert f'data-chart="{name}"' in page
+    assert "<h3>How far apart?</h3>" in page and "<figcaption>Every run&#39;s end.</figcaption>" in page
+    assert page.count('<img src="data:image/png') == 1 and 'alt="spread' in page and 'id="never"' not in page
+    files = {path.name for path in store.report_dir.glob("*.pdf")}
+    assert {"whole.pdf", "spread.pdf"} <= files and not {"never.pdf", "lost.pdf", "chart.pdf"} & files
+
+
+def test_what_a_plugin_names_as_a_shipped_figure_is_one_line(study, tmp_path):
+    (tmp_path / "my_kappa.py").write_text("import rsl_cli\n\n@rsl_cli.FIGURES.add('kappa')\ndef mine(store): ...\n")
+    with pytest.raises(ConfigError, match="plugins=my_kappa: figure 'kappa' of my_kappa: accepted: a name "):
+        named_figures({"plugins": ["my_kappa"]})
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [
+        ("kappa", "figures=kappa: every report has a figure of that name"),
         ("spraed", "figures 'spraed' is not known"),
         ("my_figures.none", "figures=my_figures.none: my_figures has no none"),
         ("my_figures.matplotlib", "figures=my_figures.matplotlib: accepted: a function of a stored study"),

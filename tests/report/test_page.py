@@ -20,11 +20,11 @@ from jsonschema.exceptions import ValidationError
 from matplotlib.figure import Figure
 
 from rsl_cli.report import canvas, figure, write_comparison, write_report
-from rsl_cli.report.charts import charts
+from rsl_cli.report.charts import losses_chart
 from rsl_cli.report.diagnostics import DiagnosticTables, Rows, read_diagnostics
-from rsl_cli.report.page_data import page_data
+from rsl_cli.report.evidence import Evidence
+from rsl_cli.report.figures import SHIPPED, drawings
 from rsl_cli.report.plots import law_span
-from rsl_cli.report.population_plots import population_drawings
 from rsl_cli.report.read import read_runs
 from rsl_cli.report.words import figure_of, group_symbol, remedy_of, short_ticks, symbols
 from rsl_cli.stats import Law
@@ -270,11 +270,12 @@ def test_what_is_said_of_many_seeds_is_said_by_which(tmp_path: Path, monkeypatch
 
 
 def test_charts_obey_the_schema(study: StudyStore) -> None:
-    runs = read_runs(study)
-    data = page_data(runs, read_diagnostics(study, runs), 0.1)
-    found = charts(runs, data, [{"params": 209.0, "lift": 16.0, "loss": 0.1}])
-    assert len(found) == 14
-    for spec in found.values():
+    law = [{"params": 209.0, "lift": 16.0, "loss": 0.1}]
+    fitted = replace(SHIPPED["loss_vs_params"], chart=lambda found: losses_chart(found.runs, found.data, law))
+    figures, found = {**SHIPPED, "loss_vs_params": fitted}, Evidence.of(study)
+    specs = [spec for figure in figures.values() if (spec := figure.specification(found)) is not None]
+    assert len(specs) == 14
+    for spec in specs:
         alt.LayerChart.from_dict(spec)
     with pytest.raises(ValidationError):
         alt.LayerChart.from_dict({**spec, "layer": [{"mark": "smear"}]})
@@ -287,11 +288,11 @@ def test_many_groups_of_weights_have_a_line_each(study: StudyStore) -> None:
     names = [f"weight_v{i}__to__v{i + 1}" for i in range(26)]
     parts = [{**drift.columns, "group": np.full(len(drift), name)} for name in names]
     many = Rows({key: np.concatenate([part[key] for part in parts]) for key in drift.columns})
-    draw, size = population_drawings(runs, DiagnosticTables(drift=many))["drift"]
-    image = matplotlib.image.imread(io.BytesIO(canvas.render((draw, size), ["png"])["png"]))
+    drawing = drawings(Evidence(study, runs, {}, diagnostics=DiagnosticTables(drift=many)))["drift"]
+    image = matplotlib.image.imread(io.BytesIO(canvas.render(drawing, ["png"])["png"]))
     assert np.all(image[[0, -1]] == 1) and np.all(image[:, [0, -1]] == 1)
-    figure = Figure(figsize=size, layout="constrained")
-    draw(figure)
+    figure = Figure(figsize=drawing[1], layout="constrained")
+    drawing[0](figure)
     figure.draw_without_rendering()
     labels = [label.get_window_extent() for axes in figure.axes[:-1] for label in axes.get_yticklabels()]
     assert len(labels) == 26 and len({label.y0 for label in labels}) == 26

@@ -19,12 +19,11 @@ from rsl_cli.cli import main
 from rsl_cli.report import canvas, summary_text, write_report
 from rsl_cli.report.canvas import Drawing
 from rsl_cli.report.diagnostics import Rows, read_diagnostics
+from rsl_cli.report.evidence import Evidence
+from rsl_cli.report.figures import drawings
 from rsl_cli.report.judgement import judge_views
-from rsl_cli.report.population_plots import population_drawings
 from rsl_cli.report.read import read_runs
 from rsl_cli.report.tangent import check_inequality, flow_curves, inside_shares, kappa_at_start, telling_epsilon
-from rsl_cli.report.tangent_plots import tangent_drawings
-from rsl_cli.report.trajectory_plots import trajectory_drawings
 from rsl_cli.report.verdict import give_verdict
 from rsl_cli.stats import clopper_pearson
 from rsl_cli.study.files import read_json
@@ -60,23 +59,19 @@ def verdict_of(store: StudyStore) -> dict[str, Any]:
 def drawings_of(store: StudyStore) -> dict[str, Drawing]:
     """The figures of training and of theory, not yet drawn."""
     runs = read_runs(store)
-    frames, diagnostics = runs.trajectories, read_diagnostics(store, runs)
-    return {
-        **trajectory_drawings(runs, frames),
-        **tangent_drawings(runs, frames, diagnostics.tangent),
-        **population_drawings(runs, diagnostics),
-    }
+    made = drawings(Evidence(store, runs, {}, diagnostics=read_diagnostics(store, runs)))
+    return {name: made[name] for name in ("trajectories", "decay", *DIAGNOSTICS) if name in made}
 
 
 def draw(store: StudyStore) -> set[str]:
     """Draw the figures, and return their names."""
-    drawings = drawings_of(store)
-    for name, drawing in drawings.items():
+    found = drawings_of(store)
+    for name, drawing in found.items():
         image = matplotlib.image.imread(io.BytesIO(canvas.render(drawing, ["png"])["png"]), format="png")
         # Ink at the rim would be text that the edge cuts off.
         assert np.all(image[[0, -1]] == 1), name
         assert np.all(image[:, [0, -1]] == 1), name
-    return set(drawings)
+    return set(found)
 
 
 @pytest.fixture(scope="module")

@@ -20,8 +20,8 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 import rsl_cli as rsl
 from rsl_cli.errors import ConfigError, StoreError
 from rsl_cli.report import canvas, summary_text, write_report
-from rsl_cli.report.judgement import judge_views
-from rsl_cli.report.plots import draw_all, drawings
+from rsl_cli.report.evidence import Evidence
+from rsl_cli.report.figures import drawings
 from rsl_cli.report.read import assemble, read_runs
 from rsl_cli.report.tables import RUN_COLUMNS, runs_csv, summarise, summary_cells, summary_latex, summary_markdown
 from rsl_cli.study.files import read_json, write_json
@@ -258,7 +258,8 @@ DEGENERATE: dict[str, Callable[[Path], StudyStore]] = {
 def test_figures_are_drawn_whatever_the_runs(name: str, tmp_path: Path) -> None:
     store = DEGENERATE[name](tmp_path / "study")
     runs = read_runs(store)
-    files = draw_all(drawings(runs, "A headline", judge_views(runs).headline.law, 0.1), ("png",))
+    found = drawings(Evidence.of(store))
+    files = {f"{name}.png": canvas.render(drawing, ["png"])["png"] for name, drawing in found.items()}
     flow = any(np.isfinite(run.flow_time) for run in runs.done)
     assert set(files) == {f"{figure}.png" for figure in (*FIGURES, *(["decay"] if flow else []))}
     for content in files.values():
@@ -289,7 +290,8 @@ def test_a_damaged_trajectory_is_only_absent(tmp_path: Path) -> None:
 def test_importing_the_report_loads_neither_torch_nor_matplotlib() -> None:
     code = (
         "import sys, rsl_cli.report; assert not {'torch', 'matplotlib'} & set(sys.modules)\n"
-        "import rsl_cli.report.plots; assert not {'torch', 'matplotlib.pyplot'} & set(sys.modules)"
+        "assert len(rsl_cli.FIGURES) == 15 and not {'torch', 'matplotlib', 'altair'} & set(sys.modules)\n"
+        "import rsl_cli.report.page; assert not {'torch', 'matplotlib.pyplot'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 

@@ -14,11 +14,9 @@ from fake_study import LIFTS, make_study
 
 from rsl_cli.report import judge
 from rsl_cli.report.canvas import drawn
-from rsl_cli.report.charts import charts
-from rsl_cli.report.diagnostics import NOTHING
+from rsl_cli.report.evidence import Evidence
+from rsl_cli.report.figures import SHIPPED, drawings
 from rsl_cli.report.judgement import judge_views
-from rsl_cli.report.page_data import page_data
-from rsl_cli.report.plots import drawings
 from rsl_cli.report.read import assemble, read_runs
 from rsl_cli.report.verdict import give_verdict
 from rsl_cli.study.files import write_json
@@ -493,7 +491,8 @@ def test_seeds_that_agree_to_the_last_digit_give_no_interval_of_no_width(tmp_pat
 
 
 def test_where_the_dense_lifts_end_is_drawn(tmp_path: Path) -> None:
-    found = read_runs(make_study(tmp_path / "s", falling, lifts=(16, 32, 64), seeds=2, trajectories=False))
+    store = make_study(tmp_path / "s", falling, lifts=(16, 32, 64), seeds=2, trajectories=False)
+    found = read_runs(store)
     known = replace(found, study={**found.study, "plan": {**found.study["plan"], "dense": [16, 32]}})
     assert (found.dense_lifts, known.dense_lifts) == ((), (16, 32)) and known.sparse_from == pytest.approx(2**5.5)
     sizes = [np.median([run.params for run in known.at(lift)]) for lift in (32, 64)]
@@ -501,9 +500,10 @@ def test_where_the_dense_lifts_end_is_drawn(tmp_path: Path) -> None:
     whole = replace(found, study={**found.study, "plan": {**found.study["plan"], "dense": [16, 32, 64]}})
     assert np.isinf(whole.sparse_from) and np.isinf(whole.sparse_params)
     for runs, marked in ((found, False), (known, True), (whole, True)):
-        made = drawings(runs, "", None, 0.1)
+        evidence = Evidence(store, runs, {})
+        made = drawings(evidence)
         for name in ("loss_vs_lift", "loss_vs_params"):
             (axes,) = drawn(made[name]).axes
             assert ("dense, not sparse" in axes.get_legend_handles_labels()[1]) == marked
-        chart = json.dumps(charts(runs, page_data(runs, NOTHING, 0.1), [])["loss_vs_params"])
+        chart = json.dumps(SHIPPED["loss_vs_params"].specification(evidence))
         assert ('"is": "dense"' in chart) == (runs is known)
