@@ -26,6 +26,8 @@ _TEXT = frozenset(
     + [f"executor.{key}" for key in ("address", "partition", "target")]
 )
 _VALUED = ("--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn", "--cfg", "-c", "--package", "-p")
+_TARGETS = {"base": "module", "dataset": "target", "executor": "target", "lifting": "target", "trainer": "target"}
+"""The option of each group that takes a user's own part."""
 _MOST_ENTRIES = 100_000
 _ITEMS = re.compile(r"""'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|[^,]+""")
 _QUOTED = re.compile(r"""'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*\"""")
@@ -367,6 +369,9 @@ def _hydra_line(error: Exception) -> str:
         remedy = "; rsl has processes of its own: executor=process" if launcher else ""
         if group == "dataset" and name.endswith((".csv", ".parquet", ".npz")):
             remedy = f"; a file is dataset={Path(name).suffix[1:]} dataset.path={name}"
+        elif group in _TARGETS and re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", name):
+            kind = "torch" if group == "trainer" and name.startswith("torch.") else _TARGETS[group]
+            remedy = f"; a part by its name is {group}={kind} {group}.target={name}"
         elif "/" in name or name.endswith((".yaml", ".yml")):
             remedy = f"; {group}={Path(name).stem} --config-dir=DIR takes a file DIR/{group}/{Path(name).stem}.yaml"
         return f"there is no {group}={name}{listed}{nearest(name, options or [])}{remedy}"

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.autograd.gradcheck import GradcheckError
 
 from rsl_cli.activations import Activation
-from rsl_cli.errors import GraphError, RslError, first_line
+from rsl_cli.errors import RAISED, GraphError, RslError, first_line
 from rsl_cli.kernels.stencil import Stencil
 from rsl_cli.laws import Law
 from rsl_cli.liftings import Lifting
@@ -32,6 +32,7 @@ def check_edge_map(one: EdgeMap, space: Space) -> None:
     Raises:
         GraphError: what it breaks, in one line.
     """
+    _check_made("map", one, EdgeMap)
     what = f"map {type(one).__name__} on space {space}"
     with failing(what):
         out, stencil, weight = one.output_space(space), one.stencil(space), one.weight_shape(space)
@@ -49,6 +50,8 @@ def check_edge_map(one: EdgeMap, space: Space) -> None:
             raise GraphError(f"{what}: its stencil has {key} {sizes}, its spaces and weight {weight} want {wanted}")
     for key, bound in (("row", stencil.rows), ("column", stencil.columns), ("tap", stencil.taps)):
         entries, same = getattr(stencil, key), getattr(again, key)
+        if not isinstance(entries, np.ndarray):
+            raise GraphError(f"{what}: {key} is a {type(entries).__name__}; accepted: int64 (L,), an array of NumPy")
         if entries.dtype != np.int64 or entries.shape != stencil.row.shape or not len(entries):
             raise GraphError(f"{what}: {key} is {entries.dtype} {entries.shape}; accepted: int64 (L,), L from 1")
         if entries.min() < 0 or entries.max() >= bound:
@@ -107,6 +110,7 @@ def check_combine(combine: Combine, spaces: Mapping[str, Space]) -> None:
     Raises:
         GraphError: what it breaks, in one line.
     """
+    _check_made("combine", combine, Combine)
     what = f"combine {type(combine).__name__} of spaces {', '.join(map(str, spaces.values()))}"
     with failing(what):
         space = combine.space(spaces)
@@ -127,6 +131,7 @@ def check_stage(stage: Stage, space: Space) -> None:
     Raises:
         GraphError: what it breaks, in one line.
     """
+    _check_made("norm or pool", stage, Stage)
     what = f"{type(stage).__name__} on space {space}"
     with failing(what):
         made = stage.space(space)
@@ -163,6 +168,7 @@ def check_law(law: Law) -> None:
     Raises:
         GraphError: what it breaks, in one line.
     """
+    _check_made("law", law, Law)
     what, count = f"law {type(law).__name__}", 4000
     with failing(what):
         drawn, again = (law.sample(np.random.default_rng(0), (count // 4, 4)) for _ in range(2))
@@ -197,12 +203,15 @@ def check_lifting(lifting: Lifting, n_u: int = 7, n_v: int = 7) -> None:
     Raises:
         GraphError: what it breaks, in one line.
     """
+    _check_made("lifting", lifting, Lifting)
     what, draws = f"lifting {type(lifting).__name__} from {n_u} to {n_v} copies", 40
     with failing(what):
         lifting.check_fibres(n_u, n_v)
         lists = [lifting.sample(np.random.default_rng(seed), n_u, n_v) for seed in range(draws)]
         again = lifting.sample(np.random.default_rng(0), n_u, n_v)
         mean, every, bounded = lifting.mean_in_degree(n_u, n_v), lifting.every(n_u, n_v), lifting.bounded
+    if not isinstance(mean, int | float) or not math.isfinite(mean):
+        raise GraphError(f"{what}: mean_in_degree is {mean!r}; accepted: a finite number")
     for pair in lists:
         if not (isinstance(pair, tuple) and len(pair) == 2 and all(isinstance(ends, np.ndarray) for ends in pair)):
             raise GraphError(f"{what}: sample gives a {type(pair).__name__}; accepted: (sources, targets), two arrays")
@@ -229,6 +238,18 @@ def check_lifting(lifting: Lifting, n_u: int = 7, n_v: int = 7) -> None:
         raise GraphError(f"{what}: bounded is {bounded!r}; accepted: None, or a number above 0")
     with failing(what):
         lifting.check(*lists[0], n_u, n_v)
+
+
+def _check_made(kind: str, one: object, parent: type) -> None:
+    """Tell a class from what it makes.
+
+    Raises:
+        GraphError: it is no such part; a class is told to be called.
+    """
+    if isinstance(one, type) and issubclass(one, parent):
+        raise GraphError(f"{kind} {one.__name__} is a class; accepted: what it makes, e.g. {one.__name__}()")
+    if not isinstance(one, parent):
+        raise GraphError(f"{kind}: got a {type(one).__name__}; accepted: a rsl_cli.{parent.__name__}")
 
 
 def _drawn(space: Space) -> Tensor:
@@ -273,7 +294,7 @@ def check_derivatives(
         torch.autograd.gradcheck(compute, variables, check_forward_ad=forward)
     except GradcheckError as error:
         raise GraphError(f"{what}: its derivative is not what finite differences give; mend its backward") from error
-    except Exception as error:
+    except RAISED as error:
         raise GraphError(f"{what}: has no derivative: {type(error).__name__}: {first_line(error)}") from error
 
 
@@ -289,7 +310,7 @@ def failing(what: str) -> Iterator[None]:
         yield
     except RslError:
         raise
-    except Exception as error:
+    except RAISED as error:
         raise GraphError(f"{what}: fails with {type(error).__name__}: {first_line(error)}") from error
 
 

@@ -44,6 +44,10 @@ class CheckpointError(TrainingError):
     """A checkpoint that training cannot go on from: of another network, or not one."""
 
 
+RAISED = (Exception, SystemExit)
+"""What code of a user's may raise and is told of in a line; SystemExit would end rsl without one."""
+
+
 def nearest(got: str, accepted: Iterable[object]) -> str:
     """Return ``"; did you mean 'x'?"`` for the closest accepted name, or an empty string."""
     close = difflib.get_close_matches(str(got), [str(name) for name in accepted], n=1, cutoff=0.6)

@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import Any
 
 from rsl_cli.contracts import check_bias, check_combine, check_edge_map, check_stage
-from rsl_cli.errors import GraphError, first_line, one_of
+from rsl_cli.errors import RAISED, GraphError, first_line, one_of
 from rsl_cli.graph_config import read_graph
 from rsl_cli.kernels.stencil import Stencil
 from rsl_cli.liftings import EdgeLifting, edge_lifting
@@ -183,7 +183,7 @@ def _naming(where: str, own: bool = False) -> Iterator[None]:
         yield
     except GraphError as error:
         raise GraphError(f"{where}: {error}") from error
-    except Exception as error:
+    except RAISED as error:
         if not own:
             raise
         raise GraphError(f"{where}: fails with {type(error).__name__}: {first_line(error)}") from error

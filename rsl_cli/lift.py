@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from rsl_cli.contracts import check_lifting
+from rsl_cli.contracts import check_lifting, failing
 from rsl_cli.errors import LiftError
 from rsl_cli.graph import BaseGraph, Edge, EdgeLifting, Vertex, edge_lifting
 from rsl_cli.liftings import Dense, EdgeList
@@ -345,9 +345,10 @@ def check_fibres(base: BaseGraph, degree: int, default: EdgeLifting) -> None:
     fibres = fibre_sizes(base, degree)
     for edge in base.edges:
         lifting, sizes = lifting_of(edge, base, default), (fibres[edge.source], fibres[edge.target])
-        with _naming(edge):
+        own = lifting.origin is not None
+        with _naming(edge), failing(f"lifting {lifting.kind}") if own else contextlib.nullcontext():
             lifting.law.check_fibres(*sizes)
-        if lifting.origin is not None:
+        if own:
             check_lifting(lifting.law, *(min(size, _CHECKED) for size in sizes))
 
 

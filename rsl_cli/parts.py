@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import MISSING, field, fields, is_dataclass
 from typing import Any, ClassVar, TypeVar, get_args
 
-from rsl_cli.errors import GraphError, RslError, first_line, one_of
+from rsl_cli.errors import RAISED, GraphError, RslError, first_line, one_of
 from rsl_cli.keys import Key, Keys, read_keys
 from rsl_cli.registry import Origin, Registry
 
@@ -109,7 +109,7 @@ def make(
         made = factory(**options)
     except RslError:
         raise
-    except Exception as error:
+    except RAISED as error:
         raise GraphError(f"{what}: fails with {type(error).__name__}: {first_line(error)}") from error
     if not isinstance(made, kind):
         raise GraphError(f"{what}: makes a {type(made).__name__}; accepted: a subclass of rsl_cli.{kind.__name__}")

@@ -25,7 +25,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Generic, TypeVar, cast
 
-from rsl_cli.errors import ConfigError, RslError, first_line, nearest, one_of
+from rsl_cli.errors import RAISED, ConfigError, RslError, first_line, nearest, one_of
 
 T = TypeVar("T")
 P = TypeVar("P")
@@ -230,7 +230,7 @@ def _imported(name: str, where: str, error: type[RslError]) -> ModuleType:
         return importlib.import_module(name)
     except RslError as found:
         raise error(f"{where}: {found}") from found
-    except (Exception, SystemExit) as found:
+    except RAISED as found:
         raise error(
             f"{where}: cannot import {name}: {type(found).__name__}: {first_line(found)}; it is looked for in the "
             "current folder and where Python looks"

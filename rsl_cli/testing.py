@@ -8,6 +8,7 @@ one line that says what is wrong; give them the spaces and settings that a part 
 import tempfile
 from collections import Counter
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -99,10 +100,15 @@ def check_executor(kind: type[Executor], **arguments: Any) -> None:
     """
     name, told = kind.__qualname__, Counter[str]()
     settings = {**read_keys("executor.arguments.", kind.keys, arguments, also=()), **read_keys("", SHARED, {})}
+
+    class Tried(StudySpec):
+        @cached_property
+        def executor(self) -> Executor:
+            return kind(settings)
+
     with tempfile.TemporaryDirectory() as folder:
         expected = run_study({**_STUDY, "results_dir": f"{folder}/local"}).store
-        spec = StudySpec.from_config({**_STUDY, "results_dir": f"{folder}/own"})
-        vars(spec)["executor"] = kind(settings)
+        spec = Tried.from_config({**_STUDY, "results_dir": f"{folder}/own"})
         with failing(f"executor {name}"):
             store = run_study(spec, finished=lambda _, states: told.update(states.keys())).store
         for key in expected.planned():

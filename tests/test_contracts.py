@@ -2,16 +2,19 @@
 
 import math
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional
 
 from rsl_cli.activations import ACTIVATIONS
 from rsl_cli.diagnostics.probes import PROBES
 from rsl_cli.diagnostics.tangent import TangentProbe
 from rsl_cli.errors import ConfigError, GraphError, TrainingError
 from rsl_cli.graph import BaseGraph
+from rsl_cli.kernels.stencil import Stencil
 from rsl_cli.laws import LAWS, Student
 from rsl_cli.lift import sample_lift
 from rsl_cli.liftings import LIFTINGS
@@ -288,6 +291,59 @@ def test_what_an_optimiser_says_of_itself_is_held_against_it(members, message):
     direction = {"direction": lambda self, gradient, theta, states, numbers: 2 * gradient}
     with pytest.raises(ConfigError, match=f"optimiser Own: {message}"):
         check_optimizer(type("Own", (Optimizer,), direction | members)())
+
+
+def test_an_optimiser_that_keeps_state_in_itself_is_told_so():
+    class Own(Optimizer):
+        mean: torch.Tensor | float = 0.0
+
+        def direction(self, gradient, theta, states, numbers):
+            self.mean = 0.9 * self.mean + gradient
+            return self.mean
+
+    with pytest.raises(ConfigError, match="optimiser Own: goes on otherwise when resumed; keep all its state in"):
+        check_optimizer(Own())
+
+
+def _exits(*_):
+    raise SystemExit(3)
+
+
+def _single(out, y):
+    return (out - y).square().sum(1).float()
+
+
+@pytest.mark.parametrize(
+    ("check", "part", "message"),
+    [
+        (check_loss, lambda out, y: (out - y).square().sum(), r"loss <lambda>: gives shape \(\) from 7 samples"),
+        (check_loss, _single, "loss _single: gives torch.float32 from torch.float64; it must keep the type"),
+        (check_loss, _exits, "loss _exits: fails with SystemExit: 3"),
+        (check_loss, type(LOSSES["mse"]), "loss Squared; accepted: a function of outputs and targets, or an object"),
+        (check_loss, 3, "loss 3; accepted: a function of outputs and targets"),
+        (partial(check_edge_map, space=(4,)), Scale, r"map Scale is a class; accepted: what it makes, e.g. Scale\(\)"),
+        (partial(check_edge_map, space=(4,)), 3, "map: got a int; accepted: a rsl_cli.EdgeMap"),
+        (check_optimizer, Gd, "optimiser Gd; accepted: an object of a rsl_cli.Optimizer"),
+        (check_activation, _exits, "activation _exits: fails with SystemExit: 3"),
+    ],
+)
+def test_what_is_no_such_part_is_told_what_is_wanted(check, part, message):
+    with pytest.raises(ConfigError, match=f"^{message}"):
+        check(part)
+
+
+def test_a_plain_function_is_checked_as_the_loss_it_is():
+    check_loss(lambda out, y: functional.huber_loss(out, y, reduction="none").sum(1))
+
+
+def test_a_stencil_of_lists_is_told_what_it_is_to_be_of():
+    class Listed(Scale):
+        def stencil(self, space):
+            own = list(range(math.prod(space)))
+            return Stencil(len(own), len(own), 1, own, own, [0] * len(own))  # pyright: ignore[reportArgumentType]
+
+    with pytest.raises(GraphError, match=r"map Listed on space \(4,\): row is a list; accepted: int64"):
+        check_edge_map(Listed(), (4,))
 
 
 def test_what_is_said_of_an_optimiser_is_not_said_of_its_children():

@@ -299,6 +299,7 @@ def test_a_users_parts_of_a_vertex_are_in_the_identity(folder):
 
 LIFTING = "import numpy as np\nfrom rsl_cli import Lifting\nclass Own(Lifting):\n"
 DRAWN = "    def sample(self, draw, n_u, n_v): return "
+MATCHED = DRAWN + "(np.arange(n_v), np.arange(n_v))"
 MEAN = "\n    def mean_in_degree(self, n_u, n_v): return 1.0\n"
 
 
@@ -321,6 +322,14 @@ MEAN = "\n    def mean_in_degree(self, n_u, n_v): return 1.0\n"
             "says that every in-degree is 2, draws 1 to 1",
         ),
         (LIFTING + DRAWN + "(1 / 0, 1)" + MEAN, "fails with ZeroDivisionError"),
+        (LIFTING + DRAWN + "exit(3)" + MEAN, "fails with SystemExit: 3"),
+        (LIFTING + MATCHED + "\n    def mean_in_degree(self): return 1.0", "fails with TypeError"),
+        (
+            LIFTING + MATCHED + "\n    def mean_in_degree(self, n_u, n_v): pass",
+            "mean_in_degree is None; accepted",
+        ),
+        (LIFTING + MATCHED + MEAN.replace("1.0", "float('nan')"), "mean_in_degree is nan; accepted: a finite number"),
+        (LIFTING + MATCHED + MEAN + "    def check_fibres(self, n_u, n_v): 1 / 0\n", "fails with ZeroDivisionError"),
     ],
 )
 def test_a_lifting_that_lies_is_one_line(folder, capsys, text, message):
@@ -455,6 +464,10 @@ def test_a_part_that_changes_between_processes_is_refused(folder, capsys):
     assert not list(Path("results/mine/runs").rglob("record.json"))
 
 
+OWN_DATA = (
+    "import numpy as np\nfrom rsl_cli import Dataset\nx, y = np.eye(12), np.arange(12.0)[:, None]\n"
+    "def made(kind, **more): return kind('own', 'regression', x, y, x, y, 1, **more)\n"
+)
 DATA = "import numpy as np\nx, y = np.zeros((20, 2)) + np.arange(20)[:, None], np.arange(20.0)\n"
 
 
@@ -474,6 +487,12 @@ DATA = "import numpy as np\nx, y = np.zeros((20, 2)) + np.arange(20)[:, None], n
         (DATA + "def load(): return x * np.nan, y, x, y", "dataset plug_bad.load: inputs, row 1"),
         (DATA + "def load(): return x, np.random.rand(20), x, y", "gives other numbers when called again; draw from"),
         (DATA + "def load(): return x, y * 0, x, y * 0", "has the same value in every row"),
+        ("def load(): exit(7)", "dataset plug_bad.load: fails with SystemExit: 7"),
+        (OWN_DATA + "def load(): return made(Dataset, notes=(lambda: 3,))", "no worker process can be sent it, "),
+        (
+            OWN_DATA + "def load():\n    class Own(Dataset): pass\n    return made(Own)",
+            "no worker process can be sent it",
+        ),
     ],
 )
 def test_a_dataset_that_lies_is_one_line(folder, capsys, text, message):
@@ -609,11 +628,47 @@ class Own(Optimizer):
             "goes on otherwise when resumed; keep all its state in `states`",
         ),
         (OPTIMIZER + "        return gradients", "fails with NameError"),
+        (OPTIMIZER + "        exit(3)", "fails with SystemExit: 3"),
+        ("def Own(x, y): return x", "trainer plug_bad.Own: is no rsl_cli.Optimizer; name a class of such, or use trai"),
+        ("class Own:\n    def __init__(self, x): pass", "is no rsl_cli.Optimizer"),
     ],
 )
 def test_an_optimiser_that_lies_is_one_line(folder, capsys, text, message):
     Path("plug_bad.py").write_text(text)
     assert message in one_line(capsys, ["run", "trainer=target", "trainer.target=plug_bad.Own", "lift=2", "seeds=1"])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ["trainer=target", "trainer.target=plug_own.Own", "trainer.arguments={gamma: 1}"],
+            "fields of a @dataclass",
+        ),
+        (["trainer=target", "trainer.target=plug_own.Needy"], "trainer.arguments={rate_of_growth: ...}"),
+        (["trainer=plug_own.Own"], "a part by its name is trainer=target trainer.target=plug_own.Own"),
+        (["trainer=torch.optim.SGD"], "a part by its name is trainer=torch trainer.target=torch.optim.SGD"),
+        (["dataset=plug_own.load"], "a part by its name is dataset=target dataset.target=plug_own.load"),
+        (["base=plug_own.Net"], "a part by its name is base=module base.target=plug_own.Net"),
+    ],
+)
+def test_how_a_part_is_named_is_said_where_it_is_not(folder, capsys, words, message):
+    needy = "class Needy(Own):\n    def __init__(self, rate_of_growth): pass\n"
+    Path("plug_own.py").write_text(OPTIMIZER + "        return gradient\n" + needy)
+    assert message in one_line(capsys, ["run", *words, "lift=2", "seeds=1"])
+
+
+@pytest.mark.slow
+def test_a_part_that_exits_late_fails_its_runs_and_no_more(folder, capsys):
+    Path("plug_late.py").write_text(
+        "def loss(out, y):\n    if len(out) > 40: raise SystemExit(7)\n    return (out - y).square().sum(1)\n"
+    )
+    assert main([*SMALL, "loss=plug_late.loss", "executor=local"]) == 1
+    shown = capsys.readouterr().err
+    assert "1 of 1 runs failed" in shown or "failed; see" in shown
+    (key,) = load_study("results/small").store.planned()
+    record = load_study("results/small").store.record(key)
+    assert record is not None and record.error == "SystemExit: 7"
 
 
 @pytest.mark.parametrize(

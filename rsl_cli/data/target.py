@@ -1,6 +1,7 @@
 """Datasets that a function of the user's own returns."""
 
 import hashlib
+import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 from rsl_cli.data.dataset import Dataset
 from rsl_cli.data.files import LEAST_ROWS, encode_target, to_numbers
 from rsl_cli.data.keys import DatasetBuilder, DatasetSettings, Teacher, shaped
-from rsl_cli.errors import DataError, RslError, first_line
+from rsl_cli.errors import RAISED, DataError, RslError, first_line
 from rsl_cli.keys import Key, choice
 from rsl_cli.registry import Registry, plain_arguments
 
@@ -48,6 +49,13 @@ def _checked(function: Callable[..., Any], name: str, arguments: DatasetSettings
     first, second = (_called(function, name, arguments, task) for _ in range(2))
     if arrays_digest(first) != arrays_digest(second):
         raise DataError(f"dataset {name}: gives other numbers when called again; draw from a generator with a seed")
+    try:
+        pickle.dumps(first.first(1))  # As worker processes are sent it.
+    except RAISED as error:
+        raise DataError(
+            f"dataset {name}: no worker process can be sent it, {type(error).__name__}: {first_line(error)}; accepted: "
+            f"{_ACCEPTED} of plain values"
+        ) from error
     return first
 
 
@@ -58,7 +66,7 @@ def _called(function: Callable[..., Any], name: str, arguments: DatasetSettings,
         parts = None if isinstance(made, Dataset) else [np.asarray(part) for part in made]
     except RslError:
         raise
-    except Exception as error:
+    except RAISED as error:
         raise DataError(f"{where}: fails with {type(error).__name__}: {first_line(error)}") from error
     if parts is None:
         return made

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rsl_cli.errors import ConfigError, GraphError, first_line, one_of
+from rsl_cli.errors import RAISED, ConfigError, GraphError, first_line, one_of
 from rsl_cli.graph import BaseGraph
 from rsl_cli.graph_config import Init
 from rsl_cli.lift import Lift
@@ -192,7 +192,7 @@ def _made(target: object, arguments: object) -> nn.Module:
         raise ConfigError(f"{where}: is not a torch.nn.Module; name a class that is one")
     try:
         return found(**arguments)
-    except (Exception, SystemExit) as error:
+    except RAISED as error:
         given = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
         raise ConfigError(
             f"{where}: {found.__name__}({given}) fails: {type(error).__name__}: {first_line(error)}; "

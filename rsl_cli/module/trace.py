@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 from torch.fx.node import map_arg
 from torch.nn.utils import parametrize
 
-from rsl_cli.errors import GraphError
+from rsl_cli.errors import RAISED, GraphError
 from rsl_cli.module.call import Call
 from rsl_cli.module.draft import FLAT, DraftVertex, Part, Value
 from rsl_cli.module.layers import FUNCTIONS, MODULES
@@ -53,7 +53,7 @@ def read_module(module: nn.Module, input_shape: Sequence[int]) -> DraftVertex:
     _check_plain(module, tracer)
     try:
         graph = tracer.trace(module, {p.name: p.default for p in parameters if p.name not in needed})
-    except Exception as error:
+    except RAISED as error:
         raise GraphError(
             f"module {name}: torch.fx cannot trace it{_line_of(error)}: {_first_line(error)}; accepted: a forward "
             "without control flow that depends on tensors"
@@ -149,7 +149,7 @@ class _Reader(fx.Interpreter):
         rule = self._rule(n) if known and n.op not in _HANDLED else None
         try:
             result = super().run_node(n)
-        except Exception as error:
+        except RAISED as error:
             raise GraphError(f"{self._where(n)}: {_first_line(error)}; samples are {self.input_shape}") from error
         if n.op == "placeholder" and isinstance(result, Tensor):
             axes = ((),) * (result.dim() - 1 - len(self.input_shape))  # One channel that the samples do not show.

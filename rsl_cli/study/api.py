@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from rsl_cli.errors import RslError, TrainingError, first_line
+from rsl_cli.errors import RAISED, RslError, TrainingError, first_line
 from rsl_cli.registry import is_ours
 from rsl_cli.study.costs import check_affordable, unions
 from rsl_cli.study.growth import register
@@ -114,7 +114,7 @@ def _naming(spec: StudySpec) -> Iterator[None]:
         yield
     except RslError:
         raise
-    except Exception as error:
+    except RAISED as error:
         if is_ours(spec.executor):
             raise
         raise TrainingError(_broken(spec, f"fails with {type(error).__name__}: {first_line(error)}")) from error

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from rsl_cli.errors import ConfigError, first_line
+from rsl_cli.errors import RAISED, ConfigError, first_line
 from rsl_cli.keys import Key, Keys, nullable, read_keys, real, whole
 from rsl_cli.registry import Registry, load, plain_arguments
 from rsl_cli.study.machine import cores
@@ -323,7 +323,7 @@ def make_executor(settings: Mapping[str, Any]) -> Executor:
     arguments = read_keys("executor.arguments.", _executor_class(own).keys, settings["arguments"] or {}, also=())
     try:
         made = own({**arguments, **{key: settings[key] for key in SHARED}})
-    except Exception as error:
+    except RAISED as error:
         raise ConfigError(
             f"executor.target={settings['target']}: {type(error).__name__}: {first_line(error)}"
         ) from error

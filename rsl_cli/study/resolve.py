@@ -84,6 +84,9 @@ def resolve(asked: Asked, data: Dataset | None = None) -> Resolved:
         flat = _reads_flat(full["base"])
         data = load_dataset(full["dataset"], teacher=_teacher(full["base"], asked.lifting), flat=flat)
     base = BaseGraph.from_config(full["base"], input_shape=data.input_shape, output_size=data.outputs)
+    for degree in (asked.lifts[0], asked.lifts[-1]):
+        # Before anything is asked of a lifting: fibres that cannot be joined as wanted show here.
+        check_fibres(base, degree, asked.lifting)
     estimate = partial(affordable_flow, base, asked.lifts[-1], asked.lifting, data)
     full["trainer"], notes = chosen_trainer(full["trainer"], data.task, estimate)
     trainer = trainer_settings(full["trainer"])
@@ -95,9 +98,6 @@ def resolve(asked: Asked, data: Dataset | None = None) -> Resolved:
     check_fit(loss, data)
     trainer.check(loss)
     diagnostics = Diagnostics.from_config(full["theory"], trainer, loss, data)
-    for degree in (asked.lifts[0], asked.lifts[-1]):
-        # Before anything is written: fibres that cannot be joined as asked show here.
-        check_fibres(base, degree, asked.lifting)
     return Resolved(full, base, data, trainer, loss, origin, diagnostics, _name(full), notes)
 
 
@@ -111,7 +111,7 @@ def _check_data(config: Mapping[str, Any], lifting: EdgeLifting) -> None:
     size, seconds = _DRAWN_BYTES * numbers, numbers / _DRAWN_RATE
     if numbers and is_planted(dataset):
         full = content_identity(dataset)
-        graph, degree = _planted_base(config["base"], full), full["degree"]
+        graph, degree = _planted_base(config["base"], full, lifting), full["degree"]
         parameters = expected_parameters(graph, degree, lifting)
         size += _PLANTED_BYTES * parameters
         passes = flops(graph, degree, lifting) * (full["samples"] + full["test_samples"])
@@ -136,15 +136,17 @@ def planted(base: Mapping[str, Any], dataset: Mapping[str, Any], lifting: EdgeLi
         A network of one replica, in float64.
     """
     full = content_identity(dataset)
-    graph = _planted_base(base, full)
+    graph = _planted_base(base, full, lifting)
     drawn = tuple(edge if edge.init.law.variance else replace(edge, init=Init()) for edge in graph.edges)
     graph = replace(graph, edges=drawn)
     lift = sample_lift(graph, full["degree"], full["seed"], lifting)
     return LiftedNetwork(lift, full["seed"], torch.float64)
 
 
-def _planted_base(base: Mapping[str, Any], settings: Mapping[str, Any]) -> BaseGraph:
-    return BaseGraph.from_config(base, input_shape=(settings["inputs"],), output_size=settings["outputs"])
+def _planted_base(base: Mapping[str, Any], settings: Mapping[str, Any], lifting: EdgeLifting) -> BaseGraph:
+    graph = BaseGraph.from_config(base, input_shape=(settings["inputs"],), output_size=settings["outputs"])
+    check_fibres(graph, settings["degree"], lifting)
+    return graph
 
 
 def _teacher(base: Mapping[str, Any], lifting: EdgeLifting) -> Any:

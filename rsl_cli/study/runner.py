@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from rsl_cli.errors import CheckpointError, RslError, TrainingError, first_line
+from rsl_cli.errors import RAISED, CheckpointError, RslError, TrainingError, first_line
 from rsl_cli.lift import disjoint_union, sample_lift
 from rsl_cli.network import LiftedNetwork
 from rsl_cli.study.leases import Claim, LeaseLostError, holders
@@ -155,7 +155,7 @@ def _train(spec: StudySpec, starts: Mapping[RunKey, Saved], hooks: _Hooks) -> di
         return _started_anew(spec, starts, error, hooks)
     except RslError:
         raise
-    except Exception as error:
+    except RAISED as error:
         return _failed(spec, starts, error, hooks)
     spec.store.check_there()
     finals = [result.stop_reason in FINAL or not settings.horizon for result in results]
@@ -181,7 +181,7 @@ def _started_anew(spec: StudySpec, starts: Mapping[RunKey, Saved], error: Except
     return outcome
 
 
-def _failed(spec: StudySpec, starts: Mapping[RunKey, Saved], error: Exception, hooks: _Hooks) -> dict[str, str]:
+def _failed(spec: StudySpec, starts: Mapping[RunKey, Saved], error: BaseException, hooks: _Hooks) -> dict[str, str]:
     """Find out which run of a union fails by training each alone; write why."""
     if len(starts) > 1:
         outcome: dict[str, str] = {}
@@ -192,7 +192,7 @@ def _failed(spec: StudySpec, starts: Mapping[RunKey, Saved], error: Exception, h
     return {key.directory: record_failure(spec, key, error)}
 
 
-def record_failure(spec: StudySpec, key: RunKey, error: Exception) -> str:
+def record_failure(spec: StudySpec, key: RunKey, error: BaseException) -> str:
     """Write why a run failed; returns ``failed``."""
     text = "".join(traceback.format_exception(error))
     record = Record(**_named(spec, key), status="failed", error=f"{type(error).__name__}: {first_line(error)}")

@@ -40,7 +40,7 @@ def serve(connection: Connection, config: str, data: Any, threads: int) -> None:
 
     threading.Thread(target=_beat, args=(send,), daemon=True).start()
     with unswept(for_good=True):
-        from rsl_cli.errors import RslError, TrainingError
+        from rsl_cli.errors import RAISED, RslError, TrainingError
         from rsl_cli.study.identity import refuse_other
         from rsl_cli.study.machine import prepare
         from rsl_cli.study.plan import RunBatch
@@ -65,7 +65,7 @@ def serve(connection: Connection, config: str, data: Any, threads: int) -> None:
             send("done", outcome)
         except RslError as error:
             send("error", error)
-        except Exception as error:
+        except RAISED as error:
             send("error", TrainingError(f"a worker process failed: {type(error).__name__}: {error}"))
 
 

@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from rsl_cli.contracts import check_derivatives, failing
 from rsl_cli.data import Dataset
-from rsl_cli.errors import ConfigError, first_line
+from rsl_cli.errors import RAISED, ConfigError, first_line
 from rsl_cli.registry import Origin, Registry, plain_arguments
 
 
@@ -162,7 +162,7 @@ def read_loss(config: object) -> tuple[Loss, Origin | None]:
         return found, None
     try:
         made = found(**arguments) if isinstance(found, type) else found
-    except Exception as error:
+    except RAISED as error:
         raise ConfigError(f"loss {target}: {type(error).__name__}: {first_line(error)}; mend its arguments") from error
     if not isinstance(made, Loss):
         if isinstance(found, type) or not callable(made):
@@ -195,16 +195,21 @@ def _drawn(loss: Loss, outputs: int) -> tuple[Tensor, Tensor]:
     return out, y.argmax(1) if loss.labels else y
 
 
-def check_loss(loss: Loss, outputs: int = 3) -> None:
+def check_loss(loss: Loss | Callable[..., Any], outputs: int = 3) -> None:
     """The contract of a loss: one finite number a sample, from that sample alone; true derivative and curvature.
 
     Args:
-        loss: the loss.
+        loss: a loss, or a function of outputs and targets.
         outputs: k.
 
     Raises:
         ConfigError: what it breaks, in one line.
     """
+    if isinstance(loss, type) or not (isinstance(loss, Loss) or callable(loss)):
+        shown = loss.__name__ if isinstance(loss, type) else repr(loss)
+        raise ConfigError(f"loss {shown}; accepted: a function of outputs and targets, or an object of a rsl_cli.Loss")
+    if not isinstance(loss, Loss):
+        loss = FunctionLoss(loss, getattr(loss, "__qualname__", type(loss).__name__))
     what, (out, y) = f"loss {loss.name or type(loss).__name__}", _drawn(loss, outputs)
     samples = len(out)
     with failing(what):
@@ -216,6 +221,8 @@ def check_loss(loss: Loss, outputs: int = 3) -> None:
         raise ConfigError(f"{what}: gives numbers that are not finite from ordinary ones")
     if not torch.equal(values, again):
         raise ConfigError(f"{what}: gives other numbers when asked again; it must not depend on chance")
+    if values.dtype != out.dtype:
+        raise ConfigError(f"{what}: gives {values.dtype} from {out.dtype}; it must keep the type")
     if not torch.allclose(alone, values[:1], rtol=1e-9, atol=1e-12):
         raise ConfigError(f"{what}: gives a sample another loss beside others; each must be for itself")
     for claim, said in (("quadratic", loss.quadratic or None), ("circuit", loss.circuit)):

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from rsl_cli.contracts import failing
-from rsl_cli.errors import ConfigError, RslError, first_line, one_of
+from rsl_cli.errors import RAISED, ConfigError, RslError, first_line, one_of
 from rsl_cli.kernels.circuit import BETA1, BETA2, EPSILON
 from rsl_cli.network import LiftedNetwork
 from rsl_cli.registry import Registry, is_ours
@@ -267,21 +267,25 @@ def make_optimizer(name: str, options: Mapping[str, Any]) -> Optimizer:
         raise ConfigError(foreign)
     try:
         accepted = inspect.signature(factory).parameters
+        own = not is_ours(factory)
         for key in options:
+            if key not in accepted and own and not accepted:
+                raise ConfigError(f"trainer {name} has no key {key!r}; fields of a @dataclass are an optimiser's keys")
             if key not in accepted:
                 raise ConfigError(one_of("trainer key", key, accepted))
         for key, parameter in accepted.items():
             if parameter.default is parameter.empty and options.get(key) is None:
-                raise ConfigError(f"trainer.{key} is not set; trainer {name} needs it, e.g. trainer.{key}=mine.part")
+                if own and not isinstance(factory, type):
+                    raise ConfigError(f"{foreign}; it is a function of {', '.join(accepted)}")
+                remedy = f"trainer.arguments={{{key}: ...}}" if own else f"trainer.{key}=mine.part"
+                raise ConfigError(f"trainer.{key} is not set; trainer {name} needs it, e.g. {remedy}")
         made = factory(**options)
     except RslError:
         raise
-    except Exception as error:
+    except RAISED as error:
         raise ConfigError(f"trainer {name}: {type(error).__name__}: {first_line(error)}; mend its arguments") from error
     if not isinstance(made, Optimizer):
-        raise ConfigError(
-            f"trainer {name}: is no rsl_cli.Optimizer; name a class of such, or trainer=torch for torch's"
-        )
+        raise ConfigError(foreign)
     if OPTIMIZERS.origin(name, options) is not None:
         check_optimizer(made)
     return made
@@ -296,19 +300,28 @@ def check_optimizer(optimizer: Optimizer) -> None:
     Raises:
         ConfigError: what it breaks, in one line.
     """
+    if not isinstance(optimizer, Optimizer):
+        shown = optimizer.__name__ if isinstance(optimizer, type) else repr(optimizer)
+        raise ConfigError(f"optimiser {shown}; accepted: an object of a rsl_cli.Optimizer, e.g. Own(), no class")
     what = f"optimiser {type(optimizer).__name__}"
     start = torch.linspace(-1, 1, 6, dtype=torch.float64)
     with failing(what):
         whole, states = _steps(optimizer, start, 0, 6)
         half, kept = _steps(optimizer, start, 0, 3)
         resumed, _ = _steps(optimizer, half, 3, 6, kept)
-        part, _ = _steps(optimizer, start[:2], 0, 6)
-        far, _ = _steps(optimizer, start, 0, 200)
     for key, state in zip(optimizer.states, states, strict=True):
         if state.shape != start.shape:
             raise ConfigError(f"{what}: state {key} has shape {tuple(state.shape)}; it must keep {tuple(start.shape)}")
     if whole.shape != start.shape or not bool(torch.isfinite(whole).all()):
         raise ConfigError(f"{what}: its direction is not {_ONE_EACH}")
+    with failing(what):
+        # Once more from the start: what it keeps in itself shows, before it is asked for other numbers of them.
+        again, _ = _steps(optimizer, start, 0, 6)
+    if not torch.equal(again, whole):
+        raise ConfigError(f"{what}: {_FORGETFUL}")
+    with failing(what):
+        part, _ = _steps(optimizer, start[:2], 0, 6)
+        far, _ = _steps(optimizer, start, 0, 200)
     of_step = [(optimizer.numbers(step), optimizer.rate(1.0, step)) for step in (1, 9)]
     if not optimizer.counted and of_step[0] != of_step[1]:
         raise ConfigError(f"{what}: its step depends on how many there were; say so, counted = True")
@@ -319,7 +332,7 @@ def check_optimizer(optimizer: Optimizer) -> None:
     if optimizer.in_circuits and not is_ours(type(optimizer).direction):
         raise ConfigError(f"{what}: says in_circuits=True, and circuits have no loops for it; leave it out")
     if not torch.equal(resumed, whole):
-        raise ConfigError(f"{what}: goes on otherwise when resumed; keep all its state in `states`, none in itself")
+        raise ConfigError(f"{what}: {_FORGETFUL}")
     if not torch.allclose(part, whole[:2], rtol=1e-12, atol=1e-15):
         raise ConfigError(f"{what}: moves a number otherwise beside others; each must be by itself")
     if not float(far.square().sum()) < float(start.square().sum()):
@@ -327,6 +340,7 @@ def check_optimizer(optimizer: Optimizer) -> None:
 
 
 _ONE_EACH = "one finite number for each parameter"
+_FORGETFUL = "goes on otherwise when resumed; keep all its state in `states`, none in itself"
 
 
 def _follows_flow(optimizer: Optimizer) -> bool:

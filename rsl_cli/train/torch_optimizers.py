@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from rsl_cli.contracts import failing
-from rsl_cli.errors import ConfigError, first_line
+from rsl_cli.errors import RAISED, ConfigError, first_line
 from rsl_cli.network import LiftedNetwork
 from rsl_cli.registry import load, plain_arguments
 from rsl_cli.train.optimizers import Optimizer, Steps, make_optimizer
@@ -57,7 +57,7 @@ class TorchOptimizer(Optimizer):
         groups = [{"params": [parameter], "lr": factor} for parameter, factor in parameters]
         try:
             return load(self.target, "trainer.target")(groups, **(self.arguments or {}))
-        except Exception as error:
+        except RAISED as error:
             text = f"{type(error).__name__}: {first_line(error)}"
             raise ConfigError(f"trainer.target={self.target}: {text}; mend trainer.arguments") from error
 
