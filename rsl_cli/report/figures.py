@@ -37,7 +37,8 @@ class ReportFigure:
     Args:
         title: what it asks.
         text: what it draws, for the page's caption.
-        draw: fills an empty matplotlib figure, given the title and what the report knows; None: there is none.
+        draw: fills an empty matplotlib figure, given the title and what the report knows; its size is `canvas.WIDE`,
+            unless this sets another; None: there is none.
         chart: a chart of Altair for the page, from what the report knows, or None: nothing on the page; left out: what
             is drawn stands there as an image.
         table: of the page's, without which there is no chart.

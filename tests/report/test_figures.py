@@ -1,5 +1,6 @@
 """Figures of a user's own."""
 
+import itertools
 import json
 import re
 import shutil
@@ -13,7 +14,7 @@ from matplotlib.figure import Figure
 from rsl_cli.errors import ConfigError
 from rsl_cli.report import write_report
 from rsl_cli.report.evidence import Evidence
-from rsl_cli.report.figures import FIGURES, SHIPPED, made_figures, named_figures
+from rsl_cli.report.figures import FIGURES, SHIPPED, ReportFigure, made_figures, named_figures
 from rsl_cli.report.read import read_runs
 from rsl_cli.report.watch import SECONDS, watch
 from rsl_cli.study.files import write_json
@@ -111,8 +112,9 @@ def test_a_figure_that_cannot_be_drawn_is_one_line(study, name, message):
     assert made == [] and message in line and "\n" not in line
 
 
+@pytest.mark.drawn
 def test_the_contract_of_a_figure(tmp_path):
-    asked = []
+    asked, count = [], itertools.count()
 
     def spread(store):
         asked.append([record.lift for record in store.records()])
@@ -129,6 +131,17 @@ def test_the_contract_of_a_figure(tmp_path):
         check_figure(lambda store: spread(store) if len(asked) < 3 else None, made)
     with pytest.raises(ConfigError, match="gives a int; accepted: a matplotlib figure or None"):
         check_figure(lambda store: 3, made)
+
+    def counting(found):
+        return alt.Chart(alt.InlineData([{"x": next(count)}])).mark_point().encode(x="x:Q")
+
+    changing = (
+        ReportFigure("Which?", "", lambda figure, title, found: figure.subplots().set_title(next(count))),
+        ReportFigure("Which?", "", chart=counting),
+    )
+    for figure in changing:
+        with pytest.raises(ConfigError, match=r"figure Which\?: is another one when drawn again"):
+            check_figure(figure, made)
 
 
 @pytest.mark.drawn
@@ -192,6 +205,7 @@ def test_the_key_is_a_list_of_names_and_no_part_of_a_run(study):
         StudySpec.from_config({**small, "figures": 3})
 
 
+@pytest.mark.drawn
 def test_own_figures_stand_in_the_page_and_beside_it(tmp_path, study):
     store = make_study(tmp_path / "made", lambda params, lift: 50 / params, lifts=(16, 32, 64), seeds=3)
     whole = store.read_study()
