@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from rsl_cli.errors import ConfigError, first_line
+from rsl_cli.errors import RAISED, ConfigError, first_line
 from rsl_cli.registry import Registry, load_plugins
 from rsl_cli.report import (
     canvas,
@@ -316,7 +316,7 @@ def _tried(name: str, part: ReportFigure | Function, found: Evidence) -> Made:
     try:
         made = _made(name, part, found)
         made = replace(made, drawing=None if made.drawing is None else canvas.drawn(made.drawing))
-    except Exception as error:
+    except RAISED as error:
         raise ConfigError(f"figure {name}: fails with {type(error).__name__}: {first_line(error)}") from error
     if made.drawing is not None and not hasattr(made.drawing, "savefig"):
         given = type(made.drawing).__name__

@@ -45,6 +45,9 @@ def kappa(store):
 def broken(store):
     return store.losses
 
+def leaves(store):
+    raise SystemExit(3)
+
 def points(found):
     rows = [{"size": run.params, "end": run.train_loss} for run in found.runs.done]
     return altair.layer(altair.Chart(altair.InlineData(rows)).mark_point().encode(x="size:Q", y="end:Q"))
@@ -103,6 +106,7 @@ def test_figures_are_drawn_by_name(study):
     [
         ("my_figures.number", "figure my_figures.number: gives a int; accepted: a matplotlib figure or None"),
         ("my_figures.broken", "figure my_figures.broken: fails with AttributeError"),
+        ("my_figures.leaves", "figure my_figures.leaves: fails with SystemExit: 3"),
         ("my_figures.none", "figures=my_figures.none: my_figures has no none"),
         ("my_none.figure", "figures=my_none.figure: cannot import my_none: ModuleNotFoundError"),
     ],
