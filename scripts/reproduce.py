@@ -16,7 +16,7 @@ import sys
 import tarfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -89,8 +89,9 @@ class Item:
         return (self.names or {}).get(study, study.removeprefix(f"{self.name}_"))
 
 
+@cache
 def gallery() -> dict[str, Item]:
-    """All that the table lists, by name."""
+    """All that the table lists, by name; the same objects always, which compose their lines once."""
     table = yaml.safe_load(TABLE.read_text(encoding="utf-8"))
     lists = ("lines", "figures", "joined")
     return {

@@ -99,9 +99,9 @@ def encoded(figure: "Figure", formats: Sequence[str]) -> dict[str, bytes]:
     """Return a figure's bytes per format, without the date at which they were made; its layout is then settled."""
     engine = figure.get_layout_engine()
     if engine is not None:
-        # Once for all formats: each would find its own, and draw the figure twice for that.
+        # Once for all formats: each would find its own, and draw the figure twice for that ("none" is still an engine).
         engine.execute(figure)
-        figure.set_layout_engine("none")
+        figure.set_layout_engine(None)
     return {form: encode(figure, form) for form in formats}
 
 
