@@ -8,6 +8,7 @@ import base64
 import gc
 import importlib
 import inspect
+import os
 import warnings
 from collections import Counter
 
@@ -15,6 +16,10 @@ import pytest
 from beartype import beartype
 from hypothesis import settings
 from jaxtyping import AbstractArray, jaxtyped
+
+# Read when torch is loaded. Several processes test beside each other: threads that spin while they wait for one another
+# took most of the cores' time from those that work.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 # What is imported and collected lasts; looking through it for cycles again and again took a fifth of the tests' time.
 gc.disable()
