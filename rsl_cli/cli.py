@@ -155,8 +155,9 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     export = named.add_parser(
         "export",
         help="a trained lift as plain torch code, tensors and GraphML",
-        description="Write a finished run as a folder that needs torch alone: model.py, graph.json, model.safetensors, "
-        "graph.graphml. Of the runs named, the one of least held-out loss.",
+        description="Write a finished run as a folder that needs torch, numpy and safetensors, not rsl: model.py, "
+        "graph.json, model.safetensors, data.json (how raw data are read), graph.graphml. Of the runs named, the one "
+        "of least held-out loss.",
     )
     _takes_studies(export, "name, folder or address")
     export.add_argument("run", nargs="*", help="lift=64, seed=0, or the start of a run's folder; none: any")

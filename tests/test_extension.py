@@ -485,6 +485,14 @@ DATA = "import numpy as np\nx, y = np.zeros((20, 2)) + np.arange(20)[:, None], n
         (DATA + "def load(): return x, y[:9], x, y", "20 training inputs and 9 targets"),
         (DATA + "def load(): return x, y, x[:, :1], y", "held-out inputs are float64 (20, 1); expected float64 (N, 2)"),
         (DATA + "def load(): return x * np.nan, y, x, y", "dataset plug_bad.load: inputs, row 1"),
+        (DATA + "def load(): return x + 1j, y, x, y", "inputs: values of type complex128; accepted: integers, floats"),
+        (DATA + "def load(): return x, y + 1j, x, y", "targets: values of type complex128"),
+        (DATA + "def load(): return x, y.astype('M8[s]'), x, y", "targets: values of type"),
+        (
+            DATA + "import pandas as pd\ndef load(): return pd.DataFrame(x, columns=['a', 'b']), y, "
+            "pd.DataFrame(x, columns=['b', 'a']), y",
+            "training columns ['a', 'b'] and held-out ones ['b', 'a'] do not match",
+        ),
         (DATA + "def load(): return x, np.random.rand(20), x, y", "gives other numbers when called again; draw from"),
         (DATA + "def load(): return x, y * 0, x, y * 0", "has the same value in every row"),
         ("def load(): exit(7)", "dataset plug_bad.load: fails with SystemExit: 7"),

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 import torch
 
@@ -85,7 +86,7 @@ def test_what_cannot_be_asked_is_refused_by_name(houses):
     for table, text in (
         (houses.drop(columns="age"), "the table lacks column 'age'; needed: "),
         (houses.assign(city="Paris"), "column 'city', row 1: 'Paris' is none of"),
-        (houses, r"row 5, input \[1\] is missing or infinite"),
+        (houses, r"row 5, input \[1\] \(column 'age'\) is missing or infinite"),
         (houses[["age", "flat"]].to_numpy(), "some columns are text"),
     ):
         with pytest.raises(DataError, match=text):
@@ -116,3 +117,104 @@ def test_a_study_that_kept_nothing_about_its_data_is_mended_by_its_line(houses):
         load_study("results/s").network(2, 0).predict(houses)
     assert main(line) == 0
     assert load_study("results/s").store.read_study()["data"] == content["data"]
+
+
+PLAIN = {"id": [1, 2], "age": [40.5, 30.25], "flat": [7, 7]}
+
+
+@pytest.fixture(scope="module")
+def priced(tmp_path_factory):
+    """A network that asks for id, age and flat."""
+    folder = tmp_path_factory.mktemp("priced")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        HOUSES.to_csv("a.csv", index=False)
+        assert main(["run", *LINE, "dataset.target=price", "dataset.features=[id,age,flat]", "study=s"]) == 0
+        return load_study("results/s").network(2, 0)
+
+
+def test_a_table_may_come_in_any_of_the_usual_forms(priced):
+    frame = pd.DataFrame(PLAIN)
+    wanted = priced.predict(frame)
+    assert wanted.shape == (2, 1) and wanted[0] != wanted[1]
+    arrow, rows = pa.Table.from_pandas(frame), frame.to_dict("records")
+    text = {name: [f" {cell} " for cell in cells] for name, cells in PLAIN.items()}
+    for table in (PLAIN, text, rows, frame.to_records(), arrow, frame.rename(columns=lambda name: f" {name} ")):
+        assert torch.equal(priced.predict(table), wanted), type(table)
+    array = frame.to_numpy()
+    for samples in (array, array.tolist(), torch.tensor(array), array.astype(str), array.astype(object)):
+        assert torch.equal(priced.predict(samples), wanted), type(samples)
+    for sample in (frame.iloc[0], rows[0], array[0], array[0].tolist(), array[:1]):
+        assert torch.equal(priced.predict(sample), wanted[:1]), type(sample)
+
+
+@pytest.mark.parametrize(
+    ("table", "text"),
+    [
+        (np.zeros((2, 4)), r"got an array of shape \(2, 4\); wanted \(N, 3\), the columns \['id', 'age', 'flat'\]"),
+        (np.zeros((3, 2)), r"got an array of shape \(3, 2\); wanted"),
+        (np.zeros((2, 3, 3)), r"got an array of shape \(2, 3, 3\); wanted"),
+        (np.zeros(6), r"got an array of shape \(6,\); wanted"),
+        (np.zeros((0, 3)), "the table has no rows"),
+        ([[1, 2, 3], [1, 2]], "samples differ in length"),
+        (np.ones((2, 3), complex), r"got complex128; wanted numbers \(N, 3\)"),
+        ("a.csv", r"got str; wanted numbers \(N, 3\)"),
+        (None, "got NoneType; wanted"),
+        ([["1", "?", "3"]], r"row 1, input \[2\] \(column 'age'\): '\?' is not a number$"),
+        ([[1, None, 3]], r"row 1, input \[2\] \(column 'age'\) is missing or infinite"),
+        ({**PLAIN, "age": [1.0]}, "columns differ in length: 'id' 2, 'age' 1, 'flat' 2"),
+        ({**PLAIN, "age": 1.0}, "columns differ in length"),
+        ({**PLAIN, "age": ["1", "?"]}, r"column 'age', row 2: '\?' is not a number$"),
+        ({**PLAIN, "age": ["1", "1,5"]}, r"row 2: '1,5' is not a number; numbers of .* have a decimal '\.'"),
+        ({**PLAIN, "age": ["1", "1_5"]}, "row 2: '1_5' is not a number"),
+        ({**PLAIN, "age": [1, pd.Timestamp(0)]}, "column 'age', row 2: .* is not a number"),
+        ({**PLAIN, "age": [1, pd.NA]}, r"row 2, input \[2\] \(column 'age'\) is missing or infinite; fill it in"),
+        ({**PLAIN, "age": np.zeros((2, 2))}, r"column 'age' has shape \(2, 2\)"),
+        (pd.DataFrame(PLAIN).iloc[:0], "the table has no rows"),
+        ([{"id": 1, "age": 2}], "the table lacks column 'flat'"),
+    ],
+)  # fmt: skip
+def test_what_is_no_such_table_is_refused_in_a_line(priced, table, text):
+    with pytest.raises(DataError, match=text):
+        priced.predict(table)
+
+
+def test_an_array_of_another_shape_is_no_sample_of_an_image(tmp_path, monkeypatch):
+    """Once folded to as many samples as its numbers made."""
+    monkeypatch.chdir(tmp_path)
+    line = ["run", "dataset=digits", "study=s", "trainer=adam", "trainer.steps=3", "lift=2", "seeds=1"]
+    assert main([*line, "executor=local"]) == 0
+    network, image = load_study("results/s").network(2, 0), np.arange(64.0)
+    assert network.predict(image) == network.predict(image.reshape(8, 8)) == network.predict(image.reshape(1, 8, 8))
+    assert len(network.predict(np.zeros((3, 64)))) == 3
+    for shape in ((2, 32), (4, 4, 4), (64, 1)):
+        with pytest.raises(DataError, match=r"got an array of shape .*; wanted \(N, 8, 8\)"):
+            network.predict(np.zeros(shape))
+
+
+MINE = """
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+
+def load():
+    draws = np.random.default_rng(0)
+    x = pd.DataFrame({"a": draws.normal(size=40), "b": draws.normal(size=40), "c": [True, False] * 20})
+    y = pd.Series(np.where(x["a"] > 0, "high", "low"))
+    return x[:30], y[:30], x[30:], y[30:]
+"""
+
+
+def test_a_function_of_ones_own_is_asked_by_its_names(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "frames_of_mine.py").write_text(MINE)
+    line = ["run", "dataset=target", "dataset.target=frames_of_mine.load", "study=s", "trainer=adam", "lift=2"]
+    assert main([*line, "trainer.steps=5", "seeds=1", "executor=local", "trainer.dtype=float64"]) == 0
+    network, frame = load_study("results/s").network(2, 0), __import__("frames_of_mine").load()[2]
+    got = network.predict(frame[["c", "b", "a"]])
+    outputs = network(torch.as_tensor(frame.to_numpy(float))).argmax(1).tolist()
+    assert got == [["high", "low"][index] for index in outputs] == network.predict(frame.to_numpy())
+    with pytest.raises(DataError, match="the table lacks column 'b'"):
+        network.predict(frame[["a", "c"]])

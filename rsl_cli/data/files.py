@@ -82,6 +82,7 @@ def encode_target(
     Raises:
         DataError: values missing, infinite or of the wrong kind for the task, or classes too few or too rare.
     """
+    check_kind(values, where)
     if task == "auto":
         task = "classification" if _looks_like_classes(values) else "regression"
     if task == "regression":
@@ -134,8 +135,10 @@ def to_numbers(values: np.ndarray, where: str, remedy: str, rows: np.ndarray | N
         rows: as for :func:`encode_target`.
 
     Raises:
-        DataError: text, a missing value or an infinity; the error names the first row, from 1.
+        DataError: text, a missing value, an infinity, or values of another kind, such as complex numbers, whose
+            imaginary part would be lost; the error names the first row, from 1.
     """
+    check_kind(values, where)
     if values.dtype == object:
         cells = values.reshape(len(values), -1)
         row, text = next(
@@ -146,6 +149,18 @@ def to_numbers(values: np.ndarray, where: str, remedy: str, rows: np.ndarray | N
         numbers = np.array(values, dtype=np.float64, order="C")
     check_finite(numbers, where, rows)
     return numbers
+
+
+def check_kind(values: np.ndarray, where: str) -> None:
+    """Refuse what is neither a number, nor a boolean, nor text as objects.
+
+    Raises:
+        DataError: values of another kind, such as complex numbers or dates.
+    """
+    odd = [cell for cell in values.ravel() if not isinstance(cell, str)] if values.dtype == object else []
+    if odd or values.dtype.kind not in "biufO":
+        kind = type(odd[0]).__name__ if odd else values.dtype
+        raise DataError(f"{where}: values of type {kind}; accepted: integers, floats, booleans or text")
 
 
 def check_finite(values: np.ndarray, where: str, rows: np.ndarray | None = None) -> None:

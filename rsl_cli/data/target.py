@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from rsl_cli.data.dataset import Dataset
-from rsl_cli.data.files import LEAST_ROWS, encode_target, to_numbers
+from rsl_cli.data.dataset import Column, Dataset, Reading
+from rsl_cli.data.files import LEAST_ROWS, check_kind, encode_target, to_numbers
 from rsl_cli.data.keys import DatasetBuilder, DatasetSettings, Teacher, shaped
 from rsl_cli.errors import RAISED, DataError, RslError, first_line
 from rsl_cli.keys import Key, choice
@@ -63,29 +63,50 @@ def _called(function: Callable[..., Any], name: str, arguments: DatasetSettings,
     where = f"dataset {name}"
     try:
         made = function(**arguments)
-        parts = None if isinstance(made, Dataset) else [np.asarray(part) for part in made]
+        parts = None if isinstance(made, Dataset) else [_arrays(part) for part in made]
     except RslError:
         raise
     except RAISED as error:
         raise DataError(f"{where}: fails with {type(error).__name__}: {first_line(error)}") from error
     if parts is None:
         return made
-    if len(parts) != 4 or any(part.ndim == 0 for part in parts):
-        shown = ", ".join(f"{part.dtype} {part.shape}" for part in parts[:5])
+    if len(parts) != 4 or any(part.ndim == 0 for part, _ in parts):
+        shown = ", ".join(f"{part.dtype} {part.shape}" for part, _ in parts[:5])
         raise DataError(f"{where}: gives {len(parts)} parts ({shown}); accepted: {_ACCEPTED}")
-    x_train, y_train, x_test, y_test = (part.astype(object) if part.dtype.kind == "U" else part for part in parts)
+    (x_train, columns), (y_train, targets), (x_test, others), (y_test, _) = parts
     for part, x, y in (("training", x_train, y_train), ("held-out", x_test, y_test)):
         if len(x) != len(y) or len(x) < LEAST_ROWS:
             raise DataError(
                 f"{where}: {len(x)} {part} inputs and {len(y)} targets; as many of each, at least {LEAST_ROWS}"
             )
+        check_kind(x, f"{where}: inputs")
+        check_kind(y, f"{where}: targets")
+    if columns != others:
+        raise DataError(f"{where}: training columns {list(columns)} and held-out ones {list(others)} do not match")
     if y_train.shape[1:] != y_test.shape[1:]:
         raise DataError(f"{where}: training targets {y_train.shape} and held-out ones {y_test.shape} do not match")
     # Together, so that classes have the same numbers in both.
-    kind, y, outputs, _ = encode_target(np.concatenate([y_train, y_test]), task, f"{where}: targets")
+    values = np.concatenate([y_train, y_test])
+    kind, y, outputs, classes = encode_target(values, task, f"{where}: targets")
     inputs = (to_numbers(x, f"{where}: inputs", "give numbers") for x in (x_train, x_test))
     x_train, x_test = (x[:, None] if x.ndim == 1 else x for x in inputs)
-    return Dataset(name, kind, x_train, y[: len(x_train)], x_test, y[len(x_train) :], outputs)
+    reading = Reading(
+        columns=tuple(map(Column, columns)),
+        shape=x_train.shape[1:],
+        target=targets,
+        classes=tuple(np.unique(values).tolist()) if classes else (),
+    )
+    train = len(x_train)
+    return Dataset(name, kind, x_train, y[:train], x_test, y[train:], outputs, reading=reading)
+
+
+def _arrays(part: Any) -> tuple[np.ndarray, tuple[str, ...]]:
+    """An array, text as objects, and the names of its columns where it is a data frame."""
+    array = np.asarray(part)
+    if array.dtype == object and not any(isinstance(cell, str) for cell in array.ravel()):
+        array = np.array(array.tolist())  # Columns of numbers and of booleans.
+    names = tuple(map(str, getattr(part, "columns", ()))) if array.ndim == 2 else ()
+    return array.astype(object) if array.dtype.kind == "U" else array, names
 
 
 def _build(settings: DatasetSettings, teacher: Teacher | None) -> Dataset:

@@ -31,8 +31,9 @@ def export(
 
     Args:
         network: over one lift.
-        path: the folder; made whole or not at all. It holds ``model.py`` (class ``LiftedModel``, which needs torch
-            alone), ``graph.json``, ``model.safetensors`` (weights, biases, edge lists as int64) and ``graph.graphml``.
+        path: the folder; made whole or not at all. It holds ``model.py`` (class ``LiftedModel``, which needs torch,
+            numpy and safetensors), ``graph.json``, ``model.safetensors`` (weights, biases, edge lists as int64) and
+            ``graph.graphml``.
         force: replace a folder that holds an export, and nothing else.
         data: how raw inputs became the network's, for ``predict`` (``data.json``); by default what a trained network
             says itself.

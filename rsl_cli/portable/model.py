@@ -1,4 +1,4 @@
-"""A trained lift of a base graph, as plain torch: nothing else is needed, but safetensors to read the file.
+"""A trained lift of a base graph, as plain torch: needs torch, numpy, and safetensors to read the file.
 
 Beside this file lie ``graph.json`` (the base graph: what each vertex and edge computes) and ``model.safetensors``
 (weights, biases, and for every base edge which copy reads which); in ``data.json`` how raw columns became the numbers
@@ -15,10 +15,12 @@ results up per target: y_b = sigma( sum over edges a -> b of M(w_ab, y_a) ).
 
 import json
 import math
+import re
 from functools import reduce
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -33,6 +35,16 @@ ACTIVATIONS = {
     "sin": torch.sin,
     "identity": lambda z: z,
 }
+
+
+TRUTH = {"true": 1.0, "false": 0.0}
+CELLS = {
+    "missing": ["", "nan", "none", "<na>"],
+    "number": r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?|[+-]?(?i:inf(?:inity)?)",
+    "group": "",
+    "point": ".",
+}
+"""How text is read as a number where ``data.json`` does not say."""
 
 
 class LiftedModel(nn.Module):
@@ -107,19 +119,23 @@ def predict(model: Any, data: dict[str, Any] | None, table: Any) -> Any:
     Args:
         model: from (N, *input_shape) to (N, outputs).
         data: as in ``data.json``.
-        table: columns by name, such as a pandas DataFrame or a dictionary of lists, others than the features being
-            ignored; or, where no feature is text, an array (N, features) or of N samples.
+        table: columns by name, such as a pandas DataFrame, a row of one, a dictionary of lists or a list of
+            dictionaries, others than the features being ignored; or, where no feature is text, an array of N samples
+            or of one. Text is read as the cells of the file were: missing ones, decimal commas, thousands, blanks
+            around.
 
     Returns:
         Numbers: a float64 tensor (N, outputs) in the target's units. Classes: a list of N labels.
 
     Raises:
-        ValueError: a column or a value is missing, or a category is new; or nothing is known about the data.
+        ValueError: a column or a value is missing, a cell is no number, a category is new, or an array has another
+            shape; or nothing is known about the data.
     """
     if data is None:
         raise ValueError("nothing is known about the data of this model; call it with the inputs it was trained on")
     with torch.no_grad():
-        out = model(encode(data, table).reshape(-1, *data["input_shape"])).double()
+        x = encode(data, table)
+        out = model(x.reshape(len(x), *data["input_shape"])).double()
     if data["classes"]:
         return [data["classes"][index] for index in out.argmax(1).tolist()]
     if data["target_scale"] is None:
@@ -130,17 +146,15 @@ def predict(model: Any, data: dict[str, Any] | None, table: Any) -> Any:
 
 def encode(data: dict[str, Any], table: Any) -> Tensor:
     """Raw inputs as they were for training: float64 (N, *shape)."""
-    columns = data["columns"]
-    if columns and hasattr(table, "keys"):
-        absent = [column["name"] for column in columns if column["name"] not in table]
-        if absent:
-            raise ValueError(f"the table lacks column {absent[0]!r}; needed: {[column['name'] for column in columns]}")
-        x = torch.cat([_column(column, list(table[column["name"]])) for column in columns], 1)
+    columns, names = data["columns"], _names(table)
+    if columns and names is not None:
+        x = _from_columns(columns, data.get("cells") or CELLS, table, names).reshape(-1, *data["shape"])
     elif any(column["categories"] for column in columns):
         raise ValueError(f"some columns are text: give a table with columns {[column['name'] for column in columns]}")
     else:
-        x = torch.as_tensor(table, dtype=torch.float64)
-    x = x.reshape(-1, *data["shape"])
+        x = _from_array(data, table)
+    if not len(x):
+        raise ValueError("the table has no rows; give one or more")
     fill, shift, scale = (
         None if data[key] is None else torch.tensor(data[key], dtype=torch.float64)
         for key in ("fill", "shift", "scale")
@@ -149,23 +163,111 @@ def encode(data: dict[str, Any], table: Any) -> Tensor:
         x = torch.where(x.isnan(), fill, x)
     if not x.isfinite().all():
         row, *place = (~x.isfinite()).nonzero()[0].tolist()
-        raise ValueError(f"row {row + 1}, input {[1 + at for at in place]} is missing or infinite; fill it in")
+        raise ValueError(f"row {row + 1}, {_input(columns, place)} is missing or infinite; fill it in")
     if shift is not None and scale is not None:
         x = torch.where(scale == 0, 0.0, (x - shift) / torch.where(scale == 0, 1.0, scale))
     return x
 
 
-def _column(column: dict[str, Any], cells: list[Any]) -> Tensor:
+def _names(table: Any) -> list[Any] | None:
+    """Names of a table's columns: of a mapping or a pandas, polars, Arrow or NumPy table, or of rows by name."""
+    if isinstance(table, list | tuple):
+        return list(table[0].keys()) if table and all(hasattr(row, "keys") for row in table) else None
+    if hasattr(table, "keys"):
+        return list(table.keys())
+    places = (table, "column_names"), (table, "columns"), (getattr(table, "dtype", None), "names")
+    found = (getattr(holder, name, None) for holder, name in places)
+    return next((list(names) for names in found if names is not None), None)
+
+
+def _from_columns(columns: list[dict[str, Any]], rules: dict[str, Any], table: Any, names: list[Any]) -> Tensor:
+    """The inputs (N, d) of a table with named columns; blanks around a name count for nothing."""
+    found = {str(name).strip(): name for name in names} | {name: name for name in names}
+    absent = [column["name"] for column in columns if column["name"] not in found]
+    if absent:
+        raise ValueError(f"the table lacks column {absent[0]!r}; needed: {[column['name'] for column in columns]}")
+    cells = {column["name"]: _cells(table, found[column["name"]]) for column in columns}
+    lengths = {name: len(column) for name, column in cells.items()}
+    if len(set(lengths.values())) > 1:
+        shown = ", ".join(f"{name!r} {length}" for name, length in lengths.items())
+        raise ValueError(f"columns differ in length: {shown}; give as many cells for each")
+    return torch.cat([_column(column, cells[column["name"]], rules) for column in columns], 1)
+
+
+def _cells(table: Any, name: Any) -> list[Any]:
+    """A column's cells; a single value is a table of one row."""
+    if isinstance(table, list | tuple):
+        return [row.get(name) for row in table]
+    cells = table[name]
+    if isinstance(cells, str) or not hasattr(cells, "__iter__") or getattr(cells, "ndim", 1) == 0:
+        return [cells]
+    if getattr(cells, "ndim", 1) != 1:
+        raise ValueError(f"column {name!r} has shape {tuple(cells.shape)}; give one cell for each row")
+    return cells.to_pylist() if hasattr(cells, "to_pylist") else list(cells)
+
+
+def _from_array(data: dict[str, Any], table: Any) -> Tensor:
+    """An array as samples: (N, *shape) from that shape, from (N, d) or from one sample."""
+    shape, columns = tuple(data["shape"]), data["columns"]
+    try:
+        x = table.detach().cpu().numpy() if isinstance(table, Tensor) else np.asarray(table)
+    except ValueError:
+        raise ValueError("samples differ in length; give as many numbers for each") from None
+    wanted = f"(N, {', '.join(map(str, shape))})"
+    wanted += f", the columns {[column['name'] for column in columns]}" if columns else ""
+    if x.ndim == 0 or x.dtype.kind not in "biufOU":
+        raise ValueError(f"got {x.dtype if x.ndim else type(table).__name__}; wanted numbers {wanted}")
+    size = math.prod(shape)
+    if x.shape[1:] not in (shape, (size,)) and x.shape not in (shape, (size,)) and not x.ndim == size == 1:
+        raise ValueError(f"got an array of shape {x.shape}; wanted {wanted}")
+    if x.dtype.kind in "OU":
+        rules, width = data.get("cells") or CELLS, size
+        numbers = [
+            _number(cell, rules, f"row {at // width + 1}, {_input(columns, [at % width])}")
+            for at, cell in enumerate(x.ravel().tolist())
+        ]
+        x = np.array(numbers)
+    return torch.as_tensor(np.array(x, dtype=np.float64)).reshape(-1, *shape)
+
+
+def _input(columns: list[dict[str, Any]], place: list[int]) -> str:
+    """Names an input, by its place in a sample."""
+    widths = [len(column["categories"]) if column["onehot"] else 1 for column in columns]
+    named = [column["name"] for column, width in zip(columns, widths, strict=True) for _ in range(width)]
+    return f"input {[1 + at for at in place]}" + (f" (column {named[place[0]]!r})" if named else "")
+
+
+def _column(column: dict[str, Any], cells: list[Any], rules: dict[str, Any]) -> Tensor:
     """One column's inputs, (N, 1) or (N, categories)."""
+    name = f"column {column['name']!r}"
     if not column["categories"]:
-        numbers = [math.nan if cell is None else float(cell) for cell in cells]
+        numbers = [_number(cell, rules, f"{name}, row {row}") for row, cell in enumerate(cells, start=1)]
         return torch.tensor(numbers, dtype=torch.float64).unsqueeze(1)
     known = {category: index for index, category in enumerate(column["categories"])}
-    new = [(row, cell) for row, cell in enumerate(cells, start=1) if cell not in known]
+    texts = [text if text in known else text.strip() for text in map(str, cells)]
+    new = [(row, text) for row, text in enumerate(texts, start=1) if text not in known]
     if new:
-        raise ValueError(f"column {column['name']!r}, row {new[0][0]}: {new[0][1]!r} is none of {list(known)}")
-    codes = torch.tensor([known[cell] for cell in cells])
+        raise ValueError(f"{name}, row {new[0][0]}: {new[0][1]!r} is none of {list(known)}")
+    codes = torch.tensor([known[text] for text in texts], dtype=torch.int64)
     return functional.one_hot(codes, len(known)).double() if column["onehot"] else codes.double().unsqueeze(1)
+
+
+def _number(cell: Any, rules: dict[str, Any], place: str) -> float:
+    """A cell's number, nan where it is missing; text by the rules of the file that was trained on."""
+    if not isinstance(cell, str):
+        try:
+            return math.nan if cell is None else float(cell)
+        except (TypeError, ValueError):
+            cell = str(cell)
+    text = cell.strip()
+    if text.lower() in rules["missing"]:
+        return math.nan
+    if text.lower() in TRUTH:
+        return TRUTH[text.lower()]
+    if not re.fullmatch(rules["number"], text):
+        commas = f"; numbers of this model's table have a decimal {rules['point']!r}"
+        raise ValueError(f"{place}: {cell!r} is not a number{commas if text.strip('+-')[:1].isdigit() else ''}")
+    return float(text.translate({ord(mark): None for mark in rules["group"]}).replace(rules["point"], "."))
 
 
 def pass_on(kind: dict[str, Any], weight: Tensor | None, y: Tensor) -> Tensor:
