@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from rsl_cli.report import Verdict, judge
     from rsl_cli.report.figures import FIGURES
     from rsl_cli.study.api import run_study
-    from rsl_cli.study.engine import EXECUTORS, Executor, Pilots
+    from rsl_cli.study.executor import EXECUTORS, Executor
+    from rsl_cli.study.executors import Pilots
     from rsl_cli.train.gradient_flow import gradient_flow
     from rsl_cli.train.losses import LOSSES, Loss
     from rsl_cli.train.optimizers import OPTIMIZERS, Optimizer
@@ -89,9 +90,9 @@ _HOMES = {
     "DATASETS": "data.target",
     "PROBES": "diagnostics.probes",
     "FIGURES": "report.figures",
-    "Executor": "study.engine",
-    "Pilots": "study.engine",
-    "EXECUTORS": "study.engine",
+    "Executor": "study.executor",
+    "Pilots": "study.executors",
+    "EXECUTORS": "study.executor",
     # errors
     "RslError": "errors",
 }

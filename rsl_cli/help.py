@@ -95,7 +95,7 @@ def declared() -> "dict[tuple[str, str], Keys]":
     from rsl_cli.liftings import LIFTINGS, OWN
     from rsl_cli.parts import settings_of
     from rsl_cli.study.diagnostics import DIAGNOSTICS
-    from rsl_cli.study.engine import EXECUTORS
+    from rsl_cli.study.executor import EXECUTORS
     from rsl_cli.study.keys import LINE, STUDY
     from rsl_cli.train.settings import TRAINERS
 

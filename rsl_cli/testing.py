@@ -34,7 +34,7 @@ from rsl_cli.lift import sample_lift
 from rsl_cli.network import LiftedNetwork
 from rsl_cli.report import figures
 from rsl_cli.study.api import run_study
-from rsl_cli.study.engine import SHARED, Executor
+from rsl_cli.study.executor import SHARED, Executor
 from rsl_cli.study.spec import StudySpec
 from rsl_cli.study.studies import open_study
 from rsl_cli.track import Tracker, send

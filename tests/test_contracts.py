@@ -21,7 +21,7 @@ from rsl_cli.liftings import LIFTINGS
 from rsl_cli.maps import EDGE_MAPS, Conv, EdgeMap, Identity, Linear, Scale, TokenLinear
 from rsl_cli.network import LiftedNetwork
 from rsl_cli.portable import model
-from rsl_cli.study.engine import EXECUTORS
+from rsl_cli.study.executor import EXECUTORS
 from rsl_cli.testing import (
     _BASE,
     check_activation,

@@ -18,7 +18,7 @@ from rsl_cli.laws import LAWS
 from rsl_cli.liftings import LIFTINGS
 from rsl_cli.maps import EDGE_MAPS
 from rsl_cli.parts import TOLD, settings_of
-from rsl_cli.study.engine import EXECUTORS
+from rsl_cli.study.executor import EXECUTORS
 from rsl_cli.study.keys import GROUPS
 from rsl_cli.study.spec import StudySpec
 from rsl_cli.train.facts import facts_of_old

@@ -3,8 +3,10 @@
 import ast
 import subprocess
 import sys
+from collections.abc import Container
 from pathlib import Path
 
+import networkx
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -89,6 +91,63 @@ def test_imports_go_upwards_only(path):
         other = layer(name)
         if other is not None and other in ORDER:
             assert ORDER.index(other) <= ORDER.index(own), f"{own} imports {name}, which comes later"
+
+
+def loaded(path: Path, modules: Container[str]) -> set[str]:
+    """Modules that a file imports when it runs, in functions too, or names in full; not what types alone need."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    typing = [node for node in ast.walk(tree) if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)]
+    skipped = {id(inner) for node in typing for body in node.body for inner in ast.walk(body)}
+    named = set()
+    for node in ast.walk(tree):
+        if id(node) in skipped:
+            continue
+        if isinstance(node, ast.Import):
+            named |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path}: imports are written in full"
+            inner = {f"{node.module}.{alias.name}" for alias in node.names}
+            named |= {name if name in modules else str(node.module) for name in inner}
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            named.add(node.value)
+    return {name for name in named if name in modules}
+
+
+def rings(package: Path) -> list[list[str]]:
+    """Modules that import one another."""
+    files = {
+        ".".join(path.relative_to(package.parent).with_suffix("").parts).removesuffix(".__init__"): path
+        for path in package.rglob("*.py")
+    }
+    graph = networkx.DiGraph()
+    for name, path in files.items():
+        graph.add_edges_from((name, other) for other in loaded(path, files))
+    return [sorted(ring) for ring in networkx.strongly_connected_components(graph) if len(ring) > 1]
+
+
+def test_no_modules_import_one_another():
+    assert rings(PACKAGE) == []
+
+
+@pytest.mark.parametrize(
+    "late",
+    ["from rsl_cli.study import spec", "import rsl_cli.study.spec", "load('rsl_cli.study.spec')"],
+)
+def test_a_ring_closed_within_a_function_is_seen(tmp_path, late):
+    folder = tmp_path / "rsl_cli" / "study"
+    folder.mkdir(parents=True)
+    (folder / "__init__.py").write_text("from rsl_cli.study import pool\n")
+    (folder / "spec.py").write_text("from rsl_cli.study.pool import Pool\n")
+    (folder / "pool.py").write_text("if TYPE_CHECKING:\n    from rsl_cli.study.spec import Spec\n")
+    assert rings(tmp_path / "rsl_cli") == []
+    (folder / "pool.py").write_text(f"def work():\n    {late}\n")
+    assert rings(tmp_path / "rsl_cli") == [["rsl_cli.study.pool", "rsl_cli.study.spec"]]
+
+
+def test_shipped_executors_are_there_for_whoever_reads_a_study():
+    code = "from rsl_cli.study.executor import EXECUTORS; print(*EXECUTORS)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert {*done.stdout.split()} == {"local", "process", "pilots", "slurm", "ray", "target"}
 
 
 def test_the_walk_sees_imports_inside_functions(tmp_path, monkeypatch):

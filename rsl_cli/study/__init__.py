@@ -1,8 +1,10 @@
-"""Runs on disk: what identifies a study, where it lies, who computes it."""
+"""Runs on disk: what identifies a study, where it lies, who computes it; the shipped executors are registered here."""
 
 import sys
 from types import ModuleType
 from typing import Any
+
+from rsl_cli.study import executors as executors
 
 
 class _CallableModule(ModuleType):

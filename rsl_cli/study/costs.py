@@ -73,7 +73,7 @@ def check_affordable(spec: StudySpec, missing: Sequence[RunKey]) -> None:
         return
     largest = max(counts, key=lambda lift: memory(spec, lift))
     need, there = memory(spec, largest), _memory_there(spec) * spec.executor.neighbours
-    if spec.config["executor"]["name"] not in ("local", "process"):
+    if not spec.executor.here:
         there = math.inf  # Other machines' is not known here.
     seconds = sum(count * _least_seconds(spec, lift) for lift, count in counts.items()) / spec.executor.workers
     if need > there or seconds > _LONG:

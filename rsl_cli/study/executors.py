@@ -1,203 +1,187 @@
-"""Training batches on this machine: in this process, or in a pool of processes."""
+"""The shipped executors, by name, each with its keys.
 
-import json
-import math
-import multiprocessing
-import sys
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from multiprocessing.connection import wait
-from typing import Any
+What they do is imported when they do it, so that their keys are known without it.
+"""
 
-from rsl_cli.data import Dataset
-from rsl_cli.errors import TrainingError
-from rsl_cli.study.costs import memory
-from rsl_cli.study.machine import cores, memory_limit, prepare
-from rsl_cli.study.plan import RunBatch
-from rsl_cli.study.processes import start
-from rsl_cli.study.runner import Progress, record_failure, work
-from rsl_cli.study.spec import StudySpec
-from rsl_cli.study.worker import serve
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
 
-Finished = Callable[[RunBatch, Mapping[str, str]], None]
-"""Called with (batch, outcome by run folder) when a batch has ended."""
+from rsl_cli.keys import Keys, nullable, real, whole
+from rsl_cli.study.executor import EXECUTORS, Executor, mapping_key, text_key
 
-_ROOM = 0.8
-"""Share of the memory there is that batches may be expected to take together."""
-_TURN = 1.0
-"""Seconds after which the parent looks around even if no worker says anything."""
-_SILENT, _GIVEN_UP = 60.0, 600.0
-"""Seconds of silence after which a worker is called silent, and after which it is ended."""
-_FAREWELL = 5.0
-"""Seconds that a worker has to leave when told to."""
+if TYPE_CHECKING:
+    from rsl_cli.study.plan import RunBatch
+    from rsl_cli.study.runner import Finished, Progress
+    from rsl_cli.study.spec import StudySpec
 
 
-def run_here(spec: StudySpec, batches: Sequence[RunBatch], progress: Progress, finished: Finished) -> None:
-    """Train batches on this machine; first all that are free, then those other processes held.
+@EXECUTORS.add("local")
+class Local(Executor):
+    """One batch after the other in this process."""
 
-    Args:
-        spec: the study; its executor says in how many processes.
-        batches: what to train.
-        progress: see `Progress`.
-        finished: see `Finished`.
+    def run(self, spec: "StudySpec", batches: Sequence["RunBatch"], progress: "Progress", finished: "Finished") -> None:
+        """See `Executor.run`."""
+        from rsl_cli.study.pool import run_here
+
+        run_here(spec, batches, progress, finished)
+
+
+@EXECUTORS.add("process")
+class Process(Executor):
+    """Several batches at once, each in a process of this machine."""
+
+    keys: ClassVar[Keys] = {"workers": nullable(whole(None, 1), "one per core").of("never").about("null: one per core")}
+
+    @property
+    def workers(self) -> int:
+        """See `Executor.workers`."""
+        from rsl_cli.study.machine import cores
+
+        return int(self.settings["workers"] or cores())
+
+    def run(self, spec: "StudySpec", batches: Sequence["RunBatch"], progress: "Progress", finished: "Finished") -> None:
+        """See `Executor.run`."""
+        from rsl_cli.study.pool import run_here
+
+        run_here(spec, batches, progress, finished)
+
+
+_WORKERS = {
+    "workers": whole(4, 1, 1000).of("never").about("pilots at work; unions are cut so that there is work for as many")
+}
+
+
+@EXECUTORS.add("pilots")
+class Pilots(Executor):
+    """Pilots on any machines that see the study's folder: `rsl work STUDY`, started by hand here.
+
+    They take what is missing from the study itself, and this process follows what the study holds. So pilots may come
+    and go, and so may this process. A cluster of another kind is a subclass that starts them: `start`, `alive`, `end`.
     """
-    busy: list[RunBatch] = []
 
-    def sort(batch: RunBatch, outcome: Mapping[str, str]) -> None:
-        held = tuple(key for key in batch.keys if outcome[key.directory] == "busy")
-        if held:
-            busy.append(RunBatch(held))
-        finished(batch, {name: state for name, state in outcome.items() if state != "busy"})
+    keys: ClassVar[Keys] = _WORKERS
+    here = False
+    word = "`rsl work {root}` starts one, on any machine that sees that folder"
+    """What to say while none is at work."""
 
-    workers = min(spec.executor.workers, len(batches))
-    prepare()
-    if workers > 1:
-        _Pool(spec, workers, progress, sort).run(batches)
-    else:
-        for batch in batches:
-            sort(batch, work(spec, batch, progress))
-    for batch in busy:
-        finished(batch, work(spec, batch, progress, wait=True))
+    @property
+    def neighbours(self) -> int:
+        """See `Executor.neighbours`."""
+        return 1
 
+    def beginning(self, batches: int) -> str:
+        """See `Executor.beginning`."""
+        return "waiting for pilots to take runs"
 
-class _Worker:
-    """One process and what it is doing."""
+    def alive(self, spec: "StudySpec") -> int | None:
+        """How many pilots of the study run or wait to.
 
-    def __init__(self, config: str, data: Dataset, threads: int) -> None:
-        self.connection, theirs = multiprocessing.Pipe()
-        self.process = start(serve, theirs, config, data, threads)
-        theirs.close()  # Held by the worker alone, so that its death shows as the end of what it says.
-        self.batch: RunBatch | None = None
-        self.silent = 0.0
+        Returns:
+            A number from 0; None where that is not known.
 
-    def start(self, batch: RunBatch) -> None:
-        self.batch, self.silent = batch, 0.0
-        self.connection.send([(key.lift, key.seed, key.run_id) for key in batch.keys])
+        Raises:
+            TrainingError: the cluster does not answer.
+        """
+        return None
 
-    def messages(self) -> Iterator[tuple[Any, ...]]:
-        """What it has said; raises EOFError if it is dead."""
-        try:
-            while self.connection.poll():
-                self.silent = 0.0
-                yield self.connection.recv()
-        except OSError as error:
-            raise EOFError from error
+    def start(self, spec: "StudySpec", count: int) -> None:
+        """Start more pilots.
 
-    def death(self) -> str:
-        """How it died."""
-        self.process.join(_FAREWELL)
-        code = self.process.exitcode or 0
-        return f"by signal {-code}" + (" (out of memory?)" if code == -9 else "") if code < 0 else f"with status {code}"
+        Args:
+            spec: the study.
+            count: how many.
+
+        Raises:
+            RslError: they cannot be started.
+        """
+
+    def end(self, spec: "StudySpec") -> None:
+        """Tell all pilots of the study to save what they have, and to leave."""
+
+    def run(self, spec: "StudySpec", batches: Sequence["RunBatch"], progress: "Progress", finished: "Finished") -> None:
+        """See `Executor.run`."""
+        from rsl_cli.study.pilots import follow
+
+        follow(self, spec, batches, progress, finished)
 
 
-class _Pool:
-    """Workers that take one batch after another. One that dies costs what it held, and no other."""
-
-    def __init__(self, spec: StudySpec, workers: int, progress: Progress, finished: Finished) -> None:
-        self.spec, self.most, self.progress, self.finished = spec, workers, progress, finished
-        self.config = json.dumps(spec.config)
-        self.threads = max(1, cores() // workers)
-        self.room = math.inf if spec.device == "cuda" else _ROOM * memory_limit()
-        self.free: list[_Worker] = []
-        self.busy: list[_Worker] = []
-        self.again: list[RunBatch] = []
-
-    def run(self, batches: Sequence[RunBatch]) -> None:
-        # The largest first, so that no long batch is left for the end.
-        waiting = sorted(batches, key=lambda batch: -batch.lift)
-        try:
-            while waiting or self.busy or self.again:
-                self._hand_out(waiting)
-                began = time.monotonic()
-                wait([worker.connection for worker in self.busy], timeout=_TURN)
-                # While this process was stopped itself nobody was silent.
-                passed = min(time.monotonic() - began, 2 * _TURN)
-                for worker in list(self.busy):
-                    self._listen(worker, passed)
-        finally:
-            _end([*self.busy, *self.free])
-
-    def _hand_out(self, waiting: list[RunBatch]) -> None:
-        while waiting and len(self.busy) < self.most and (batch := self._fitting(waiting)):
-            waiting.remove(batch)
-            self._start(batch)
-        # What a worker died of is tried once more, with the whole machine to itself.
-        if self.again and not (waiting or self.busy):
-            self._start(self.again[0])
-
-    def _start(self, batch: RunBatch) -> None:
-        self.free = [worker for worker in self.free if worker.process.is_alive()]
-        worker = self.free.pop() if self.free else _Worker(self.config, self.spec.data, self.threads)
-        self.busy.append(worker)
-        worker.start(batch)
-
-    def _fitting(self, waiting: Sequence[RunBatch]) -> RunBatch | None:
-        """The largest that fits beside what is running; where nothing is, the smallest in any case."""
-        left = self.room - sum(self._bytes(worker.batch) for worker in self.busy)
-        fits = (batch for batch in waiting if self._bytes(batch) <= left)
-        return next(fits, None) or (None if self.busy else min(waiting, key=self._bytes))
-
-    def _bytes(self, batch: RunBatch | None) -> float:
-        return sum(memory(self.spec, key.lift) for key in batch.keys) if batch else 0.0
-
-    def _listen(self, worker: _Worker, passed: float) -> None:
-        batch, before = worker.batch, worker.silent
-        assert batch is not None
-        worker.silent += passed
-        try:
-            for message in worker.messages():
-                match message:
-                    case ("progress", *figures):
-                        self.progress(batch, *figures)
-                    case ("done", outcome):
-                        self.busy.remove(worker)
-                        self.free.append(worker)
-                        self.again = [one for one in self.again if one is not batch]
-                        self.finished(batch, outcome)
-                        return
-                    case ("error", error):
-                        raise error
-                    case ("alive",):
-                        pass
-                    case _:
-                        raise TrainingError(
-                            f"worker process {worker.process.pid} says {message!r}, which no worker does"
-                        )
-        except EOFError:
-            self.busy.remove(worker)
-            self._lost(batch, worker.death())
-            return
-        if before < _SILENT <= worker.silent:
-            print(
-                f"rsl: worker process {worker.process.pid}, at lift {batch.lifts}, is silent for {_SILENT:.0f} s; if "
-                f"it was stopped, `kill -CONT {worker.process.pid}` lets it go on; it is ended after {_GIVEN_UP:.0f} s",
-                file=sys.stderr,
-            )
-        if worker.silent > _GIVEN_UP:
-            worker.process.kill()
-
-    def _lost(self, batch: RunBatch, death: str) -> None:
-        """A worker died: what it held is tried again alone, run by run, and fails if that is deadly too."""
-        if batch not in self.again:
-            self.again += [RunBatch((key,)) for key in batch.keys]
-            print(
-                f"rsl: a worker process died {death}, training lift {batch.lifts}; tried again alone", file=sys.stderr
-            )
-            return
-        self.again.remove(batch)
-        (key,) = batch.keys
-        error = TrainingError(f"its worker process died {death}, with no other beside it; finished runs are kept")
-        self.finished(batch, {key.directory: record_failure(self.spec, key, error)})
+_MACHINES = {
+    **_WORKERS,
+    "cpus": whole(1, 1, 100_000).of("never").about("cores of each"),
+    "gpus": whole(0, 0, 10_000).of("never").about("GPUs of each"),
+    "mem": nullable(real(None, 0, 1e6, above=True), "the cluster's own default")
+    .of("never")
+    .about("memory of each in GB; null: the cluster's own default"),
+}
 
 
-def _end(workers: Sequence[_Worker]) -> None:
-    """Tell workers to leave, and end those that do not: a stopped one hears nothing."""
-    for worker in workers:
-        worker.connection.close()
-        worker.process.terminate()
-    deadline = time.monotonic() + _FAREWELL
-    for worker in workers:
-        worker.process.join(max(0.0, deadline - time.monotonic()))
-        if worker.process.is_alive():
-            worker.process.kill()
-            worker.process.join(_FAREWELL)
+class _Cluster(Pilots):
+    """Pilots that a cluster runs: a module of functions of its name starts, counts and ends them."""
+
+    @abstractmethod
+    def _module(self) -> Any:
+        """Imported when it is first needed."""
+
+    def alive(self, spec: "StudySpec") -> int | None:
+        """See `Pilots.alive`."""
+        return self._module().alive(spec.store)
+
+    def start(self, spec: "StudySpec", count: int) -> None:
+        """See `Pilots.start`."""
+        self._module().start(spec.store, self.settings, count)
+
+    def end(self, spec: "StudySpec") -> None:
+        """See `Pilots.end`."""
+        self._module().end(spec.store)
+
+
+@EXECUTORS.add("slurm")
+class Slurm(_Cluster):
+    """Pilots as tasks of Slurm, submitted by submitit."""
+
+    keys: ClassVar[Keys] = {
+        **_MACHINES,
+        "time": whole(60, 1, 10**7)
+        .of("never")
+        .about("minutes after which Slurm ends a pilot; it saves before that, and is queued again"),
+        "partition": nullable(text_key("the name of a partition", "gpu")).about("to submit to; null: the default one"),
+        "options": mapping_key("options of sbatch", "{account: mine}").about(
+            "any more options of sbatch, e.g. {account: mine, qos: long}"
+        ),
+    }
+    word = "`squeue --me` says whether Slurm has started any, and why not"
+
+    def check(self) -> None:
+        """See `Executor.check`."""
+        self._module().check()
+
+    def _module(self) -> Any:
+        from rsl_cli.study import slurm
+
+        return slurm
+
+
+@EXECUTORS.add("ray")
+class Ray(_Cluster):
+    """Pilots as actors of a Ray cluster."""
+
+    keys: ClassVar[Keys] = {
+        **_MACHINES,
+        "address": text_key("auto, or host:port of the head", "auto", "auto").about(
+            "host:port of the cluster's head; auto: the cluster this machine is part of"
+        ),
+        "options": mapping_key("options of a Ray actor", "{resources: {big: 1}}").about(
+            "any more options of an actor, e.g. {resources: {big: 1}}"
+        ),
+    }
+    word = "`ray status` says whether Ray has started any, and what it lacks"
+
+    def check(self) -> None:
+        """See `Executor.check`."""
+        self._module().connect(self.settings)
+
+    def _module(self) -> Any:
+        from rsl_cli.study import ray_actors
+
+        return ray_actors

@@ -10,7 +10,7 @@ from rsl_cli.errors import ConfigError
 from rsl_cli.graph import EdgeLifting, edge_lifting
 from rsl_cli.keys import read_keys
 from rsl_cli.registry import load_plugins
-from rsl_cli.study.engine import read_executor
+from rsl_cli.study.executor import read_executor
 from rsl_cli.study.keys import GROUPS, STUDY
 from rsl_cli.study.sweep import lift_degrees, seed_list
 

@@ -9,19 +9,21 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from rsl_cli.data import Dataset
 from rsl_cli.errors import TrainingError
 from rsl_cli.study.costs import unions
-from rsl_cli.study.engine import EXECUTORS, Pilots
-from rsl_cli.study.executors import Finished
+from rsl_cli.study.executor import EXECUTORS, SHARED
 from rsl_cli.study.leases import Holder, holders, sweep
 from rsl_cli.study.machine import prepare
 from rsl_cli.study.plan import RunBatch, is_reached, make_plan, stand_of
-from rsl_cli.study.runner import LeavingError, Progress, work
+from rsl_cli.study.runner import Finished, LeavingError, Progress, work
 from rsl_cli.study.spec import StudySpec
 from rsl_cli.study.store import RunKey, StudyStore
+
+if TYPE_CHECKING:
+    from rsl_cli.study.executors import Pilots
 
 _LOOK = 2.0
 """Seconds between two looks at the folder, at least; as a look takes no more than a tenth of the time."""
@@ -121,21 +123,20 @@ def _spec_of(store: StudyStore, grid: Mapping[str, Any], data: Dataset | None) -
     """A grid of a study as a study, to be trained by pilots."""
     executor = dict(grid["config"].get("executor") or {"name": "process"})
     kind = EXECUTORS.get(str(executor.get("name")))
-    if kind is None or not issubclass(kind, Pilots):
-        kept = {key: executor[key] for key in ("checkpoint_seconds", "lease_seconds") if key in executor}
-        executor = {"name": "pilots", **kept}
+    if kind is None or kind.here:
+        executor = {"name": "pilots", **{key: executor[key] for key in SHARED if key in executor}}
     plan = grid["plan"]
     own = {"lift": plan["lifts"], "seeds": plan["seeds"], "results_dir": store.results_dir, "study": store.name}
     return StudySpec.from_config({**grid["config"], **own, "executor": executor}, data)
 
 
 def follow(
-    engine: Pilots, spec: StudySpec, batches: Sequence[RunBatch], progress: Progress, finished: Finished
+    executor: "Pilots", spec: StudySpec, batches: Sequence[RunBatch], progress: Progress, finished: Finished
 ) -> None:
     """Have pilots train batches: start them, replace those that died, and follow the study's folder until all is done.
 
     Args:
-        engine: starts pilots and counts them.
+        executor: starts pilots and counts them.
         spec: the study.
         batches: what to wait for.
         progress: see `Progress`.
@@ -147,7 +148,7 @@ def follow(
     """
     store, began = spec.store, spec.store.now()
     missing = {key for batch in batches for key in batch.keys}
-    crew = _Crew(engine, spec, began)
+    crew = _Crew(executor, spec, began)
     try:
         while missing:
             look = time.monotonic()
@@ -163,14 +164,14 @@ def follow(
                 crew.keep(len(missing), at_work=bool(ended or held), ended=bool(ended), saved=saved)
                 time.sleep(max(_LOOK, 9 * (time.monotonic() - look)))
     finally:
-        engine.end(spec)
+        executor.end(spec)
 
 
 class _Crew:
     """The pilots of one study: counted, started anew when they have ended, given up where that helps nothing."""
 
-    def __init__(self, engine: Pilots, spec: StudySpec, began: float) -> None:
-        self.engine, self.spec, self.saved = engine, spec, began
+    def __init__(self, executor: "Pilots", spec: StudySpec, began: float) -> None:
+        self.executor, self.spec, self.saved = executor, spec, began
         self.started = self.fruitless = 0
         self.worked = self.answered = self.said = time.monotonic()
 
@@ -192,15 +193,15 @@ class _Crew:
         if ended or saved > self.saved:
             self.fruitless, self.saved = 0, saved
         try:
-            alive = self.engine.alive(self.spec)
+            alive = self.executor.alive(self.spec)
             self.answered = now
         except TrainingError as error:
             if now - max(self.answered, self.worked) > _GIVEN_UP:
                 raise
             self._say(f"{error}; asked again")
             return
-        lacking = 0 if alive is None else max(0, min(self.engine.workers, missing) - alive)
-        if lacking and self.fruitless > _FRUITLESS * self.engine.workers:
+        lacking = 0 if alive is None else max(0, min(self.executor.workers, missing) - alive)
+        if lacking and self.fruitless > _FRUITLESS * self.executor.workers:
             raise TrainingError(
                 f"{self.fruitless} pilots were started and ended, and none saved anything; see what they wrote in "
                 f"{self.spec.store.pilot_dir}, or `rsl work {root}` here"
@@ -208,12 +209,12 @@ class _Crew:
         if lacking:
             if self.started:
                 self.spec.store.check_room()
-            self.engine.start(self.spec, lacking)
+            self.executor.start(self.spec, lacking)
             if self.started:
                 print(f"rsl: {lacking} pilots have ended; as many are started anew", file=sys.stderr)
             self.started, self.fruitless = self.started + lacking, self.fruitless + lacking
         elif now - self.worked > _WORD:
-            self._say(f"{missing} runs are missing, and no pilot is at work: {self.engine.word.format(root=root)}")
+            self._say(f"{missing} runs are missing, and no pilot is at work: {self.executor.word.format(root=root)}")
 
     def _say(self, word: str) -> None:
         if time.monotonic() - self.said > _WORD:

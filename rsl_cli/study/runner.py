@@ -25,6 +25,8 @@ from rsl_cli.train.trajectory import FINAL, TrainingResult
 
 Progress = Callable[[RunBatch, int, int, float], None]
 """Called with (batch, step, steps, median loss) while a batch is training."""
+Finished = Callable[[RunBatch, Mapping[str, str]], None]
+"""Called with (batch, outcome by run folder) when a batch has ended."""
 
 _LOOK, _WORD = 1.0, 60.0
 """Seconds between two looks at runs that others hold, and between two words about it."""

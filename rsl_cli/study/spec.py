@@ -13,7 +13,7 @@ from rsl_cli.diagnostics.probes import FinishedRun
 from rsl_cli.graph import EdgeLifting
 from rsl_cli.lift import sample_lift
 from rsl_cli.network import LiftedNetwork
-from rsl_cli.study.engine import Executor, make_executor
+from rsl_cli.study.executor import Executor, make_executor
 from rsl_cli.study.identity import run_id, study_identity
 from rsl_cli.study.parse import parse
 from rsl_cli.study.resolve import Resolved, planted, resolve

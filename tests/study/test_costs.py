@@ -1,4 +1,5 @@
 import re
+from contextlib import nullcontext
 
 import problems
 import pytest
@@ -6,11 +7,20 @@ import pytest
 from rsl_cli.errors import ConfigError
 from rsl_cli.lift import expected_parameters
 from rsl_cli.study import costs
+from rsl_cli.study.executors import Local, Pilots
 from rsl_cli.study.plan import pack
 from rsl_cli.study.record import RunKey
 from rsl_cli.study.spec import StudySpec
 
 PROCESSES = {"name": "process", "workers": 2}
+
+
+class Own(Local):
+    """A user's executor on this machine."""
+
+
+class Elsewhere(Pilots):
+    """A user's executor on others."""
 
 
 def by_autograd():
@@ -93,6 +103,15 @@ def test_a_matrix_that_memory_does_not_hold_is_refused_and_the_flow_forms_none_f
         r"0\.6\d+ GB at lift 64, where .* trainer=flow, which forms no matrix of P = 5,120 parameters, or begin with"
     )
     with pytest.raises(ConfigError, match=message):
+        costs.check_affordable(lm, lm.run_keys())
+
+
+@pytest.mark.parametrize(("kind", "here"), [("Own", True), ("Elsewhere", False)])
+def test_a_users_executor_is_held_against_this_machines_memory_where_it_trains_here(tmp_path, monkeypatch, kind, here):
+    executor = {"name": "target", "target": f"test_costs.{kind}"}
+    lm = spec(tmp_path, "mlp", trainer=problems.group("trainer", "lm"), lift=[1, 64], executor=executor)
+    monkeypatch.setattr(costs, "memory_limit", lambda: 4e8)
+    with pytest.raises(ConfigError, match="GB at lift 64") if here else nullcontext():
         costs.check_affordable(lm, lm.run_keys())
 
 

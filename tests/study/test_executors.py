@@ -16,7 +16,7 @@ import pytest
 
 from rsl_cli.cli import compose, main
 from rsl_cli.errors import StoreError
-from rsl_cli.study import executors, processes
+from rsl_cli.study import pool, processes
 from rsl_cli.study.api import run_study
 from rsl_cli.study.machine import memory_limit
 from rsl_cli.study.plan import RunBatch, make_plan
@@ -110,9 +110,9 @@ def test_a_run_that_is_deadly_fails_by_name_and_the_others_finish(tmp_path):
 
 @pytest.mark.slow
 def test_a_stopped_worker_is_named_and_ended_and_its_runs_are_done_again(tmp_path, monkeypatch, capfd):
-    monkeypatch.setattr(executors, "_SILENT", 4.0)
-    monkeypatch.setattr(executors, "_GIVEN_UP", 8.0)
-    monkeypatch.setattr(executors, "_TURN", 0.5)
+    monkeypatch.setattr(pool, "_SILENT", 4.0)
+    monkeypatch.setattr(pool, "_GIVEN_UP", 8.0)
+    monkeypatch.setattr(pool, "_TURN", 0.5)
     stopped = []
 
     def progress(item, *_):
@@ -127,7 +127,7 @@ def test_a_stopped_worker_is_named_and_ended_and_its_runs_are_done_again(tmp_pat
 
 @pytest.mark.slow
 def test_leaving_waits_for_no_stopped_worker(tmp_path, monkeypatch):
-    monkeypatch.setattr(executors, "_FAREWELL", 1.0)
+    monkeypatch.setattr(pool, "_FAREWELL", 1.0)
 
     def progress(*_):
         for child in multiprocessing.active_children():
@@ -197,21 +197,21 @@ def test_what_workers_need_is_imported_while_the_line_is_read(words, begun, tmp_
 def test_items_that_do_not_fit_beside_others_go_alone_and_last(tmp_path, monkeypatch):
     spec = StudySpec.from_config(config_in(tmp_path))
     sizes = {2: 1.0, 4: 5.0, 8: 50.0}
-    monkeypatch.setattr(executors, "memory", lambda _, lift: sizes[lift])
-    pool = executors._Pool(spec, 2, lambda *_: None, lambda *_: None)
-    pool.room = 6.0
+    monkeypatch.setattr(pool, "memory", lambda _, lift: sizes[lift])
+    workers = pool._Pool(spec, 2, lambda *_: None, lambda *_: None)
+    workers.room = 6.0
     keys = make_plan(spec).keys
     waiting = [RunBatch((key,)) for key in reversed(keys) if key.seed == 0]
     assert [item.lift for item in waiting] == [8, 4, 2]
-    assert pool._fitting(waiting) is waiting[1]
+    assert workers._fitting(waiting) is waiting[1]
 
     class Running:
         batch = waiting[1]
 
-    pool.busy = [Running()]  # pyright: ignore[reportAttributeAccessIssue]
-    assert pool._fitting(waiting) is waiting[2] and pool._fitting(waiting[:1]) is None
-    pool.busy = []
-    assert pool._fitting(waiting[:1]) is waiting[0]
+    workers.busy = [Running()]  # pyright: ignore[reportAttributeAccessIssue]
+    assert workers._fitting(waiting) is waiting[2] and workers._fitting(waiting[:1]) is None
+    workers.busy = []
+    assert workers._fitting(waiting[:1]) is waiting[0]
 
 
 def test_the_memory_there_is():

@@ -21,7 +21,7 @@ from rsl_cli.cli import main
 from rsl_cli.errors import ConfigError, StoreError, TrainingError
 from rsl_cli.study import pilots, ray_actors
 from rsl_cli.study.api import run_study
-from rsl_cli.study.engine import EXECUTORS, make_executor, read_executor
+from rsl_cli.study.executor import EXECUTORS, make_executor, read_executor
 from rsl_cli.study.growth import register
 from rsl_cli.study.leases import holders
 from rsl_cli.study.pilots import pilot
