@@ -133,9 +133,9 @@ def _study(asked: Composed, first: bool) -> tuple[int, Any]:
 def _before_importing(config: Mapping[str, Any]) -> None:
     """Refuse what can be refused without torch, which takes seconds to import; let workers' imports begin beside it."""
     from rsl_cli.study.processes import get_ready
-    from rsl_cli.study.sweep import lift_degrees, seed_list
+    from rsl_cli.study.sweep import SWEEPS
 
-    for key, read in (("lift", lift_degrees), ("seeds", seed_list)):
+    for key, read in SWEEPS.items():
         if key in config:
             read(config[key])
     executor = config.get("executor")

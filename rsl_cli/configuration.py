@@ -17,14 +17,8 @@ from typing import Any
 
 from rsl_cli.errors import ConfigError, RslError, nearest
 
-_SWEEPS = ("lift", "seeds")
-"""Keys with a grammar of their own."""
-_ORDERS = ("until", "budget", "tracker")
-"""Keys that say what to do with a study, and are no part of its configuration."""
-_TEXT = frozenset(
-    ["study", "results_dir", "tracker", "base.name", "base.target"]
-    + [f"executor.{key}" for key in ("address", "partition", "target")]
-)
+_OF_FILES = ("base.name", "base.target")
+"""Keys that take text and that no declaration knows: a base graph says in its own file which it has."""
 _VALUED = ("--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn", "--cfg", "-c", "--package", "-p")
 _TARGETS = {"base": "module", "dataset": "target", "executor": "target", "lifting": "target", "trainer": "target"}
 """The option of each group that takes a user's own part."""
@@ -183,7 +177,7 @@ def quoted(override: str, several: bool = False) -> str:
     name = key.lstrip("+")
     if re.fullmatch(r"\$\{.*\}", value):
         return f"{key}={_quote(value)}"  # Outside of quotes Hydra reads no interpolation within another.
-    kind = "sweep" if name in _SWEEPS else _text_keys().get(name)
+    kind = _text_keys().get(name)
     if not equals or kind is None or _QUOTED.fullmatch(value):
         return override
     if kind == "sweep":
@@ -191,18 +185,21 @@ def quoted(override: str, several: bool = False) -> str:
             return override
         parts = value.split(",")
         return f"{key}=[{','.join(map(_quote, parts))}]" if len(parts) > 1 else f"{key}={_quote(value)}"
-    if value == "null" and name != "dataset.target":
-        return override
-    if kind == "list":
+    if kind == "list" and value != "null":
         inner = value[1:-1] if value.startswith("[") and value.endswith("]") else value
-        return f"{key}=[{','.join(map(_item, _ITEMS.findall(inner)))}]" if "],[" not in inner else override
-    if several and "," in value:
-        return f"{key}={','.join(map(_item, _ITEMS.findall(value)))}"
-    return f"{key}={_quote(value)}"
+        return f"{key}=[{','.join(map(_item, _items(inner)))}]" if "],[" not in inner else override
+    # A column may be called null; whatever else is, is nothing.
+    bare = () if name == "dataset.target" else ("null",)
+    values = _items(value) if several and "," in value else [value]
+    return f"{key}={','.join(_item(one, bare) for one in values)}"
 
 
-def _item(text: str) -> str:
-    return text.strip() if _QUOTED.fullmatch(text.strip()) else _quote(text.strip())
+def _items(text: str) -> list[str]:
+    return [item.strip() for item in _ITEMS.findall(text)]
+
+
+def _item(text: str, bare: Sequence[str] = ()) -> str:
+    return text if _QUOTED.fullmatch(text) or text in bare else _quote(text)
 
 
 def _quote(text: str) -> str:
@@ -213,19 +210,26 @@ def _quote(text: str) -> str:
 
 @cache
 def _text_keys() -> dict[str, str]:
-    """Keys whose values are text, or lists of it: declared as such by the datasets, or named here."""
-    from rsl_cli.data.load import text_keys
+    """Keys whose values are text, lists of it or sweeps, by their declarations."""
+    from rsl_cli.data.load import declared_datasets
+    from rsl_cli.study.executor import EXECUTORS
+    from rsl_cli.study.keys import LINE, STUDY
 
-    return {**dict.fromkeys(_TEXT, "text"), **{f"dataset.{key}": kind for key, kind in text_keys().items()}}
+    parts = [("", {**STUDY, **LINE}), *(("executor.", kind.keys) for kind in EXECUTORS.values())]
+    parts += [("dataset.", keys) for keys in declared_datasets().values()]
+    told = {f"{group}{key}": spec.text for group, keys in parts for key, spec in keys.items() if spec.text}
+    return {**dict.fromkeys(_OF_FILES, "text"), **told}
 
 
 def _composed(config: Any, choices: Mapping[str, Any], config_dir: Path | None) -> Composed:
     from omegaconf import OmegaConf
 
+    from rsl_cli.study.keys import LINE
+
     raw, plain = (OmegaConf.to_container(config, resolve=resolve) for resolve in (False, True))
     assert isinstance(raw, dict) and isinstance(plain, dict)
-    orders: dict[str, Any] = {key: plain.get(key) for key in _ORDERS}
-    kept = {str(key): value for key, value in plain.items() if key not in ("experiment", *_ORDERS)}
+    orders: dict[str, Any] = {key: plain.get(key) for key in LINE}
+    kept = {str(key): value for key, value in plain.items() if key not in ("experiment", *LINE)}
     notes, texts = list(_shadowing(choices, config_dir)), dict(_numbers_as_text(raw, kept))
     return replace(Composed(kept, notes, texts=texts), **orders)
 
@@ -398,7 +402,7 @@ def _content(path: Path) -> dict[str, Any]:
 def known_keys() -> list[str]:
     """Every key of the shipped configuration, groups among them, sorted."""
     root = config_directory()
-    known = {"base", "lifting", "dataset", "trainer", "executor", "theory", "experiment"}
+    known = {path.name for path in root.iterdir() if path.is_dir()}
     for path in root.rglob("*.yaml"):
         prefix = "" if path.parent == root else f"{path.parent.name}."
         known |= {f"{prefix}{key}" for key in _content(path) if key not in ("defaults", "hydra")}

@@ -198,8 +198,8 @@ VERTEX: Keys = {
     "combine": kept("sum", "its name, or a mapping of kind and its own keys", "product").about(
         "what makes one sum of the slots"
     ),
-    "bias": kept(False, "true, false, copy or feature", "", _check_bias).about(
-        "a trained number for each of the space; copy: one for all; feature: one for each place of the last axis"
+    "bias": kept(False, f"true, false, {', '.join(BIASES)}, or package.function", "", _check_bias).about(
+        "what each copy adds to its sums, trained; true: number"
     ),
     "width": real(1.0, 0, above=True).about("the fibre has width * degree^growth copies, rounded, at least one"),
     "growth": replace(real(1.0, 0), accepted="a number from 0 (a fixed fibre) upwards").about("see width"),

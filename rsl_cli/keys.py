@@ -17,6 +17,7 @@ import numpy as np
 
 from rsl_cli.errors import ConfigError, RslError, nearest, one_of
 
+Written = Literal["text", "list", "sweep"]
 Identity = Literal["always", "changed", "horizon", "never"]
 """Whether a key is part of what a run is: always; only away from its default, being younger than studies that are to
 keep their results; not, saying how far a run is carried; or never, since no number depends on it."""
@@ -34,7 +35,8 @@ class Key:
             for anything else, whose text is a hint to add, or empty.
         help: a line on what it means.
         identity: whether it belongs to a run's identity.
-        text: whether a command line means its value to the letter: ``text``, or ``list`` for several.
+        text: whether a command line means its value to the letter: ``text``, or ``list`` for several; ``sweep`` if it
+            has a grammar of its own.
     """
 
     default: Any
@@ -43,7 +45,7 @@ class Key:
     read: Callable[[Any], Any]
     help: str = ""
     identity: Identity = "always"
-    text: Literal["text", "list"] | None = None
+    text: Written | None = None
 
     def about(self, text: str) -> "Key":
         """The same key, with a line on what it means."""
@@ -52,6 +54,10 @@ class Key:
     def of(self, identity: Identity) -> "Key":
         """The same key, of another part in a run's identity."""
         return replace(self, identity=identity)
+
+    def written(self, text: Written) -> "Key":
+        """The same key, read by a command line as said."""
+        return replace(self, text=text)
 
 
 Keys = Mapping[str, Key]

@@ -26,7 +26,8 @@ from rsl_cli.graph import Init, slot_key
 from rsl_cli.kernels.autograd import Implementation
 from rsl_cli.kernels.serial import one_thread
 from rsl_cli.lift import Lift, LiftUnion, fibre_sizes, lifting_of
-from rsl_cli.parametrization import PARAMETRIZATIONS, weight_std
+from rsl_cli.parametrization import weight_std
+from rsl_cli.readouts import PARAMETRIZATIONS
 from rsl_cli.rng import generator
 
 

@@ -1,16 +1,10 @@
 """How weights are scaled with the degree: their law at the start, and the readout's multiplier."""
 
 import math
-from collections.abc import Mapping
 
 from rsl_cli.graph import BaseGraph, Edge
 from rsl_cli.lift import Lift, lifting_of, mean_in_degree
-
-PARAMETRIZATIONS: Mapping[str, float] = {"standard": 0.0, "ntk": 0.5, "mup": 1.0}
-"""The readout is multiplied by ``degree ** -power``: 1, 1/sqrt(n) (kernel regime) or 1/n (mean field).
-
-An edge straight from the input to the output sums no growing fibre, and is never multiplied.
-"""
+from rsl_cli.readouts import PARAMETRIZATIONS
 
 
 def weight_std(edge: Edge, lift: Lift, parametrization: str) -> float:

@@ -7,7 +7,7 @@ import problems
 import pytest
 import yaml
 
-from rsl_cli.configuration import _TEXT, known_keys
+from rsl_cli.configuration import _text_keys, known_keys
 from rsl_cli.data import content_identity
 from rsl_cli.data.target import DATASETS
 from rsl_cli.errors import ConfigError, GraphError
@@ -18,13 +18,15 @@ from rsl_cli.laws import LAWS
 from rsl_cli.liftings import LIFTINGS
 from rsl_cli.maps import EDGE_MAPS
 from rsl_cli.parts import TOLD, settings_of
-from rsl_cli.study.executor import EXECUTORS
-from rsl_cli.study.keys import GROUPS
+from rsl_cli.readouts import PARAMETRIZATIONS
+from rsl_cli.study.keys import GROUPS, LINE, STUDY
 from rsl_cli.study.spec import StudySpec
+from rsl_cli.track import TRACKERS
 from rsl_cli.train.facts import facts_of_old
 from rsl_cli.train.first_order import FACTORS, FirstOrder
 from rsl_cli.train.flow import Flow
 from rsl_cli.train.lm import LevenbergMarquardt
+from rsl_cli.train.losses import LOSSES
 from rsl_cli.train.optimizers import OPTIMIZERS
 from rsl_cli.train.settings import AUTO, SCHEDULES, TRAINERS
 from rsl_cli.train.trainers import trainer_settings
@@ -60,8 +62,21 @@ def test_files_say_what_is_declared(group, option):
 
 
 def test_a_line_takes_texts_to_the_letter_where_they_are_declared_as_such():
-    texts = {f"executor.{key}" for kind in EXECUTORS.values() for key, spec in kind.declared().items() if spec.text}
-    assert {key for key in _TEXT if key.startswith("executor.")} == texts
+    told = _text_keys()
+    for (group, _), keys in DECLARED.items():
+        for key, spec in keys.items():
+            # Another dataset may mean a number by the same name.
+            assert spec.text in (None, told.get(f"{group}.{key}" if group else key)), key
+    assert {told[key] for key in ("study", "results_dir", "tracker", "executor.partition", "base.target")} == {"text"}
+    assert told["lift"] == told["seeds"] == "sweep" and told["dataset.drop"] == "list"
+
+
+@pytest.mark.parametrize(
+    ("key", "names"), [("loss", LOSSES), ("parametrization", PARAMETRIZATIONS), ("tracker", TRACKERS)]
+)
+def test_what_is_said_of_a_key_names_every_part_that_ships(key, names):
+    said = {**STUDY, **LINE}[key].help.partition(":")[0].split(" | ")
+    assert {word for word in said if "." not in word} == {*names}
 
 
 def test_everything_that_has_a_file_is_declared():

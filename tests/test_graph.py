@@ -130,7 +130,7 @@ MISTAKES = {
     ),
     "bias that is no switch": (
         {"vertices": {"h": {"bias": 1}}},
-        "vertex h: bias=1; accepted: true, false, copy or feature",
+        "vertex h: bias=1; accepted: true, false, number, copy, feature, or package.function",
     ),
     "width of zero": ({"vertices": {"h": {"width": 0}}}, "vertex h: width=0; accepted: a number above 0"),
     "width of text": ({"vertices": {"h": {"width": "2"}}}, "vertex h: width='2'; accepted: a number above 0"),

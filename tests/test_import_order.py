@@ -17,6 +17,7 @@ ORDER = [
     "garbage",
     "registry",
     "keys",
+    "readouts",
     "rng",
     "kernels",
     "parts",
@@ -159,7 +160,9 @@ def test_the_walk_sees_imports_inside_functions(tmp_path, monkeypatch):
     assert imported(path) == {"rsl_cli.report", "rsl_cli.cli", "rsl_cli.study"}
 
 
-@pytest.mark.parametrize("module", ["rsl_cli", "rsl_cli.report", "rsl_cli.study.store", "rsl_cli.stats"])
+@pytest.mark.parametrize(
+    "module", ["rsl_cli", "rsl_cli.report", "rsl_cli.study.store", "rsl_cli.stats", "rsl_cli.study.keys"]
+)
 def test_modules_that_load_nothing_heavy(module):
     code = f"import sys, {module}; sys.exit(bool({{'torch', 'scipy.stats'}} & {{*sys.modules}}))"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

@@ -17,7 +17,8 @@ from rsl_cli.graph import BaseGraph
 from rsl_cli.kernels.autograd import Implementation
 from rsl_cli.lift import disjoint_union, sample_lift
 from rsl_cli.network import LiftedNetwork
-from rsl_cli.parametrization import PARAMETRIZATIONS, weight_std
+from rsl_cli.parametrization import weight_std
+from rsl_cli.readouts import PARAMETRIZATIONS
 
 MLP = {
     "name": "mlp",

@@ -85,11 +85,6 @@ def drawn_numbers(config: Mapping[str, Any]) -> int:
     return 0 if builder.inputs is None else (settings["samples"] + settings["test_samples"]) * builder.inputs(settings)
 
 
-def text_keys() -> dict[str, str]:
-    """Keys of any dataset that take text to the letter: ``text``, or ``list`` for several, by key."""
-    return {key: spec.text for keys in declared_datasets().values() for key, spec in keys.items() if spec.text}
-
-
 def declared_datasets() -> dict[str, Keys]:
     """The keys of every dataset that declares some, by name; a function that a plug-in has named has those of none."""
     return {name: builder.keys for name, builder in DATASETS.items() if isinstance(builder, DatasetBuilder)}

@@ -18,8 +18,8 @@ from rsl_cli.errors import StoreError
 from rsl_cli.graph import BaseGraph, Edge, slot_key
 from rsl_cli.lift import Lift
 from rsl_cli.network import LiftedNetwork
-from rsl_cli.parametrization import PARAMETRIZATIONS
 from rsl_cli.parts import Space
+from rsl_cli.readouts import PARAMETRIZATIONS
 
 __all__ = ["export", "to_graphml"]
 

@@ -22,9 +22,6 @@ from rsl_cli.train.trajectory import TrainingResult
 if TYPE_CHECKING:
     import pandas as pd
 
-_TABLES = ("trajectory", "drift", "tangent", "coverage")
-"""Tables that no probe asked for by name may have."""
-
 
 @dataclass(frozen=True)
 class UserProbe:
@@ -178,3 +175,6 @@ DIAGNOSTICS: Keys = {
     ).of("changed"),
 }
 """What can be measured of a finished run."""
+
+_TABLES = ("trajectory", "drift", *(key for key in DIAGNOSTICS if key in PROBES))
+"""Tables that no probe asked for by name may have."""

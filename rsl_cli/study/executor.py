@@ -111,7 +111,6 @@ def mapping_key(what: str, example: str) -> Key:
     return nullable(Key(None, f"a mapping of {what}", example, read)).of("never")
 
 
-@EXECUTORS.add("target")
 class Target(Executor):
     """An executor of a user's own."""
 

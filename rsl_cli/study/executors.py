@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rsl_cli.keys import Keys, nullable, real, whole
-from rsl_cli.study.executor import EXECUTORS, Executor, mapping_key, text_key
+from rsl_cli.study.executor import EXECUTORS, Executor, Target, mapping_key, text_key
 
 if TYPE_CHECKING:
     from rsl_cli.study.plan import RunBatch
@@ -185,3 +185,6 @@ class Ray(_Cluster):
         from rsl_cli.study import ray_actors
 
         return ray_actors
+
+
+EXECUTORS.add("target")(Target)

@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 
 from rsl_cli.errors import ConfigError
 from rsl_cli.keys import Keys, choice, flag, kept, nullable
-from rsl_cli.parametrization import PARAMETRIZATIONS
+from rsl_cli.readouts import PARAMETRIZATIONS
 from rsl_cli.study.objects import ACCEPTED, is_address, parts_of
-from rsl_cli.study.sweep import lift_degrees, seed_list
+from rsl_cli.study.sweep import SWEEPS
 
 GROUPS: Mapping[str, Mapping[str, str] | None] = {
     "base": None,
@@ -36,10 +36,10 @@ def _check_folder(value: object) -> None:
 
 
 STUDY: Keys = {
-    "lift": kept("16..256", "lift degrees", "16..1024", lift_degrees).about(
-        "64 | 16..1024 (doubling) | 16..1024@2 (two per octave) | [16,48,256]"
-    ),
-    "seeds": kept(5, "a count or a list", "5", seed_list).about("5 is 0..4; or [0,7]"),
+    "lift": kept("16..256", "lift degrees", "16..1024", SWEEPS["lift"])
+    .written("sweep")
+    .about("64 | 16..1024 (doubling) | 16..1024@2 (two per octave) | [16,48,256]"),
+    "seeds": kept(5, "a count or a list", "5", SWEEPS["seeds"]).written("sweep").about("5 is 0..4; or [0,7]"),
     "loss": kept(None, "null, a loss's name, or target and arguments", "mse").about(
         "mse | cross_entropy | package.function of your own; null: mse for numbers, cross_entropy for classes"
     ),
@@ -50,6 +50,7 @@ STUDY: Keys = {
     "device": choice("auto", "auto", "cpu", "cuda").of("never").about("auto | cpu | cuda"),
     "results_dir": kept("results", f"the path of a folder, {ACCEPTED}", "results", _check_folder)
     .of("never")
+    .written("text")
     .about(
         "where studies lie, each in a folder of its own; s3://BUCKET/PREFIX or gs://BUCKET/PREFIX: in an object store"
     ),
@@ -65,6 +66,7 @@ STUDY: Keys = {
     .about("figures of your own in the report, e.g. [mine.spread]: functions of a stored study"),
     "study": kept(None, "null or a name", "mine")
     .of("never")
+    .written("text")
     .about("name of the study's folder; null: <base>_<dataset>_<trainer>"),
 }
 """A study's own keys beside its groups."""
@@ -76,6 +78,7 @@ LINE: Keys = {
     "budget": kept(None, "null, none or a time", "15m").of("never").about("90s | 15m | 2h | none, for until=verdict"),
     "tracker": kept(None, "null or a tracker's name", "tensorboard")
     .of("never")
+    .written("text")
     .about("mlflow | tensorboard | wandb | trackio: told of every run when it has ended, on this machine"),
 }
 """Keys of a command line, which say what to do with a study."""

@@ -1,6 +1,7 @@
 """The grammar of sweeps: lift degrees and seeds as they are written on a command line. It knows no configuration."""
 
 import re
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from rsl_cli.errors import ConfigError
@@ -56,6 +57,10 @@ def seed_list(value: Any) -> tuple[int, ...]:
     if count is None or not 1 <= count <= 100_000:
         raise ConfigError(f"seeds={_plain(value)}; {accepted}")
     return tuple(range(count))
+
+
+SWEEPS: Mapping[str, Callable[[Any], tuple[int, ...]]] = {"lift": lift_degrees, "seeds": seed_list}
+"""Keys of this grammar, and what reads them."""
 
 
 def _range(text: str) -> list[int]:
