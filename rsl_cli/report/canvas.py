@@ -4,7 +4,6 @@ Figures are made without pyplot, so that a report needs no display and leaves no
 where it draws: to know which figures there are takes none of it.
 """
 
-import io
 import math
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
@@ -102,6 +101,8 @@ def encoded(figure: "Figure", formats: Sequence[str]) -> dict[str, bytes]:
         # Once for all formats: each would find its own, and draw the figure twice for that ("none" is still an engine).
         engine.execute(figure)
         figure.set_layout_engine(None)
+    from rsl_cli.report.shown import encode
+
     return {form: encode(figure, form) for form in formats}
 
 
@@ -248,15 +249,6 @@ def _label_apart(axis: "Axis", low: float, high: float) -> None:
     axis.set_major_formatter(FuncFormatter(lambda value, _: figure_of(value, tex=True)))
     if high - low < 2:
         axis.set_major_locator(FixedLocator(short_ticks(low, high)))
-
-
-def encode(figure: "Figure", form: str) -> bytes:
-    """Return a figure's bytes, without the date at which they were made."""
-    buffer = io.BytesIO()
-    # A creation date would make equal reports differ.
-    metadata = {"CreationDate": None} if form == "pdf" else {"Date": None} if form == "svg" else None
-    figure.savefig(buffer, format=form, metadata=metadata)
-    return buffer.getvalue()
 
 
 def drawable(value: float) -> float:

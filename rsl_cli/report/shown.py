@@ -1,8 +1,8 @@
-"""A figure that a notebook shows where it is a cell's last value, whatever draws there."""
+"""A figure as bytes; and one that a notebook shows where it is a cell's last value, whatever draws there."""
+
+import io
 
 from matplotlib.figure import Figure
-
-from rsl_cli.report.canvas import encode
 
 
 class Shown(Figure):
@@ -10,3 +10,12 @@ class Shown(Figure):
 
     def _repr_png_(self) -> bytes:
         return encode(self, "png")
+
+
+def encode(figure: Figure, form: str) -> bytes:
+    """Return a figure's bytes, without the date at which they were made."""
+    buffer = io.BytesIO()
+    # A creation date would make equal reports differ.
+    metadata = {"CreationDate": None} if form == "pdf" else {"Date": None} if form == "svg" else None
+    figure.savefig(buffer, format=form, metadata=metadata)
+    return buffer.getvalue()
