@@ -73,10 +73,7 @@ def _check_reference(what: str, one: EdgeMap, space: Space, stencil: Stencil, we
         expected = one.reference(values, y.copy())
     if expected is None:
         return
-    taps = np.ones(1) if values is None else values.reshape(-1)
-    made = np.zeros((stencil.rows, stencil.width))
-    np.add.at(made, stencil.row, taps[stencil.tap, None] * y.reshape(stencil.columns, -1)[stencil.column])
-    made = made.reshape(one.output_space(space))
+    made = stencil.apply(np.ones(1) if values is None else values, y).reshape(one.output_space(space))
     if np.shape(expected) != made.shape or not np.allclose(expected, made, rtol=1e-9, atol=1e-12):
         raise GraphError(f"{what}: its stencil does not compute what its reference computes")
 
@@ -92,7 +89,7 @@ def check_activation(function: Activation, name: str = "") -> None:
         GraphError: what it breaks, in one line.
     """
     what = f"activation {name or getattr(function, '__name__', type(function).__name__)}"
-    z = _drawn((5,))
+    z = drawn((5,))
     _check_tensors(what, function, [z], tuple(z.shape))
     with failing(what):
         alone = torch.cat([function(one.view(1, 1, 1)) for one in z.flatten()]).view(z.shape)
@@ -118,7 +115,7 @@ def check_combine(combine: Combine, spaces: Mapping[str, Space]) -> None:
     def compute(*slots: Tensor) -> Tensor:
         return combine(dict(zip(spaces, slots, strict=True)))
 
-    _check_tensors(what, compute, [_drawn(one) for one in spaces.values()], (_COPIES, *space, _SAMPLES))
+    _check_tensors(what, compute, [drawn(one) for one in spaces.values()], (_COPIES, *space, _SAMPLES))
 
 
 def check_stage(stage: Stage, space: Space) -> None:
@@ -135,7 +132,7 @@ def check_stage(stage: Stage, space: Space) -> None:
     what = f"{type(stage).__name__} on space {space}"
     with failing(what):
         made = stage.space(space)
-    _check_tensors(what, stage, [_drawn(space)], (_COPIES, *made, _SAMPLES))
+    _check_tensors(what, stage, [drawn(space)], (_COPIES, *made, _SAMPLES))
 
 
 def check_bias(bias: Bias, space: Space, name: str = "") -> None:
@@ -252,7 +249,7 @@ def _check_made(kind: str, one: object, parent: type) -> None:
         raise GraphError(f"{kind}: got a {type(one).__name__}; accepted: a rsl_cli.{parent.__name__}")
 
 
-def _drawn(space: Space) -> Tensor:
+def drawn(space: Space) -> Tensor:
     """Numbers whose parts are all of different size: no ties for a maximum."""
     draw = np.random.default_rng(0)
     return torch.as_tensor(draw.standard_normal((_COPIES, *space, _SAMPLES)))

@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +15,14 @@ import torch
 
 from rsl_cli import load_study
 from rsl_cli.cli import compose, main
+from rsl_cli.errors import StoreError
 from rsl_cli.network import LiftedNetwork
 from rsl_cli.registry import load_plugins
 from rsl_cli.report.read import read_runs
+from rsl_cli.study.answers import refuse_changed
+from rsl_cli.study.files import write_json
+from rsl_cli.study.growth import register
+from rsl_cli.study.plan import make_plan
 from rsl_cli.study.spec import StudySpec
 from rsl_cli.study.trained import run_network
 
@@ -406,6 +412,16 @@ def test_a_users_edge_map_is_exported_and_an_activation_is_refused_first(folder,
     expected = run_network(study.store, key)(torch.linspace(-1, 1, 10).reshape(5, 2))
     torch.testing.assert_close(torch.tensor(json.loads(done.stdout)), expected, rtol=1e-5, atol=1e-6)
 
+    # With another map the same weights are another network.
+    edit(folder / "my_diagonal.py", "own, own, own)", "own, own[::-1].copy(), own)")
+    edit(folder / "my_diagonal.py", "weight * y", "weight * y[::-1]")
+    shown = one_line(capsys, ["export", "plain", "lift=4", "seed=1", "--to", "again"])
+    assert "was trained with another my_diagonal.Diagonal (base.edges.1.map.source: " in shown
+    assert "restore it as it was, or train with it as it is under another study=NAME" in shown
+    assert not Path("again").exists()
+    with pytest.raises(StoreError, match=r"was trained with another my_diagonal\.Diagonal"):
+        study.network(lift=4, seed=1)
+
 
 @pytest.mark.parametrize(
     ("file", "old", "new", "key"),
@@ -468,6 +484,122 @@ OWN_DATA = (
     "import numpy as np\nfrom rsl_cli import Dataset\nx, y = np.eye(12), np.arange(12.0)[:, None]\n"
     "def made(kind, **more): return kind('own', 'regression', x, y, x, y, 1, **more)\n"
 )
+FICKLE = """
+from dataclasses import dataclass
+from pathlib import Path
+import numpy as np
+import torch
+from rsl_cli import Combine, EdgeMap, Law, Lifting, Optimizer, Stage, Stencil
+
+def much(kind):
+    return 1.5 if Path("fickle.txt").read_text() == kind else 1.0
+
+class Map(EdgeMap):
+    def output_space(self, space): return space
+    def stencil(self, space):
+        own = np.arange(int(np.prod(space)))
+        return Stencil(len(own), len(own), len(own), own, own[:: -1 if much("map") > 1 else 1].copy(), own)
+
+class Ring(Lifting):
+    def sample(self, draw, n_u, n_v): return (np.arange(n_v) + (much("lifting") > 1)) % n_u, np.arange(n_v)
+    def mean_in_degree(self, n_u, n_v): return 1.0
+
+class Ends(Law):
+    def sample(self, draw, shape): return (5 - 4 * much("law")) * draw.choice([-1.0, 1.0], shape)
+
+class Average(Combine):
+    def __call__(self, slots): return much("combine") * sum(slots.values())
+
+class Norm(Stage):
+    def __call__(self, z): return much("norm") * z
+
+class Pool(Stage):
+    def space(self, space): return ()
+    def __call__(self, z): return much("pool") * z[:, 0]
+
+class Steps(Optimizer):
+    def direction(self, gradient, theta, states, numbers): return much("optimiser") * gradient
+
+class Sgd(torch.optim.SGD):
+    def __init__(self, groups): super().__init__(groups, momentum=much("optimiser") - 1)
+
+def bump(z): return much("activation") * torch.exp(-z * z)
+def bias(space): return space if much("bias") > 1 else (1,) * len(space)
+def loss(out, y): return much("loss") * (out - y).square().sum(1)
+"""
+FICKLE_BASE = {
+    "vertices": {
+        "x": {"kind": "input"},
+        "h": {"combine": "my_fickle.Average", "norm": "my_fickle.Norm", "activation": "my_fickle.bump"},
+        "g": {"pool": "my_fickle.Pool", "bias": "my_fickle.bias"},
+        "y": {"kind": "output"},
+    },
+    "edges": [
+        {"source": "x", "target": "h", "map": "linear", "out": 3, "init": {"kind": "my_fickle.Ends"}},
+        {"source": "h", "target": "g", "map": "my_fickle.Map", "lifting": {"kind": "my_fickle.Ring"}},
+        {"source": "g", "target": "y", "map": "linear"},
+    ],
+}
+
+
+def fickle(**changes) -> StudySpec:
+    trainer = {"name": "target", "target": "my_fickle.Steps", "steps": 2}
+    parts = {"base": FICKLE_BASE, "loss": "my_fickle.loss", "trainer": trainer, "study": "fickle"}
+    return StudySpec.from_config(problems.study(**parts, lift=[4], seeds=1, results_dir="results") | changes)
+
+
+def test_a_part_that_answers_otherwise_in_another_process_is_refused_by_name(folder):
+    Path("my_fickle.py").write_text(FICKLE)
+    said = Path("fickle.txt")
+    said.write_text("")
+    first = fickle()
+    register(first)
+    where = {"map": "of edge h->g", "lifting": "of edge h->g", "law": "of edge x->h"}
+    where |= {"combine": "of vertex h", "norm": "of vertex h", "activation": "of vertex h"}
+    where |= {"pool": "of vertex g", "bias": "of vertex g"}
+    kinds = [*where, "loss", "optimiser"]
+    assert len(first.answers) == len(kinds)
+    for kind in kinds:
+        said.write_text(kind)
+        message = rf"'fickle' at .*: {kind} my_fickle\.\w+ ?{where.get(kind, '')} answers otherwise"
+        with pytest.raises(StoreError, match=message):
+            make_plan(fickle())
+    # As it was it goes on; rounding otherwise is no other answer.
+    said.write_text("")
+    make_plan(fickle())
+    for share, same in ((1e-7, True), (1e-3, False)):
+        answers = {what: [share * max(map(abs, ones)) + one for one in ones] for what, ones in first.answers.items()}
+        with nullcontext() if same else pytest.raises(StoreError, match="answers otherwise"):
+            refuse_changed(first.store, answers)
+
+
+def test_torchs_optimisers_answer_and_studies_of_earlier_versions_are_asked_nothing(folder):
+    Path("my_fickle.py").write_text(FICKLE)
+    said = Path("fickle.txt")
+    said.write_text("")
+    trainer = {"name": "torch", "target": "my_fickle.Sgd", "steps": 2}
+    config = {"base": problems.group("base", "mlp"), "loss": None, "trainer": trainer}
+    first = fickle(**config)
+    assert [*first.answers] == ["optimiser my_fickle.Sgd"]
+    register(first)
+    said.write_text("optimiser")
+    with pytest.raises(StoreError, match=r"optimiser my_fickle\.Sgd answers otherwise than when the study was begun"):
+        make_plan(fickle(**config))
+    content = {key: value for key, value in first.store.read_study().items() if key != "answers"}
+    write_json(first.store.study_file, content)
+    assert len(make_plan(fickle(**config)).to_do) == 1
+
+
+@pytest.mark.slow
+def test_a_part_that_goes_by_its_process_is_refused_in_the_workers(folder, capsys):
+    """Text has another hash in each."""
+    Path("plug_hash.py").write_text("def loss(out, y): return (1 + hash('loss') % 1000) * (out - y).square().sum(1)\n")
+    words = ["lift=2,4", "seeds=2", "loss=plug_hash.loss", "executor=process", "executor.workers=2"]
+    shown = one_line(capsys, with_words(SMALL, *words))
+    assert "loss plug_hash.loss answers otherwise than when the study was begun" in shown
+    assert not list(Path("results/small/runs").rglob("record.json"))
+
+
 DATA = "import numpy as np\nx, y = np.zeros((20, 2)) + np.arange(20)[:, None], np.arange(20.0)\n"
 
 

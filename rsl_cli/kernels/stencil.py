@@ -66,6 +66,20 @@ class Stencil:
             (self.row * self.columns + self.column == np.arange(full)).all() and (self.tap == np.arange(full)).all()
         )
 
+    def apply(self, taps: np.ndarray, y: np.ndarray) -> np.ndarray:
+        """S(w) y, entry by entry: what faster code is checked against.
+
+        Args:
+            taps: T numbers, of any shape.
+            y: columns * width numbers, of any shape.
+
+        Returns:
+            (rows, width).
+        """
+        made = np.zeros((self.rows, self.width))
+        np.add.at(made, self.row, taps.reshape(-1)[self.tap, None] * y.reshape(self.columns, -1)[self.column])
+        return made
+
     @cached_property
     def transposed(self) -> "Stencil":
         """S(w)^T, with the same taps."""

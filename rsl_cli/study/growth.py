@@ -53,6 +53,7 @@ def _grid(spec: StudySpec, new: Sequence[RunKey], words: Sequence[str] | None) -
         "line": words,
         "config": spec.config,
         "identity": spec.identity,
+        **({"answers": spec.answers} if spec.answers else {}),
         "data": {**reading.plain(), "input_shape": list(spec.data.input_shape)},
         "versions": _versions(),
         "host": {"machine": platform.machine(), "system": platform.platform(), "device": spec.device},

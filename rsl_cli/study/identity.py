@@ -11,6 +11,7 @@ from rsl_cli.errors import StoreError
 from rsl_cli.graph import BaseGraph, EdgeLifting
 from rsl_cli.graph_config import EDGE, VERTEX
 from rsl_cli.keys import Keys
+from rsl_cli.study.answers import Answers, base_answers, refuse_changed
 from rsl_cli.study.diagnostics import Diagnostics
 from rsl_cli.study.resolve import Resolved
 from rsl_cli.study.store import SCHEMA, StudyStore
@@ -48,15 +49,20 @@ def run_id(identity: Mapping[str, Any], lift: int, seed: int) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def refuse_other(store: StudyStore, identity: Mapping[str, Any]) -> None:
+def refuse_other(store: StudyStore, identity: Mapping[str, Any], answers: Answers) -> None:
     """Refuse to add to a study that computes something else.
 
+    Args:
+        store: the study.
+        identity: of what would be added.
+        answers: of its parts.
+
     Raises:
-        StoreError: with the keys that differ.
+        StoreError: with the keys that differ, or the part that answers otherwise.
     """
     differ = differences(store.read_study()["identity"], identity)
     if not differ:
-        return
+        return refuse_changed(store, answers)
     pairs = list(differ.items())[:4]
     shown = ", ".join(f"{key} ({_short(old)} there, {_short(new)} now)" for key, (old, new) in pairs)
     more = f" and {len(differ) - 4} more" if len(differ) > 4 else ""
@@ -67,6 +73,30 @@ def refuse_other(store: StudyStore, identity: Mapping[str, Any]) -> None:
             "of schedule=constant can; choose another study=NAME, or set it as it was"
         )
     raise StoreError(f"study '{store.name}' at {store.address} computes something else: {shown}{more}; {remedy}")
+
+
+def refuse_edited(store: StudyStore, base: BaseGraph, lifting: EdgeLifting) -> None:
+    """Refuse to make a stored network of parts that it was not trained with.
+
+    Args:
+        store: the study.
+        base: the base graph, of the parts as they are now.
+        lifting: for edges that name none.
+
+    Raises:
+        StoreError: it would be another network; with the part, and what differs.
+    """
+    now = {"base": _computed(base), "lifting": lifting.identity()}
+    differ = differences({key: store.read_study()["identity"][key] for key in now}, now)
+    if differ:
+        key, (old, new) = next(iter(differ.items()))
+        owner = key.rpartition(".")[0]
+        part = _flat(json.loads(json.dumps(now))).get(f"{owner}.target", owner)
+        raise StoreError(
+            f"study '{store.name}' at {store.address} was trained with another {part} ({key}: {_short(old)} there, "
+            f"{_short(new)} now); restore it as it was, or train with it as it is under another study=NAME"
+        )
+    refuse_changed(store, base_answers(base, lifting))
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:

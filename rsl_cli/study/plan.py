@@ -112,7 +112,7 @@ def keys_of(spec: StudySpec) -> list[RunKey]:
     """
     if not spec.store.exists():
         return spec.run_keys()
-    refuse_other(spec.store, spec.identity)
+    refuse_other(spec.store, spec.identity, spec.answers)
     known = {(key.lift, key.seed): key for key in spec.store.planned()}
     return [known.get((key.lift, key.seed), key) for key in spec.run_keys()]
 

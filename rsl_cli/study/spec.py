@@ -13,6 +13,7 @@ from rsl_cli.diagnostics.probes import FinishedRun
 from rsl_cli.graph import EdgeLifting
 from rsl_cli.lift import sample_lift
 from rsl_cli.network import LiftedNetwork
+from rsl_cli.study.answers import Answers, study_answers
 from rsl_cli.study.executor import Executor, make_executor
 from rsl_cli.study.identity import run_id, study_identity
 from rsl_cli.study.parse import parse
@@ -89,6 +90,11 @@ class StudySpec(Resolved):
     def identity(self) -> dict[str, Any]:
         """Everything that determines the numbers, but lift and seed: no names, paths, devices, executors, horizons."""
         return study_identity(self, self.lifting)
+
+    @cached_property
+    def answers(self) -> Answers:
+        """What its user's parts answer to fixed questions."""
+        return study_answers(self, self.lifting)
 
     def run_keys(self) -> list[RunKey]:
         """Every run, by lift, then seed."""

@@ -11,6 +11,7 @@ from rsl_cli.lift import sample_lift
 from rsl_cli.network import LiftedNetwork
 from rsl_cli.portable.model import predict
 from rsl_cli.registry import load_plugins
+from rsl_cli.study.identity import refuse_edited
 from rsl_cli.study.store import RunKey, StudyStore
 
 
@@ -74,13 +75,14 @@ def choose_run(store: StudyStore, words: tuple[str, ...] | list[str] = ()) -> Ru
 
 
 def run_network(store: StudyStore, key: RunKey) -> TrainedNetwork:
-    """The network of a finished run, as trained; neither data nor a module of one's own is read.
+    """The network of a finished run, as trained; of a user's own, its parts are asked for and no data.
 
     Returns:
         On the CPU, in the dtype it was trained in, with what is known of its data.
 
     Raises:
-        StoreError: the study is damaged, or another version of rsl draws its lifts otherwise.
+        StoreError: the study is damaged, a part of the user's own is not what it was, or another version of rsl draws
+            its lifts otherwise.
     """
     study = store.read_study()
     load_plugins(study["config"].get("plugins"))
@@ -90,7 +92,9 @@ def run_network(store: StudyStore, key: RunKey) -> TrainedNetwork:
         input_shape=identity["base"]["input_shape"],
         output_size=identity["base"]["output_size"],
     )
-    lift = sample_lift(base, key.lift, key.seed, edge_lifting(study["config"]["lifting"]))
+    lifting = edge_lifting(study["config"]["lifting"])
+    refuse_edited(store, base, lifting)
+    lift = sample_lift(base, key.lift, key.seed, lifting)
     state = {name: torch.as_tensor(array) for name, array in store.state(key).items()}
     dtype = next(iter(state.values())).dtype if state else torch.float32
     network = TrainedNetwork(lift, None, dtype, identity["parametrization"])

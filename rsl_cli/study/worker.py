@@ -59,7 +59,7 @@ def serve(connection: Connection, config: str, data: Any, threads: int) -> None:
             if spec is None:
                 spec = StudySpec.from_config(json.loads(config), data)
                 # A user's part may have been edited since the study was registered.
-                refuse_other(spec.store, spec.identity)
+                refuse_other(spec.store, spec.identity, spec.answers)
             batch = RunBatch(tuple(RunKey(*key) for key in keys))
             outcome = work(spec, batch, lambda _, step, steps, loss: send("progress", step, steps, loss))
             send("done", outcome)

@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -185,13 +186,12 @@ def check_fit(loss: Loss, data: Dataset) -> None:
 
 def is_straight(loss: Loss, outputs: int = 3) -> bool:
     """Whether a loss has no second derivative by the outputs but where its first one jumps."""
-    return not bool(loss.root(*_drawn(loss, outputs)).any())
+    return not bool(loss.root(*drawn_outputs(loss, outputs)).any())
 
 
-def _drawn(loss: Loss, outputs: int) -> tuple[Tensor, Tensor]:
+def drawn_outputs(loss: Loss, outputs: int = 3) -> tuple[Tensor, Tensor]:
     """Some samples' outputs (M, k), and targets."""
-    draw = torch.Generator().manual_seed(0)
-    out, y = (torch.randn(7, outputs, generator=draw, dtype=torch.float64) for _ in range(2))
+    out, y = torch.as_tensor(np.random.default_rng(0).standard_normal((2, 7, outputs)))
     return out, y.argmax(1) if loss.labels else y
 
 
@@ -210,7 +210,7 @@ def check_loss(loss: Loss | Callable[..., Any], outputs: int = 3) -> None:
         raise ConfigError(f"loss {shown}; accepted: a function of outputs and targets, or an object of a rsl_cli.Loss")
     if not isinstance(loss, Loss):
         loss = FunctionLoss(loss, getattr(loss, "__qualname__", type(loss).__name__))
-    what, (out, y) = f"loss {loss.name or type(loss).__name__}", _drawn(loss, outputs)
+    what, (out, y) = f"loss {loss.name or type(loss).__name__}", drawn_outputs(loss, outputs)
     samples = len(out)
     with failing(what):
         values, again, alone = loss.values(out, y), loss.values(out, y), loss.values(out[:1], y[:1])
