@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.autograd.gradcheck import GradcheckError
 
 from rsl_cli.activations import Activation
+from rsl_cli.claims import check_answer, check_claims
 from rsl_cli.errors import RAISED, GraphError, RslError, first_line
 from rsl_cli.kernels.stencil import Stencil
 from rsl_cli.laws import Law
@@ -34,9 +35,12 @@ def check_edge_map(one: EdgeMap, space: Space) -> None:
     """
     _check_made("map", one, EdgeMap)
     what = f"map {type(one).__name__} on space {space}"
+    check_claims(one, EdgeMap, what, GraphError)
     with failing(what):
         out, stencil, weight = one.output_space(space), one.stencil(space), one.weight_shape(space)
-        again = one.stencil(space)
+        again, flops = one.stencil(space), one.flops(space)
+    check_answer("weight_shape", weight, EdgeMap.weight_shape, what, GraphError)
+    check_answer("flops", flops, EdgeMap.flops, what, GraphError)
     if not isinstance(out, tuple) or not all(isinstance(size, int) and size > 0 for size in out):
         raise GraphError(f"{what}: output_space is {out!r}; accepted: a tuple of whole numbers from 1")
     if not isinstance(stencil, Stencil):
@@ -109,8 +113,11 @@ def check_combine(combine: Combine, spaces: Mapping[str, Space]) -> None:
     """
     _check_made("combine", combine, Combine)
     what = f"combine {type(combine).__name__} of spaces {', '.join(map(str, spaces.values()))}"
+    check_claims(combine, Combine, what, GraphError)
     with failing(what):
         space = combine.space(spaces)
+        flops = combine.flops(spaces)
+    check_answer("flops", flops, Combine.flops, what, GraphError)
 
     def compute(*slots: Tensor) -> Tensor:
         return combine(dict(zip(spaces, slots, strict=True)))
@@ -130,8 +137,10 @@ def check_stage(stage: Stage, space: Space) -> None:
     """
     _check_made("norm or pool", stage, Stage)
     what = f"{type(stage).__name__} on space {space}"
+    check_claims(stage, Stage, what, GraphError)
     with failing(what):
-        made = stage.space(space)
+        made, groups = stage.space(space), stage.groups(space)
+    check_answer("groups", groups, Stage.groups, what, GraphError)
     _check_tensors(what, stage, [drawn(space)], (_COPIES, *made, _SAMPLES))
 
 
@@ -167,6 +176,7 @@ def check_law(law: Law) -> None:
     """
     _check_made("law", law, Law)
     what, count = f"law {type(law).__name__}", 4000
+    check_claims(law, Law, what, GraphError)
     with failing(what):
         drawn, again = (law.sample(np.random.default_rng(0), (count // 4, 4)) for _ in range(2))
         variance, support = law.variance, law.support
@@ -202,11 +212,13 @@ def check_lifting(lifting: Lifting, n_u: int = 7, n_v: int = 7) -> None:
     """
     _check_made("lifting", lifting, Lifting)
     what, draws = f"lifting {type(lifting).__name__} from {n_u} to {n_v} copies", 40
+    check_claims(lifting, Lifting, what, GraphError)
     with failing(what):
         lifting.check_fibres(n_u, n_v)
         lists = [lifting.sample(np.random.default_rng(seed), n_u, n_v) for seed in range(draws)]
         again = lifting.sample(np.random.default_rng(0), n_u, n_v)
         mean, every, bounded = lifting.mean_in_degree(n_u, n_v), lifting.every(n_u, n_v), lifting.bounded
+    check_answer("every", every, Lifting.every, what, GraphError)
     if not isinstance(mean, int | float) or not math.isfinite(mean):
         raise GraphError(f"{what}: mean_in_degree is {mean!r}; accepted: a finite number")
     for pair in lists:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import MISSING, field, fields, is_dataclass
 from typing import Any, ClassVar, TypeVar, get_args
 
+from rsl_cli.claims import check_claims
 from rsl_cli.errors import RAISED, GraphError, RslError, first_line, one_of
 from rsl_cli.keys import Key, Keys, read_keys
 from rsl_cli.registry import Origin, Registry
@@ -113,4 +114,7 @@ def make(
         raise GraphError(f"{what}: fails with {type(error).__name__}: {first_line(error)}") from error
     if not isinstance(made, kind):
         raise GraphError(f"{what}: makes a {type(made).__name__}; accepted: a subclass of rsl_cli.{kind.__name__}")
-    return made, parts.origin(str(name), options)
+    origin = parts.origin(str(name), options)
+    if origin is not None:
+        check_claims(made, kind, what, GraphError)
+    return made, origin

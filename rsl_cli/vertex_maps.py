@@ -9,7 +9,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -52,8 +52,8 @@ class Combine(Part, ABC):
     """The names it needs; None: any, all of one space."""
     least: ClassVar[int] = 1
     """How many slots there must be."""
-    circuit: ClassVar[str | None] = None
-    """How circuits write it out: ``sum``, ``product``, ``attention`` or not at all."""
+    circuit: ClassVar[Literal["sum", "product", "attention"] | None] = None
+    """How circuits write it out, or not at all; a user's own never is."""
 
     @abstractmethod
     def __call__(self, slots: Mapping[str, Tensor]) -> Tensor:

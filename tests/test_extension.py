@@ -628,7 +628,15 @@ DATA = "import numpy as np\nx, y = np.zeros((20, 2)) + np.arange(20)[:, None], n
         (DATA + "def load(): return x, np.random.rand(20), x, y", "gives other numbers when called again; draw from"),
         (DATA + "def load(): return x, y * 0, x, y * 0", "has the same value in every row"),
         ("def load(): exit(7)", "dataset plug_bad.load: fails with SystemExit: 7"),
-        (OWN_DATA + "def load(): return made(Dataset, notes=(lambda: 3,))", "no worker process can be sent it, "),
+        (
+            OWN_DATA + "from rsl_cli.data.dataset import Reading\n"
+            "def load(): return made(Dataset, reading=Reading(classes=(lambda: 3,)))",
+            "no worker process can be sent it, ",
+        ),
+        (
+            OWN_DATA + "def load(): return made(Dataset, notes=(3,))",
+            "dataset plug_bad.load: notes=(3,); accepted: tuple[str, ...]",
+        ),
         (
             OWN_DATA + "def load():\n    class Own(Dataset): pass\n    return made(Own)",
             "no worker process can be sent it",
@@ -851,9 +859,19 @@ TRACKER = "from rsl_cli.track import Tracker\nclass Own(Tracker):\n    "
         ("executor", EXECUTOR + SAYS, 1, "says that it trained 1 runs that are not there: n00002-s000-"),
         ("executor", EXECUTOR + "raise OSError('off')", 1, "executor plug_bad.Own: fails with OSError: off"),
         ("executor", EXECUTOR + "finished(3, 4)", 1, "executor plug_bad.Own: fails with AttributeError"),
-        ("executor", EXECUTOR + "return\n    keys = {'a': 3}", 2, "keys={'a': 3}; accepted: a mapping to"),
-        ("tracker", "Own = 3", 2, "accepted: a subclass of rsl_cli.track.Tracker that says its module"),
-        ("tracker", TRACKER + "pass", 2, "accepted: a subclass of rsl_cli.track.Tracker that says its module"),
+        (
+            "executor",
+            EXECUTOR + "return\n    keys = {'a': 3}",
+            2,
+            "executor Own: keys={'a': 3}; accepted: collections.abc.Mapping",
+        ),
+        ("tracker", "Own = 3", 2, "accepted: a subclass of rsl_cli.track.Tracker"),
+        (
+            "tracker",
+            TRACKER + "pass",
+            2,
+            "tracker=plug_bad.Own: module fails with AttributeError: ",
+        ),
         ("tracker", TRACKER + "module = 'json'", 2, "tracker=plug_bad.Own: lacks send, sent; write them"),
     ],
 )
@@ -876,12 +894,12 @@ def test_an_executor_or_a_tracker_that_lies_is_one_line(folder, capsys, words, t
         ("pool", "def __call__(self, z): return z[:, 0]", "gives shape (3, 4) from [(3, 2, 4)]; wanted (3, 2, 4)"),
         (
             "pool",
-            "def space(self, space): return None\n    __call__ = None",
+            "def space(self, space): return None\n    def __call__(self, z): return z",
             "space of pool Own is None; accepted: a tup",
         ),
         (
             "pool",
-            "def space(self, space): return 1 / 0\n    __call__ = None",
+            "def space(self, space): return 1 / 0\n    def __call__(self, z): return z",
             "vertex h1: fails with ZeroDivisionError",
         ),
     ],

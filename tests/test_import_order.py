@@ -18,6 +18,7 @@ ORDER = [
     "registry",
     "keys",
     "readouts",
+    "claims",
     "rng",
     "kernels",
     "parts",

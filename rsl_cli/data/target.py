@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from rsl_cli.claims import check_claims
 from rsl_cli.data.dataset import Column, Dataset, Reading
 from rsl_cli.data.files import LEAST_ROWS, check_kind, encode_target, to_numbers
 from rsl_cli.data.keys import DatasetBuilder, DatasetSettings, Teacher, shaped
@@ -63,12 +64,15 @@ def _called(function: Callable[..., Any], name: str, arguments: DatasetSettings,
     where = f"dataset {name}"
     try:
         made = function(**arguments)
-        parts = None if isinstance(made, Dataset) else [_arrays(part) for part in made]
+        parts = [] if isinstance(made, Dataset) else [_arrays(part) for part in made]
     except RslError:
         raise
     except RAISED as error:
         raise DataError(f"{where}: fails with {type(error).__name__}: {first_line(error)}") from error
-    if parts is None:
+    if isinstance(made, Dataset):
+        check_claims(made, Dataset, where, DataError)
+        if made.witness_degree is not None and made.witness_degree < 1:
+            raise DataError(f"{where}: witness_degree={made.witness_degree}; accepted: None or a lift degree from 1")
         return made
     if len(parts) != 4 or any(part.ndim == 0 for part, _ in parts):
         shown = ", ".join(f"{part.dtype} {part.shape}" for part, _ in parts[:5])

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from rsl_cli.data import Dataset
+from rsl_cli.data import is_planted
 from rsl_cli.diagnostics.probes import PROBES, FinishedRun, check_probe, measure
 from rsl_cli.diagnostics.tangent import TANGENT, TangentProbe
 from rsl_cli.errors import ConfigError
@@ -47,7 +47,9 @@ class Diagnostics:
     probes: tuple[UserProbe, ...] = ()
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any], trainer: Trainer, loss: Loss, data: Dataset) -> "Diagnostics":
+    def from_config(
+        cls, config: Mapping[str, Any], trainer: Trainer, loss: Loss, dataset: Mapping[str, Any]
+    ) -> "Diagnostics":
         """Read and validate; what has no meaning for this trainer, loss or dataset is refused if asked for by name.
 
         Returns:
@@ -62,9 +64,9 @@ class Diagnostics:
             tangent = None  # Only along a flow, and there is none here.
         if tangent is not None and not loss.quadratic:
             raise ConfigError(f"theory.tangent is defined for loss=mse, not {loss.name}; use theory=none or loss=mse")
-        if etas and data.witness_degree is None:
+        if etas and not is_planted(dataset):
             raise ConfigError(
-                f"theory.coverage needs a planted witness, dataset '{data.name}' has none; use dataset=teacher"
+                f"theory.coverage needs a planted witness, dataset '{dataset['name']}' has none; use dataset=teacher"
             )
         return cls(tangent, etas, read["probes"])
 

@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from rsl_cli.claims import check_claims, check_method
 from rsl_cli.errors import RAISED, ConfigError, first_line
 from rsl_cli.keys import Key, Keys, nullable, read_keys, real
 from rsl_cli.registry import Registry, load, plain_arguments
@@ -160,12 +161,16 @@ def make_executor(settings: Mapping[str, Any]) -> Executor:
         raise ConfigError(
             f"executor.target={settings['target']}: {type(error).__name__}: {first_line(error)}"
         ) from error
+    what = f"executor {own.__qualname__}"
+    check_claims(made, Executor, what)
+    if min(made.workers, made.neighbours) < 1:
+        raise ConfigError(f"{what}: workers={made.workers}, neighbours={made.neighbours}; accepted: numbers from 1")
+    check_method(made, Executor, "beginning", 1, what=what)
     return made
 
 
 def _executor_class(kind: object) -> type[Executor]:
     if not (isinstance(kind, type) and issubclass(kind, Executor)):
         raise ConfigError(f"executor {kind!r}; accepted: a subclass of rsl_cli.Executor, or of rsl_cli.Pilots")
-    if not all(isinstance(spec, Key) for spec in kind.keys.values()):
-        raise ConfigError(f"executor {kind.__qualname__}: keys={kind.keys!r}; accepted: a mapping to rsl_cli.keys.Key")
+    check_claims(kind, Executor, f"executor {kind.__qualname__}")
     return kind

@@ -97,7 +97,7 @@ def resolve(asked: Asked, data: Dataset | None = None) -> Resolved:
     loss, origin = read_loss(default if full["loss"] is None else full["loss"])
     check_fit(loss, data)
     trainer.check(loss)
-    diagnostics = Diagnostics.from_config(full["theory"], trainer, loss, data)
+    diagnostics = Diagnostics.from_config(full["theory"], trainer, loss, full["dataset"])
     return Resolved(full, base, data, trainer, loss, origin, diagnostics, _name(full), notes)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from rsl_cli.data import Dataset
+from rsl_cli.data import Dataset, is_planted
 from rsl_cli.diagnostics.probes import FinishedRun
 from rsl_cli.graph import EdgeLifting
 from rsl_cli.lift import sample_lift
@@ -103,7 +103,7 @@ class StudySpec(Resolved):
     @cached_property
     def witness(self) -> LiftedNetwork | None:
         """The planted network of ``dataset=teacher``: it fits the targets exactly, up to their scale."""
-        if self.data.witness_degree is None:
+        if not is_planted(self.config["dataset"]):
             return None
         return planted(self.config["base"], self.config["dataset"], self.lifting)
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from filelock import FileLock
 
+from rsl_cli.claims import check_answer, check_claims
 from rsl_cli.errors import ConfigError, StoreError, first_line
 from rsl_cli.report import judge
 from rsl_cli.study.objects import is_address
@@ -57,8 +58,9 @@ def check_tracker(name: object) -> None:
         ConfigError: there is no such tracker, or its package is not installed; in one line.
     """
     kind = TRACKERS.find(name, "tracker")
-    if not (isinstance(kind, type) and issubclass(kind, Tracker) and isinstance(getattr(kind, "module", None), str)):
-        raise ConfigError(f"tracker={name}: accepted: a subclass of rsl_cli.track.Tracker that says its module")
+    if not (isinstance(kind, type) and issubclass(kind, Tracker)):
+        raise ConfigError(f"tracker={name}: accepted: a subclass of rsl_cli.track.Tracker")
+    check_claims(kind, Tracker, f"tracker={name}")
     if inspect.isabstract(kind):
         raise ConfigError(f"tracker={name}: lacks {', '.join(sorted(kind.__abstractmethods__))}; write them")
     kind.check(str(name))
@@ -94,6 +96,7 @@ def send(
     study = store.read_study()
     results = Path("results" if is_address(store.results_dir) else store.results_dir).resolve()
     place = kind.place(results) if at is None else at
+    check_answer("place", place, Tracker.place, f"tracker {name}")
     counts = {"fresh": 0, "changed": 0, "known": 0}
     # Two processes would each find a run unsent.
     with FileLock(store.root / "locks" / f"track-{kind.__name__.lower()}.lock"):
@@ -113,6 +116,7 @@ def send(
 
 def _sent(tracker: Tracker, note: Note) -> str:
     before = tracker.sent(note.key)
+    check_answer("sent", before, Tracker.sent, f"tracker {type(tracker).__qualname__}")
     if before is not None and before[0] == note.mark:
         return "known"
     tracker.send(note, 0 if before is None else min(before[1], len(note.rows)))

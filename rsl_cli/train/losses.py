@@ -6,7 +6,7 @@ from autograd, and curvature too, unless the class has its own.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
+from rsl_cli.claims import check_answer, check_claims
 from rsl_cli.contracts import check_derivatives, failing
 from rsl_cli.data import Dataset
 from rsl_cli.errors import RAISED, ConfigError, first_line
@@ -30,8 +31,8 @@ class Loss(ABC):
     """Whether targets are class numbers (M,); else numbers (M, k), classes becoming one-hot."""
     quadratic: ClassVar[bool] = False
     """Whether it is half the squared norm of the residual, of which kappa is defined."""
-    circuit: ClassVar[str | None] = None
-    """How circuits compute it: ``squared``, ``softmax``, or not at all."""
+    circuit: ClassVar[Literal["squared", "softmax"] | None] = None
+    """How circuits compute it, or not at all."""
 
     def __init_subclass__(cls, **options: Any) -> None:
         """What is said of a parent's values is not said of a child's own."""
@@ -169,6 +170,7 @@ def read_loss(config: object) -> tuple[Loss, Origin | None]:
         if isinstance(found, type) or not callable(made):
             raise ConfigError(f"loss {target}: is no rsl_cli.Loss; name a function of outputs and targets, or such")
         made = FunctionLoss(made, str(target), arguments)
+    check_claims(made, Loss, f"loss {target}")
     made.name = made.name or str(target)
     check_loss(made)
     return made, origin
@@ -210,6 +212,7 @@ def check_loss(loss: Loss | Callable[..., Any], outputs: int = 3) -> None:
         raise ConfigError(f"loss {shown}; accepted: a function of outputs and targets, or an object of a rsl_cli.Loss")
     if not isinstance(loss, Loss):
         loss = FunctionLoss(loss, getattr(loss, "__qualname__", type(loss).__name__))
+    check_claims(loss, Loss, f"loss {type(loss).__name__}")
     what, (out, y) = f"loss {loss.name or type(loss).__name__}", drawn_outputs(loss, outputs)
     samples = len(out)
     with failing(what):
@@ -225,6 +228,11 @@ def check_loss(loss: Loss | Callable[..., Any], outputs: int = 3) -> None:
         raise ConfigError(f"{what}: gives {values.dtype} from {out.dtype}; it must keep the type")
     if not torch.allclose(alone, values[:1], rtol=1e-9, atol=1e-12):
         raise ConfigError(f"{what}: gives a sample another loss beside others; each must be for itself")
+    with failing(what):
+        replicas, resolution = loss.losses(out[None], y), loss.resolution(y, out.dtype)
+    if not isinstance(replicas, Tensor) or replicas.shape != (1, samples) or not torch.allclose(replicas[0], values):
+        raise ConfigError(f"{what}: its losses of replicas are not its values; leave them out")
+    check_answer("resolution", resolution, Loss.resolution, what)
     for claim, said in (("quadratic", loss.quadratic or None), ("circuit", loss.circuit)):
         same = next((one for one in (Squared(), CrossEntropy()) if getattr(one, claim) == said), None)
         fits = same is not None and same.labels == loss.labels and torch.allclose(same.values(out, y), values)

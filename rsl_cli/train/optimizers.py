@@ -9,19 +9,23 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
+from rsl_cli.claims import check_answer, check_claims
 from rsl_cli.contracts import failing
 from rsl_cli.errors import RAISED, ConfigError, RslError, first_line, one_of
+from rsl_cli.graph import BaseGraph
 from rsl_cli.kernels.circuit import BETA1, BETA2, EPSILON
+from rsl_cli.lift import sample_lift
 from rsl_cli.network import LiftedNetwork
 from rsl_cli.registry import Registry, is_ours
 from rsl_cli.train.settings import TRAINERS
 
 
+@runtime_checkable
 class Steps(Protocol):
     """What moves the parameters of one network."""
 
@@ -308,7 +312,14 @@ def check_optimizer(optimizer: Optimizer) -> None:
         shown = optimizer.__name__ if isinstance(optimizer, type) else repr(optimizer)
         raise ConfigError(f"optimiser {shown}; accepted: an object of a rsl_cli.Optimizer, e.g. Own(), no class")
     what = f"optimiser {type(optimizer).__name__}"
+    check_claims(optimizer, Optimizer, what)
     start = _START
+    if optimizer.over is not None:
+        base = BaseGraph.from_config(_SMALLEST, input_shape=(2,), output_size=1)
+        with failing(what):
+            steps = optimizer.over(LiftedNetwork(sample_lift(base, 1, 0)))
+        check_answer("over", steps, Steps, what)
+        return
     with failing(what):
         whole, states = _steps(optimizer, start, 0, 6)
         half, kept = _steps(optimizer, start, 0, 3)
@@ -344,6 +355,10 @@ def check_optimizer(optimizer: Optimizer) -> None:
 
 
 _START = torch.linspace(-1, 1, 6, dtype=torch.float64)
+_SMALLEST: Mapping[str, Any] = {
+    "vertices": {"x": {"kind": "input"}, "y": {"kind": "output"}},
+    "edges": [{"source": "x", "target": "y", "map": "linear"}],
+}
 _ONE_EACH = "one finite number for each parameter"
 _FORGETFUL = "goes on otherwise when resumed; keep all its state in `states`, none in itself"
 
