@@ -160,11 +160,12 @@ def test_a_table_may_come_in_any_of_the_usual_forms(priced):
         (np.ones((2, 3), complex), r"got complex128; wanted numbers \(N, 3\)"),
         ("a.csv", r"got str; wanted numbers \(N, 3\)"),
         (None, "got NoneType; wanted"),
-        ([["1", "?", "3"]], r"row 1, input \[2\] \(column 'age'\): '\?' is not a number$"),
+        ([["1", "tall", "3"]], r"row 1, input \[2\] \(column 'age'\): 'tall' is not a number$"),
         ([[1, None, 3]], r"row 1, input \[2\] \(column 'age'\) is missing or infinite"),
         ({**PLAIN, "age": [1.0]}, "columns differ in length: 'id' 2, 'age' 1, 'flat' 2"),
         ({**PLAIN, "age": 1.0}, "columns differ in length"),
-        ({**PLAIN, "age": ["1", "?"]}, r"column 'age', row 2: '\?' is not a number$"),
+        ({**PLAIN, "age": ["1", "tall"]}, r"column 'age', row 2: 'tall' is not a number$"),
+        ({**PLAIN, "age": ["1", "?"]}, r"row 2, input \[2\] \(column 'age'\) is missing or infinite"),
         ({**PLAIN, "age": ["1", "1,5"]}, r"row 2: '1,5' is not a number; numbers of .* have a decimal '\.'"),
         ({**PLAIN, "age": ["1", "1_5"]}, "row 2: '1_5' is not a number"),
         ({**PLAIN, "age": [1, pd.Timestamp(0)]}, "column 'age', row 2: .* is not a number"),
@@ -218,3 +219,45 @@ def test_a_function_of_ones_own_is_asked_by_its_names(tmp_path, monkeypatch):
     assert got == [["high", "low"][index] for index in outputs] == network.predict(frame.to_numpy())
     with pytest.raises(DataError, match="the table lacks column 'b'"):
         network.predict(frame[["a", "c"]])
+
+
+def test_the_raw_table_can_be_asked_again(tmp_path, monkeypatch):
+    """Missing cells, decimal commas, thousands, blanks and truth as the file has them, here and beside the export."""
+    monkeypatch.chdir(tmp_path)
+    cities, draws = [" Rome ", "Bonn"], np.random.default_rng(5)
+    clean = pd.DataFrame(
+        {
+            "rooms": draws.integers(1, 9, 40).astype(float),
+            "area": draws.normal(1500, 700, 40).round(2),
+            "garden": draws.integers(0, 2, 40).astype(bool),
+            "city": [cities[i % 2].strip() for i in range(40)],
+        }
+    )
+    clean.loc[3, "rooms"] = clean.loc[8, "area"] = np.nan
+    lines = [" rooms ; area;garden;city;price"]
+    for i, row in enumerate(clean.itertuples()):
+        area = "?" if i == 8 else f"{row.area:,.2f}".translate(str.maketrans(",.", ".,"))
+        lines.append(f"{'-' if i == 3 else int(row.rooms)}; {area} ;{row.garden};{cities[i % 2]};{i},5")
+    Path("a.csv").write_text("\n".join(lines))
+    assert main(["run", *LINE, *KEYS[1:], "dataset.target=price", "study=s"]) == 0
+    network = load_study("results/s").network(2, 0)
+    wanted, raw = network.predict(clean), pd.read_csv("a.csv", sep=";", dtype=str, keep_default_na=False)
+    data = load_dataset(
+        {"name": "csv", "path": "a.csv", "target": "price", "categorical": "onehot", "missing": "median"}
+    )
+    assert data.reading is not None and data.reading.fill is not None
+    filled = clean.fillna({"rooms": data.reading.fill[0], "area": data.reading.fill[1]})
+    assert torch.equal(wanted, network.predict(filled)) and wanted.unique().numel() > 30
+    assert torch.equal(network.predict(raw), wanted)
+    with pytest.raises(DataError, match=r"column 'area', row 1: '40\.64' is not a number; .* have a decimal ','"):
+        network.predict(raw.assign(**{" area": "40.64"}))
+    assert main(["export", "s", "--to", "out"]) == 0
+    script = (
+        "import csv, json, sys\nfrom model import LiftedModel\n"
+        "rows = list(csv.DictReader(open('../a.csv'), delimiter=';'))\n"
+        "print(json.dumps(LiftedModel.load('.').predict(rows).tolist()))\n"
+        "assert not [name for name in sys.modules if name.startswith(('rsl_cli', 'pandas'))]\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd="out", capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    torch.testing.assert_close(torch.tensor(json.loads(done.stdout), dtype=torch.float64), wanted, rtol=1e-12, atol=0)

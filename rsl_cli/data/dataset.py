@@ -1,5 +1,6 @@
 """What a dataset is to the rest of rsl: four arrays, a task and a width. It knows no file, no source and no network."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
@@ -43,6 +44,7 @@ class Reading:
         target: names of the targets, where they have names.
         classes: their labels, by index; empty for numbers.
         target_shift, target_scale: as for inputs, (outputs,).
+        cells: how a file's text was read as numbers; see `rsl_cli.data.cells.Dialect.plain`.
     """
 
     columns: tuple[Column, ...] = ()
@@ -54,6 +56,7 @@ class Reading:
     classes: tuple[str | int | float | bool, ...] = ()
     target_shift: np.ndarray | None = None
     target_scale: np.ndarray | None = None
+    cells: Mapping[str, Any] | None = None
 
     def plain(self) -> dict[str, Any]:
         """The same as JSON holds it."""
@@ -64,6 +67,7 @@ class Reading:
             "shape": list(self.shape),
             "target": list(self.target),
             "classes": list(self.classes),
+            "cells": self.cells,
             **{key: None if value is None else value.tolist() for key, value in arrays.items()},
         }
 

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
+from rsl_cli.data.cells import is_missing, is_number, mostly
 from rsl_cli.data.dataset import Dataset, Reading, Task
-from rsl_cli.data.formats import is_missing, is_number, read_npz
+from rsl_cli.data.formats import read_npz
 from rsl_cli.data.holdout import KEYS, STANDARD, hold_out
 from rsl_cli.data.keys import DatasetBuilder, DatasetSettings, Teacher, name, path, told
 from rsl_cli.errors import DataError, nearest
@@ -24,6 +25,13 @@ LEAST_ROWS = 8
 """Fewer rows hold nothing out that could tell one network from another."""
 
 _MOST_LISTED = 8
+
+REMEDIES = {
+    "number": "encode it as a number",
+    "amount": "it has a unit: write the number alone",
+    "date": "it is a date: put a number of yours in its place, such as days since a first one",
+}
+"""What is to be done about a column of text that is mostly of a kind."""
 
 TASK = choice("auto", "auto", "regression", "classification").about("auto, regression or classification")
 
@@ -83,6 +91,10 @@ def encode_target(
         DataError: values missing, infinite or of the wrong kind for the task, or classes too few or too rare.
     """
     check_kind(values, where)
+    kind = mostly(values.ravel().tolist()) if task != "classification" and values.dtype == object else None
+    if kind in ("amount", "date"):
+        remedy = f"{REMEDIES[kind]}, or choose dataset.task=classification to take each for a class, or another target"
+        to_numbers(values, where, remedy, rows)
     if task == "auto":
         task = "classification" if _looks_like_classes(values) else "regression"
     if task == "regression":

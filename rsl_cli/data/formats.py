@@ -1,7 +1,7 @@
 """From the bytes of a file to named columns or arrays, of four kinds only: booleans, integers, floats and text.
 
-What a missing cell looks like is known here; what is to be done about it is not. Only a column that is asked for is
-looked at. It knows no task and no split. Nothing is ever unpickled.
+What cells of text mean is in ``cells``. What is to be done about missing ones is not known here. Only a column that is
+asked for is looked at. It knows no task and no split. Nothing is ever unpickled.
 """
 
 import codecs
@@ -11,46 +11,17 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import numpy as np
 
+from rsl_cli.data.cells import Cells, Dialect, find_dialect, is_missing, read_cells, spread
 from rsl_cli.errors import DataError, one_of
+from rsl_cli.keys import shorten
 
 SEPARATORS = {"comma": ",", "semicolon": ";", "tab": "\t", "pipe": "|"}
-_TRUTH = {"true": True, "false": False}
-_SPREADSHEETS = ("?", "#div/0!", "#name?", "#null!", "#num!", "#ref!", "#value!")
-"""Missing by custom: in collections of data sets, and where a spreadsheet found no value."""
-_DECIMAL_COMMA = re.compile(r"[+-]?(\d*|\d{1,3}(\.\d{3})+),\d+([eE][+-]?\d+)?")
-_THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2},\d{3}")
-_GROUPED = re.compile(r"[+-]?[1-9]\d{0,2}(\.\d{3})+")
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 """What stands in no text, and so tells other files from it."""
-_MOST_EXACT = 2**53
-
-
-@dataclass(frozen=True)
-class Cells:
-    """One column.
-
-    Args:
-        values: (N,) booleans, integers, floats or, as objects, text; floats are nan and text is empty where missing.
-        missing: (N,), whether a cell is.
-        shown: what stands in the first missing cell.
-    """
-
-    values: np.ndarray
-    missing: np.ndarray
-    shown: str = ""
-
-    @property
-    def rounded(self) -> bool:
-        """Whether there are integers that float64 cannot hold."""
-        if self.values.dtype.kind not in "iu":
-            return False
-        large = self.values[np.abs(self.values.astype(np.float64)) >= _MOST_EXACT]
-        return any(int(float(number)) != number for number in large.tolist())
 
 
 @dataclass(frozen=True)
@@ -62,53 +33,45 @@ class RawTable:
     column: Callable[[str], Cells]
     index: frozenset[str] = frozenset()
     """Columns that number or label the rows, hence are no features unless asked for."""
+    nameless: int = 0
+    """Place, from 1, of a column that has no name and cannot be told to be an index; 0: none."""
     notes: tuple[str, ...] = ()
     """How the file was understood, where it could have been otherwise."""
-
-
-@cache
-def missing_markers() -> frozenset[str]:
-    """What cells hold where there is no value, in lower case: what pandas takes for it, and a few customs."""
-    from pandas._libs.parsers import STR_NA_VALUES
-
-    return frozenset(marker.lower() for marker in (*STR_NA_VALUES, *_SPREADSHEETS))
-
-
-def is_missing(cell: str) -> bool:
-    """Whether a cell of text stands for no value."""
-    return cell.strip().lower() in missing_markers()
+    dialect: Dialect | None = None
+    """How its numbers are written, where it is text."""
 
 
 def read_csv(content: bytes, source: str, settings: Mapping[str, Any]) -> RawTable:
     """Read separated text whose first line names the columns; blank lines count for nothing.
 
     A column is boolean, integer or float if every cell reads as one, else text. This is the standard library's
-    reader with exact conversion: the result depends on no version of a data-frame package, and a row of a wrong
-    length is an error instead of a guess.
+    reader with exact conversion: the result depends on no version of a data-frame package, which would fill up a row
+    that is too short and take a longer one's first cell for an index, where here it is an error.
 
     It is read as UTF-8, as UTF-16 where it says so, or as Windows-1252, in which spreadsheets write, if that is text.
     With ``separator: auto`` it is the first of :data:`SEPARATORS` that parts every line into as many cells, two or
-    more; with ``decimal: auto`` it is the comma where cells of a file that is not separated by commas say so.
+    more. How numbers are written is found by :func:`rsl_cli.data.cells.find_dialect`.
 
     Args:
         content: the file's bytes.
         source: names the file in an error.
-        settings: ``separator`` and ``decimal``.
+        settings: ``separator``, ``decimal``, ``thousands`` and ``na``; and ``target``, ``features`` and ``drop``.
 
     Returns:
         The table, its columns in the order of the first line.
 
     Raises:
-        DataError: no text, not CSV, no rows, names given twice, a row of another length than the header, or commas
-            that may be decimal or part thousands.
+        DataError: no text, not CSV, no rows, names given twice, a row of another length than the header, or numbers
+            whose marks contradict each other or may be read in two ways.
     """
     text, encoding = _decoded(content, source)
     separator, header, rows = _separated(text, str(settings["separator"]), source)
+    first = next((line.strip() for line in text.splitlines() if line.strip()), "")
     _check_names(header, source)
     if len(header) < 2:
         raise DataError(
-            f"{source} has fewer than two columns; a target and a feature are needed, in cells separated by commas, or "
-            "by what dataset.separator names"
+            f"{source}: the first line, {shorten(first)}, names fewer than two columns; a target and a feature are "
+            f"needed, in cells separated by commas, or by what dataset.separator names: {', '.join(SEPARATORS)}"
         )
     if not rows:
         raise DataError(f"{source} holds no data rows; give a file with a header and rows below it")
@@ -118,22 +81,35 @@ def read_csv(content: bytes, source: str, settings: Mapping[str, Any]) -> RawTab
                 f"{source}, row {row} has {len(cells)} cells, the header has {len(header)}; "
                 "mend the row (data rows count from 1, without the header)"
             )
-    comma = _decimal_comma(rows, separator, str(settings["decimal"]), source)
-    places = {name: place for place, name in enumerate(header)}
-
-    def column(name: str) -> Cells:
-        cells = [row[places[name]].strip() for row in rows]
-        missing = np.array([is_missing(cell) for cell in cells], dtype=bool)
-        present = [cell for cell, gone in zip(cells, missing, strict=True) if not gone] if missing.any() else cells
-        values = _typed([_pointed(cell) for cell in present] if comma else present)
-        shown = f"the cell is {cells[int(missing.argmax())]!r}" if missing.any() else ""
-        return Cells(_spread(values, missing), missing, shown)
-
+    left_out = set(settings["drop"] or ()) if settings["features"] is None else {*header} - {*settings["features"]}
+    learnt = {
+        name: [row[place].strip() for row in rows]
+        for place, name in enumerate(header)
+        if name and (name not in left_out or name == settings["target"])
+    }
+    dialect = find_dialect(learnt, settings, source)
     named = {value: key for key, value in SEPARATORS.items()}[separator]
-    notes = [f"cells separated by {named}"] if separator != "," else []
-    notes += ["numbers written with a decimal comma"] if comma else []
-    notes += [f"read as {encoding}"] if encoding != "UTF-8" else []
-    return RawTable(tuple(header), len(rows), column, notes=(f"{source}: {', '.join(notes)}",) if notes else ())
+    said = [f"cells separated by {named}"] if separator != "," else []
+    said += [str(dialect)] if str(dialect) else []
+    said += [f"read as {encoding}"] if encoding != "UTF-8" else []
+    notes = [f"{source}: {', '.join(said)}"] if said else []
+    nameless = [place for place, name in enumerate(header) if not name]
+    index = [place for place in nameless if _numbers_rows([row[place] for row in rows])]
+    notes += [f"{source}: column {place + 1} has no name and numbers the rows or is empty, left out" for place in index]
+    return RawTable(
+        tuple(header),
+        len(rows),
+        lambda name: read_cells(learnt[name], dialect),
+        nameless=next((place + 1 for place in nameless if place not in index), 0),
+        notes=tuple(notes),
+        dialect=dialect,
+    )
+
+
+def _numbers_rows(cells: Sequence[str]) -> bool:
+    """Whether cells are 0, 1, ..., or 1, 2, ..., as a saved row index, or all empty, as after a comma at the end."""
+    text = [cell.strip() for cell in cells]
+    return not any(text) or any(text == [str(start + row) for row in range(len(text))] for start in (0, 1))
 
 
 def _decoded(content: bytes, source: str) -> tuple[str, str]:
@@ -167,42 +143,6 @@ def _separated(text: str, wanted: str, source: str) -> tuple[str, list[str], lis
         raise _unreadable(source, "comma-separated text in UTF-8", failure)
     separator = next((key for key, (header, _) in found.items() if len(header) > 1), next(iter(found)))
     return separator, *found[separator]
-
-
-def _decimal_comma(rows: Sequence[Sequence[str]], separator: str, wanted: str, source: str) -> bool:
-    """Whether numbers are written with a decimal comma."""
-    if wanted != "auto" or separator == ",":
-        return wanted == "comma"
-    found = False
-    for row, cells in enumerate(rows, start=1):
-        for cell in cells:
-            if "," in cell and _DECIMAL_COMMA.fullmatch(cell.strip()):
-                if not _THOUSANDS.fullmatch(cell.strip()):
-                    return True
-                found = found or (row, cell.strip())
-    if found:
-        raise DataError(
-            f"{source}, row {found[0]}: {found[1]} may be a decimal comma or part thousands; "
-            "set dataset.decimal=comma or dataset.decimal=point"
-        )
-    return False
-
-
-def _pointed(cell: str) -> str:
-    """A number with a decimal comma as one with a point; anything else as it is."""
-    if _DECIMAL_COMMA.fullmatch(cell) or _GROUPED.fullmatch(cell):
-        return cell.replace(".", "").replace(",", ".")
-    return cell
-
-
-def _spread(present: np.ndarray, missing: np.ndarray) -> np.ndarray:
-    """Values of all rows from those that are there."""
-    if not missing.any():
-        return present
-    text = present.dtype == object
-    values = np.full(len(missing), "" if text else np.nan, dtype=object if text else np.float64)
-    values[~missing] = present
-    return values
 
 
 def read_parquet(content: bytes, source: str, settings: Mapping[str, Any]) -> RawTable:
@@ -264,9 +204,10 @@ def read_parquet(content: bytes, source: str, settings: Mapping[str, Any]) -> Ra
                 f"{source}: column {name!r}, row 1: values of type {kind} are neither numbers, booleans nor text; "
                 "convert the column, or leave it out with dataset.features=[...]"
             )
-        return Cells(_spread(present, missing), missing, "null")
+        return Cells(spread(present, missing), missing, "null")
 
-    return RawTable(tuple(names), table.num_rows, column, index)
+    nameless = names.index("") + 1 if "" in names else 0
+    return RawTable(tuple(names), table.num_rows, column, index, nameless)
 
 
 def read_npz(content: bytes, source: str, wanted: Mapping[str, str]) -> list[np.ndarray]:
@@ -312,15 +253,6 @@ def _member(archive: Any, source: str, key: str, name: str) -> np.ndarray:
     return values.astype(object) if values.dtype.kind == "U" else values
 
 
-def is_number(text: str) -> bool:
-    """Whether text reads as a number; Python would take 1_000 for one, in a file it is a name or a slip."""
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return "_" not in text
-
-
 def _check_names(names: Sequence[str], source: str) -> None:
     first: dict[str, int] = {}
     for place, name in enumerate(names, start=1):
@@ -329,19 +261,6 @@ def _check_names(names: Sequence[str], source: str) -> None:
                 f"{source}: column name {name!r} is given twice (columns {first[name]} and {place}); rename one"
             )
         first[name] = place
-
-
-def _typed(cells: list[str]) -> np.ndarray:
-    if all(cell.lower() in _TRUTH for cell in cells):
-        return np.array([_TRUTH[cell.lower()] for cell in cells], dtype=bool)
-    # As in is_number, whose answer cell by cell would cost a long column twice the time.
-    if not any("_" in cell for cell in cells):
-        for read, dtype in ((int, np.int64), (float, np.float64)):
-            try:
-                return np.array([read(cell) for cell in cells], dtype=dtype)
-            except (ValueError, OverflowError):
-                continue
-    return np.array(cells, dtype=object)
 
 
 def _unreadable(source: str, wanted: str, error: Exception) -> DataError:

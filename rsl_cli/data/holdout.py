@@ -72,7 +72,7 @@ def hold_out(
                 "leave such a class out, or lower dataset.test_fraction"
             )
     reading = replace(reading or Reading(), shape=x.shape[1:])
-    if settings.get("missing") in ("mean", "median") and np.isnan(x).any():
+    if settings.get("missing") in ("mean", "median"):
         fill = _fill(x_train, str(settings["missing"]), feature)
         x_train, x_test = (np.where(np.isnan(part), fill, part) for part in (x_train, x_test))
         reading = replace(reading, fill=fill)

@@ -11,8 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from rsl_cli.data.cells import GROUPS, MARKS, Cells, mostly
 from rsl_cli.data.dataset import Column, Dataset, Reading
 from rsl_cli.data.files import (
+    REMEDIES,
     TASK,
     by_content,
     check_rows,
@@ -23,7 +25,7 @@ from rsl_cli.data.files import (
     shown_path,
     to_numbers,
 )
-from rsl_cli.data.formats import SEPARATORS, Cells, RawTable, is_number, read_csv, read_parquet
+from rsl_cli.data.formats import SEPARATORS, RawTable, read_csv, read_parquet
 from rsl_cli.data.holdout import KEYS, hold_out
 from rsl_cli.data.keys import DatasetBuilder, DatasetSettings, Teacher, name, names, path
 from rsl_cli.errors import ConfigError, DataError, nearest
@@ -45,7 +47,11 @@ _HANDLING: dict[str, Key] = {
 }
 _DIALECT: dict[str, Key] = {
     "separator": choice("auto", "auto", *SEPARATORS).of("changed").about("auto, comma, semicolon, tab or pipe"),
-    "decimal": choice("auto", "auto", "point", "comma").of("changed").about("auto, point or comma"),
+    "decimal": choice("auto", "auto", *MARKS).of("changed").about("auto, point or comma"),
+    "thousands": choice("auto", "auto", *GROUPS)
+    .of("changed")
+    .about("what parts them in 12,000: auto, none, comma, point, space or apostrophe"),
+    "na": names("none", "[-999]").of("changed").about("more that stands for a missing cell, e.g. [-999]"),
 }
 
 
@@ -109,7 +115,12 @@ def _from_table(
             settings=settings,
             feature=lambda j: source.place(origin[j]),
             label=lambda j: where + (f", class {classes[j]!r}" if classes else ""),
-            reading=Reading(columns=tuple(columns), target=(target,), classes=tuple(labels)),
+            reading=Reading(
+                columns=tuple(columns),
+                target=(target,),
+                classes=tuple(labels),
+                cells=source.table.dialect.plain() if source.table.dialect else None,
+            ),
             notes=(*source.table.notes, *notes),
         )
 
@@ -124,12 +135,12 @@ def _features(source: _Source) -> list[str]:
         source.known(column, "dataset.drop")
     features = settings["features"]
     if features is None:
-        if "" in table.names:
+        if table.nameless:
             raise DataError(
-                f"{source.shown}: column {table.names.index('') + 1} has no name, as a saved row index has none; "
-                "drop or name it, or list the columns to use in dataset.features"
+                f"{source.shown}: column {table.nameless} has no name, as a saved row index has none, but does not "
+                "number the rows; name it in the first line, or list the columns to use: dataset.features=[...]"
             )
-        left = {settings["target"], *table.index} | dropped
+        left = {settings["target"], "", *table.index} | dropped
         features = [column for column in table.names if column not in left]
         if not features:
             raise DataError(
@@ -188,17 +199,17 @@ def _encoded(source: _Source, feature: str, cells: Cells, kept: np.ndarray) -> t
         numbers = np.full(len(values), np.nan)
         numbers[present] = to_numbers(values[present], source.place(feature), "", rows[present])
         return Column(feature), numbers
-    numeric = 2 * sum(map(is_number, values)) > len(values)
-    if policy == "error" or numeric:
-        encode = "encode it as a number" if numeric else "encode it by dataset.categorical=onehot or ordinal"
-        remedy = f"{encode}, or leave the column out with dataset.drop=[{feature}] or dataset.features=[...]"
-        to_numbers(values, source.place(feature), remedy, rows)
+    kind = mostly(values.tolist())
     categories, codes = np.unique(values.astype(str), return_inverse=True)
-    if len(categories) == len(values) or len(categories) > MOST_CATEGORIES:
+    if not kind and (len(categories) == len(values) or len(categories) > MOST_CATEGORIES):
         raise DataError(
             f"{source.place(feature)} holds {len(categories)} different texts in {len(values)} rows, as names and IDs "
             f"do; leave it out with dataset.drop=[{feature}]"
         )
+    if policy == "error" or kind:
+        encode = REMEDIES.get(kind or "", "encode it by dataset.categorical=onehot or ordinal")
+        remedy = f"{encode}, or leave the column out with dataset.drop=[{feature}] or dataset.features=[...]"
+        to_numbers(values, source.place(feature), remedy, rows)
     column = Column(feature, tuple(categories.tolist()), policy == "onehot")
     return column, np.eye(len(categories))[codes] if column.onehot else codes.astype(np.float64)
 
@@ -213,12 +224,16 @@ def _remarks(source: _Source, cells: Mapping[str, Cells], columns: Sequence[Colu
         values = cells[column.name].values
         if cells[column.name].rounded:
             notes.append(f"column {column.name!r} holds integers beyond 2^53, whose last digits are lost")
-        elif values.dtype.kind in "iu" and len(values) >= _LEAST_IDS and len(np.unique(values)) == len(values):
+        elif len(values) >= _LEAST_IDS and _all_whole(values) and len(np.unique(values)) == len(values):
             notes.append(
                 f"column {column.name!r} holds another whole number in every row, as an ID does; if it is one, leave "
                 f"it out: dataset.drop=[{column.name}]"
             )
     return notes
+
+
+def _all_whole(values: np.ndarray) -> bool:
+    return values.dtype.kind in "iu" or (values.dtype.kind == "f" and bool((values == np.floor(values)).all()))
 
 
 def _check(settings: DatasetSettings) -> None:

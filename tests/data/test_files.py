@@ -434,7 +434,7 @@ def test_infinite_cells_are_named_by_column_and_row(infinity: str, column: str, 
     refused(altered(tmp_path, column, 30, infinity), rf"column '{column}', row 30 is infinite \(-?inf\)")
 
 
-@pytest.mark.parametrize("text", ["tall", "12 years", "1_000", "1,5", "0x10", "true"])
+@pytest.mark.parametrize("text", ["tall", "12 years", "1_000", "0x10", "true"])
 def test_text_among_numbers_is_named_by_column_and_row(text: str, tmp_path: Path):
     message = rf"column 'age', row 2: '{text}' is text, not a number; encode it .* dataset\.features=\[\.\.\.\]"
     refused(altered(tmp_path, "age", 2, text), message)

@@ -42,6 +42,7 @@ def test_keys_at_their_defaults_are_unsaid_in_the_identity(tmp_path):
     before = {"name", "path", "target", "features", "task", "test_fraction", "seed", "standardize"}
     assert content_identity(config).keys() == before
     assert content_identity({**config, "missing": "drop"}).keys() == before | {"missing"}
+    assert content_identity({**config, "thousands": "none", "na": None}).keys() == before | {"thousands"}
 
 
 @pytest.mark.parametrize("marker", ["", "n/a", "N/a", "NULL", "none", "#N/A", "<NA>", "NaN", "-nan", "?", "#DIV/0!"])
@@ -72,6 +73,14 @@ def test_rows_that_lack_a_value_can_be_dropped_or_filled(suffix, tmp_path):
         assert ages == known | {frame["price"][row]: filled for row in (3, 7)}, "of the training part alone"
         said = f"'age' 3, 'price' 2; 2 of {ROWS} rows left out, the others filled with the column's {policy}"
         assert any(said in note or "'price' 2, 'age' 3" in note for note in data.notes)
+
+
+def test_what_fills_a_cell_is_known_where_none_was_missing_too(tmp_path):
+    """So that what was trained can be asked about rows that lack a value."""
+    data = load(tmp_path, drop=["id", "city"], missing="median")
+    assert data.reading is not None and data.reading.fill is not None
+    assert data.reading.fill.tolist() == [np.median(data.x_train)]
+    assert data.x_train.tolist() == load(tmp_path, drop=["id", "city"]).x_train.tolist()
 
 
 def test_rows_are_counted_as_the_user_counts_them(tmp_path):
@@ -140,6 +149,156 @@ def test_decimal_commas_are_recognised_or_asked_for(tmp_path):
     with pytest.raises(DataError, match=r"row 1: 1,000 may be a decimal comma .* set dataset\.decimal=comma or"):
         load(tmp_path, text=unclear, task="regression")
     assert pairs(load(tmp_path, text=unclear, decimal="comma", task="regression"))[3] == (1.003, 3)
+
+
+def written(frame: pd.DataFrame, **formats: str) -> str:
+    """The frame as text separated by semicolons, some columns by a format of Python's, then marks exchanged by it."""
+    cells = {name: [formats[name].format(value) for value in frame[name]] for name in formats}
+    return frame.assign(**cells).to_csv(index=False, sep=";")
+
+
+SUMS = pd.DataFrame({"x": [0.5, 12.25, *np.arange(8) / 4], "price": [1234567.5, *(np.arange(9) * 1100.25)]})
+EXCHANGED = str.maketrans(",.", ".,")
+SWISS = str.maketrans(",", "'")
+FRENCH = str.maketrans(",.", "\u202f,")
+
+
+@pytest.mark.parametrize(
+    ("exchange", "said"),
+    [
+        ({}, "thousands parted by comma"),
+        (EXCHANGED, "numbers written with a decimal comma, thousands parted by point"),
+        (SWISS, "thousands parted by apostrophe"),
+        (FRENCH, "numbers written with a decimal comma, thousands parted by space"),
+    ],
+)
+def test_parted_thousands_are_recognised_where_nothing_else_fits(exchange, said, tmp_path):
+    text = written(SUMS, x="{:.2f}", price="{:,.2f}").translate(exchange)
+    data = load(tmp_path, text=text, task="regression")
+    assert pairs(data) == sorted(map(tuple, SUMS.to_numpy().tolist()))
+    assert data.notes[0].endswith(f"cells separated by semicolon, {said}")
+
+
+@pytest.mark.parametrize("task", ["auto", "regression"])
+def test_a_price_with_parted_thousands_is_asked_for_and_no_class(task, tmp_path):
+    """Once eight classes."""
+    rows = [(1 + i % 8, 100_000 + 10_000 * (i % 8)) for i in range(40)]
+    text = "x,price\n" + "".join(f'{x},"{price:,}"\n' for x, price in rows)
+    message = r"column 'price', row 1: 100,000 may be .*; set dataset\.decimal=comma or dataset\.thousands=comma$"
+    with pytest.raises(DataError, match=message):
+        load(tmp_path, text=text, task=task)
+    task = {"task": "regression"}
+    assert pairs(load(tmp_path, text=text, thousands="comma", **task)) == sorted(rows)
+    assert pairs(load(tmp_path, text=text, decimal="point", **task)) == sorted(rows)
+    assert pairs(load(tmp_path, text=text, decimal="comma", **task)) == sorted((x, price / 1000) for x, price in rows)
+    assert load(tmp_path, text=text, decimal="point", thousands="none").outputs == 8, "as text, which was asked for"
+    with pytest.raises(DataError, match=r"1\.25 has another decimal mark; set dataset\.thousands=comma if it does"):
+        load(tmp_path, text=text.replace("\n1,", "\n1.25,"))
+    with pytest.raises(
+        DataError, match=r"dataset\.decimal and dataset\.thousands are both comma; give one mark to one"
+    ):
+        load(tmp_path, text=text, decimal="comma", thousands="comma")
+
+
+@pytest.mark.parametrize(
+    ("text", "keys", "message"),
+    [
+        ("a;b;price\n" + "5,7;4.236;40.64\n" * 9, {}, r"column 'a', row 1: 5,7 and column 'price', row 1: 40\.64 are"),
+        ("a;price\n" + "5,7;4.236\n" * 9, {}, r"row 1: 4\.236 may be .* as column 'a', row 1: 5,7 has another"),
+        ("a,price\n" + '1.5,2.5\n' * 9 + '"1,5",2\n', {}, r"column 'a', row 10: 1,5 and column 'a', row 1: 1\.5 are"),
+        ("a,price\n" + '"1,5",2\n' * 9, {"decimal": "point"}, r"row 1: 1,5 is no number with dataset\.decimal=point"),
+        ("a;price\n" + "1.25;2\n" * 9, {"decimal": "comma"}, r"row 1: 1\.25 is no number with dataset\.decimal=comma"),
+        ("a,price\n" + "1.25,2\n" * 9, {"thousands": "point"}, r"row 1: 1\.25 is no number with dataset\.decimal=auto"),
+    ],
+)  # fmt: skip
+def test_numbers_of_two_kinds_are_named_by_both_cells(text, keys, message, tmp_path):
+    """Once a comma in one column multiplied another by a thousand."""
+    with pytest.raises(DataError, match=message) as caught:
+        load(tmp_path, text=text, task="regression", **keys)
+    assert "dataset.decimal" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_marks_of_columns_that_are_left_out_or_are_text_count_for_nothing(tmp_path):
+    rows = "".join(f'"{i},5","{"to, from" if i % 2 else "1,5"}",{i / 4}\n' for i in range(10))
+    keys = {"task": "regression", "categorical": "onehot"}
+    with pytest.raises(DataError, match="are not numbers of one kind"):
+        load(tmp_path, text="a,b,price\n" + rows, **keys)
+    for given in ({"drop": ["a"]}, {"features": ["b"]}):
+        data = load(tmp_path, text="a,b,price\n" + rows, **keys, **given)
+        assert data.reading is not None and data.reading.columns[0].categories == ("1,5", "to, from")
+
+
+def test_decimal_commas_in_quotes_are_recognised_too(tmp_path):
+    text = "x,price\n" + "".join(f'"{i},5","{2 * i},25"\n' for i in range(10))
+    data = load(tmp_path, text=text)
+    assert pairs(data) == [(i + 0.5, 2 * i + 0.25) for i in range(10)]
+    assert data.notes[0].endswith("a.csv: numbers written with a decimal comma")
+
+
+@pytest.mark.parametrize("cell", ["$140,000", "$ 170", "170 €", "-USD 5", "5%", "R$ 1.000,5"])
+def test_amounts_with_a_unit_are_no_classes(cell, tmp_path):
+    text = "x,price\n" + "".join(f'{i % 5},"{cell}"\n' for i in range(20)) + '1,"12"\n' * 2
+    for task in ("auto", "regression"):
+        with pytest.raises(
+            DataError, match=r"column 'price', row 1: .* it has a unit: write the number alone, or choose"
+        ):
+            load(tmp_path, text=text, task=task)
+    with pytest.raises(DataError, match=r"row 1: .* write the number alone, or leave .* dataset\.drop=\[price\]"):
+        load(tmp_path, text=text, target="x", categorical="onehot")
+
+
+@pytest.mark.parametrize("form", ["%Y-%m-%d", "%d.%m.%Y", "%m/%d/%y", "%Y-%m-%dT%H:%M:%S"])
+def test_dates_are_no_categories(form, tmp_path):
+    frame = FRAME[["age", "price"]].assign(day=pd.date_range("2024-01-01", periods=ROWS).strftime(form))
+    for policy in ("error", "onehot"):
+        with pytest.raises(
+            DataError, match=r"column 'day', row 1: .* a date: put a number .* dataset\.drop=\[day\]"
+        ) as no:
+            load(tmp_path, frame, categorical=policy)
+        assert "onehot" not in str(no.value)
+    with pytest.raises(DataError, match=r"column 'day', row 1: .* it is a date"):
+        load(tmp_path, frame, target="day")
+
+
+@pytest.mark.parametrize("marker", ["-", "--", ".", "\u2013"])
+def test_dashes_are_missing_among_numbers_alone(marker, tmp_path):
+    rows = "".join(f"{marker if i % 5 == 2 else i},{'ab'[i % 2] if i % 5 else marker}\n" for i in range(20))
+    with pytest.raises(DataError, match=r"column 'x', row 3: missing value \(the cell is '"):
+        load(tmp_path, text="x,y\n" + rows, target="y")
+    data = load(tmp_path, text="x,y\n" + rows, target="y", missing="drop")
+    assert data.outputs == 3 and data.samples + len(data.x_test) == 16
+
+
+def test_markers_of_ones_own(tmp_path):
+    rows = "".join(f"{-999 if i % 5 == 2 else i},{'None yet' if i % 5 == 1 else i / 3}\n" for i in range(20))
+    data = load(tmp_path, text="x,price\n" + rows, na=[-999, "none yet"], missing="drop")
+    assert pairs(data) == [(i, i / 3) for i in range(20) if i % 5 not in (1, 2)]
+    assert "missing cells by column: 'price' 4, 'x' 4; 8 of 20 rows left out" in data.notes
+
+
+@pytest.mark.parametrize(("index", "place"), [(range(ROWS), 1), (range(1, ROWS + 1), 1), ([""] * ROWS, 3)])
+def test_a_column_without_name_that_numbers_the_rows_is_left_out(index, place, tmp_path):
+    frame = FRAME[["age", "price"]].copy()
+    frame.insert(place - 1, "", list(index))
+    data = load(tmp_path, frame)
+    assert data.input_shape == (1,)
+    assert [note for note in data.notes if f"column {place} has no name and numbers the rows or is empty" in note]
+    frame[""] = range(5, 5 + ROWS)
+    with pytest.raises(DataError, match=rf"column {place} has no name, .*; name it .* dataset\.features=\[\.\.\.\]$"):
+        load(tmp_path, frame)
+    assert load(tmp_path, frame, features=["age"]).input_shape == (1,)
+
+
+def test_numbers_of_rows_in_any_notation_are_named(tmp_path):
+    frame = FRAME[["age", "price"]].assign(nr=np.arange(ROWS) * 1.0)
+    assert any("dataset.drop=[nr]" in note for note in load(tmp_path, frame).notes)
+    assert not load(tmp_path, frame.assign(nr=np.arange(ROWS) * 0.5)).notes
+
+
+@pytest.mark.parametrize("text", ["# by hand\nx,price\n1,2\n", "x price\n1 2\n"])
+def test_the_separators_there_are_are_listed(text, tmp_path):
+    with pytest.raises(DataError, match=r"the first line, '.*', names fewer .*: comma, semicolon, tab, pipe$"):
+        load(tmp_path, text=text)
 
 
 def test_integers_that_lose_digits_are_named(tmp_path):

@@ -1,0 +1,285 @@
+"""What cells of text mean: missing values, numbers as people write them, amounts with a unit, dates. It knows no file.
+
+Which mark is the decimal one and what parts thousands is read off all cells together, and never guessed: where two
+ways to read them give different numbers, or no way reads them all, it is asked for by name. Data-frame packages take
+the marks they are told and drop the others ("5,7" becomes 57), which would be a silent error.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache, cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from rsl_cli.errors import DataError
+
+MARKS = {"point": ".", "comma": ","}
+GROUPS = {"none": "", "comma": ",", "point": ".", "space": " \u00a0\u202f", "apostrophe": "'\u2019"}
+"""What parts thousands: any of these characters."""
+DASHES = frozenset(("-", "--", "---", ".", "..", "\u2013", "\u2014"))
+"""Missing by custom in a column of numbers; in one of text they may be a name like any other."""
+_SPREADSHEETS = ("?", "#div/0!", "#name?", "#null!", "#num!", "#ref!", "#value!")
+"""Missing by custom: in collections of data sets, and where a spreadsheet found no value."""
+_MOST_EXACT = 2**53
+_TRUTH = {"true": True, "false": False}
+_NOT_PLAIN = re.compile(r"\d[, \u00a0\u202f'\u2019]\d|\.\d{3}\.\d|^[+-]?,\d", re.MULTILINE)
+"""What a column that holds more than numbers with a decimal point has somewhere."""
+_UNIT = r"(?:[A-Z]{0,2}[$€£¥₹₽₩₺₴₪₫฿]|USD|EUR|GBP|CHF|JPY|CNY|INR|%)"
+_AMOUNT = re.compile(rf"[+-]?{_UNIT}\s?[+-]?\d[\d.,'\s]*|[+-]?\d[\d.,'\s]*{_UNIT}")
+_DATE = re.compile(r"(?:\d{4}([-/.])\d{1,2}\1\d{1,2}|\d{1,2}([-/.])\d{1,2}\2(?:\d{4}|\d{2}))(?:[T ]\d.*)?")
+
+
+@cache
+def missing_markers() -> frozenset[str]:
+    """What cells hold where there is no value, in lower case: what pandas takes for it, and a few customs."""
+    from pandas._libs.parsers import STR_NA_VALUES
+
+    return frozenset(marker.lower() for marker in (*STR_NA_VALUES, *_SPREADSHEETS))
+
+
+def is_missing(cell: str) -> bool:
+    """Whether a cell of text stands for no value."""
+    return cell.strip().lower() in missing_markers()
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """How numbers are written in a file, and what stands where there is none.
+
+    Args:
+        point: the decimal mark.
+        group: characters of which any parts thousands; empty for nothing.
+        missing: markers, in lower case.
+    """
+
+    point: str = "."
+    group: str = ""
+    missing: frozenset[str] = field(default_factory=missing_markers)
+
+    @cached_property
+    def pattern(self) -> str:
+        """What a number is, as a regular expression."""
+        point, parted = re.escape(self.point), rf"[1-9]\d{{0,2}}(?:[{self.group}]\d{{3}})+|" if self.group else ""
+        return rf"[+-]?(?:(?:{parted}\d+)(?:{point}\d*)?|{point}\d+)(?:[eE][+-]?\d+)?|[+-]?(?i:inf(?:inity)?)"
+
+    @cached_property
+    def _number(self) -> re.Pattern[str]:
+        return re.compile(self.pattern)
+
+    def pointed(self, cell: str) -> str | None:
+        """A number as Python writes it; None for what is no number here."""
+        if not self._number.fullmatch(cell):
+            return None
+        return cell.translate({ord(mark): None for mark in self.group}).replace(self.point, ".")
+
+    def shows_group(self, cell: str) -> bool:
+        """Whether a number cannot be read without parted thousands: two groups, or a group and a decimal mark."""
+        groups = sum(map(cell.count, self.group))
+        return bool(groups > 1 or (groups and self.point in cell) or (groups and self.group not in (".", ",")))
+
+    def plain(self) -> dict[str, Any]:
+        """The same as JSON holds it, for what reads further cells."""
+        known = {"number": self.pattern, "point": self.point, "group": self.group}
+        return {**known, "missing": sorted(self.missing | DASHES)}
+
+    def __str__(self) -> str:
+        parts = [f"numbers written with a decimal {_named(MARKS, self.point)}"] if self.point != "." else []
+        return ", ".join([*parts, *([f"thousands parted by {_named(GROUPS, self.group)}"] if self.group else [])])
+
+
+@dataclass(frozen=True)
+class Cells:
+    """One column.
+
+    Args:
+        values: (N,) booleans, integers, floats or, as objects, text; floats are nan and text is empty where missing.
+        missing: (N,), whether a cell is.
+        shown: what stands in the first missing cell.
+    """
+
+    values: np.ndarray
+    missing: np.ndarray
+    shown: str = ""
+
+    @property
+    def rounded(self) -> bool:
+        """Whether there are integers that float64 cannot hold."""
+        if self.values.dtype.kind not in "iu":
+            return False
+        large = self.values[np.abs(self.values.astype(np.float64)) >= _MOST_EXACT]
+        return any(int(float(number)) != number for number in large.tolist())
+
+
+def read_cells(cells: Sequence[str], dialect: Dialect) -> Cells:
+    """A column of text as booleans, integers or floats if every cell reads as one, else as text.
+
+    Args:
+        cells: (N,), without blanks around.
+        dialect: how numbers are written.
+
+    Returns:
+        The column.
+    """
+    missing = np.array([cell.lower() in dialect.missing for cell in cells], dtype=bool)
+    values = _present(cells, missing, dialect)
+    if values.dtype == object:
+        dashed = missing | np.array([cell in DASHES for cell in cells], dtype=bool)
+        others = _present(cells, dashed, dialect)
+        if len(others) and others.dtype != object:
+            missing, values = dashed, others
+    shown = f"the cell is {cells[int(missing.argmax())]!r}" if missing.any() else ""
+    return Cells(spread(values, missing), missing, shown)
+
+
+def _present(cells: Sequence[str], missing: np.ndarray, dialect: Dialect) -> np.ndarray:
+    return _typed([cell for cell, gone in zip(cells, missing, strict=True) if not gone], dialect)
+
+
+def spread(present: np.ndarray, missing: np.ndarray) -> np.ndarray:
+    """Values of all rows, (N,), from those that are there, given whether each of the N is missing."""
+    if not missing.any():
+        return present
+    text = present.dtype == object
+    values = np.full(len(missing), "" if text else np.nan, dtype=object if text else np.float64)
+    values[~missing] = present
+    return values
+
+
+def is_number(text: str) -> bool:
+    """Whether text reads as a number; Python would take 1_000 for one, in a file it is a name or a slip."""
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return "_" not in text
+
+
+def mostly(cells: Sequence[str]) -> str | None:
+    """What most cells of a column of text are: ``number``, ``amount`` (with a unit), ``date``, or None."""
+    for name, test in (("number", is_number), ("amount", _AMOUNT.fullmatch), ("date", _DATE.fullmatch)):
+        if 2 * sum(1 for cell in cells if test(cell)) > len(cells):
+            return name
+    return None
+
+
+class _Cell(NamedTuple):
+    """A cell that is a number in some dialect, and where it stands."""
+
+    text: str
+    column: str
+    row: int
+
+    def __str__(self) -> str:
+        return f"column {self.column!r}, row {self.row}: {self.text}"
+
+
+def find_dialect(columns: Mapping[str, Sequence[str]], settings: Mapping[str, Any], source: str) -> Dialect:
+    """How numbers are written, read off all columns that are mostly numbers.
+
+    Args:
+        columns: cells by name, without blanks around.
+        settings: ``decimal`` and ``thousands``, each a name or ``auto``, and ``na``, further markers of missing cells.
+        source: names the file in an error.
+
+    Returns:
+        The dialect.
+
+    Raises:
+        DataError: two cells are not numbers of one dialect, or a mark may be a decimal one or part thousands.
+    """
+    missing = missing_markers() | {marker.strip().lower() for marker in settings["na"] or ()}
+    decimal, thousands = settings["decimal"], settings["thousands"]
+    points = [mark for name, mark in MARKS.items() if decimal in ("auto", name)]
+    groups = [marks for name, marks in GROUPS.items() if thousands in ("auto", name)]
+    dialects = [Dialect(point, group, missing) for group in groups for point in points if point != group]
+    if not dialects:
+        raise DataError(f"dataset.decimal and dataset.thousands are both {decimal}; give one mark to one of them")
+    plain = dialects[0].point == "." and not any(map(_not_plain, columns.values()))
+    if plain or dialects == [Dialect(missing=missing)]:
+        return dialects[0]
+    cells = [cell for name, column in columns.items() for cell in _numbers(name, column, missing)]
+    fits = [one for one in dialects if all(one.pointed(cell.text) is not None for cell in cells)]
+    if not fits:
+        raise DataError(f"{source}: {_contradiction(cells, dialects, decimal, thousands)}")
+    fit = fits[0]
+    if decimal == thousands == "auto" and not (fit.group and any(fit.shows_group(cell.text) for cell in cells)):
+        _check_one_meaning(cells, fits, source)
+    return fit
+
+
+def _check_one_meaning(cells: Sequence[_Cell], fits: Sequence[Dialect], source: str) -> None:
+    """Refuse a mark that may be decimal or part thousands, nothing else in the file telling which."""
+    if (fits[0].point, fits[0].group) == (".", ""):
+        return  # Numbers as Python writes them.
+    others = [Dialect("."), Dialect(","), *fits]
+    for cell in cells:
+        if len({one.pointed(cell.text) for one in others} - {None}) > 1:
+            name = "comma" if "," in cell.text else "point"
+            unclear = f"{cell} may be a decimal {name} or part thousands"
+            if any(one.point == MARKS[name] for one in fits):
+                raise DataError(f"{source}, {unclear}; set dataset.decimal={name} or dataset.thousands={name}")
+            other = next(one for one in cells if Dialect(MARKS[name]).pointed(one.text) is None)
+            raise DataError(
+                f"{source}, {unclear}, as {other} has another decimal mark; set dataset.thousands={name} if it does, "
+                "else write all numbers alike, as dataset.decimal is one for all"
+            )
+
+
+def _contradiction(cells: Sequence[_Cell], dialects: Sequence[Dialect], decimal: str, thousands: str) -> str:
+    """Two cells that no dialect reads, or one."""
+    first = next(
+        cell for cell in cells if Dialect().pointed(cell.text) is None or dialects[0].pointed(cell.text) is None
+    )
+    readers = [one for one in dialects if one.pointed(first.text) is not None]
+    remedy = (
+        "write all numbers alike, leave one of the columns out by dataset.drop=[...], or set dataset.decimal=point "
+        "dataset.thousands=none, by which all but plain numbers is text"
+    )
+    if not readers:
+        return f"{first} is no number with dataset.decimal={decimal} and dataset.thousands={thousands}; {remedy}"
+    second = next(
+        (cell for cell in cells if all(one.pointed(cell.text) is None for one in readers)),
+        next(cell for cell in cells if readers[0].pointed(cell.text) is None),
+    )
+    return f"{first} and {second} are not numbers of one kind, and dataset.decimal is one for all; {remedy}"
+
+
+def _not_plain(cells: Sequence[str]) -> bool:
+    return _NOT_PLAIN.search("\n".join(cells)) is not None
+
+
+def _numbers(name: str, cells: Sequence[str], missing: frozenset[str]) -> Iterator[_Cell]:
+    """The cells that are numbers in some dialect, if most are."""
+    read = _any_number().fullmatch
+    found = [_Cell(cell, name, row) for row, cell in enumerate(cells, start=1) if read(cell)]
+    present = sum(1 for cell in cells if cell.lower() not in missing and cell not in DASHES)
+    return iter(found if 2 * len(found) > present else ())
+
+
+@cache
+def _any_number() -> re.Pattern[str]:
+    every = (Dialect(point, group).pattern for point in MARKS.values() for group in GROUPS.values() if group != point)
+    return re.compile("|".join(every))
+
+
+def _typed(cells: list[str], dialect: Dialect) -> np.ndarray:
+    if all(cell.lower() in _TRUTH for cell in cells):
+        return np.array([_TRUTH[cell.lower()] for cell in cells], dtype=bool)
+    if dialect.group or dialect.point != ".":
+        pointed = [dialect.pointed(cell) for cell in cells]
+        if 2 * pointed.count(None) < len(cells):  # A slip among numbers is then the first that is none.
+            cells = [cell if number is None else number for cell, number in zip(cells, pointed, strict=True)]
+    # As in is_number, whose answer cell by cell would cost a long column twice the time.
+    if not any("_" in cell for cell in cells):
+        for read, dtype in ((int, np.int64), (float, np.float64)):
+            try:
+                return np.array([read(cell) for cell in cells], dtype=dtype)
+            except (ValueError, OverflowError):
+                continue
+    return np.array(cells, dtype=object)
+
+
+def _named(names: Mapping[str, str], mark: str) -> str:
+    return next(name for name, marks in names.items() if marks == mark)
