@@ -46,9 +46,12 @@ def run(arguments: list[str]) -> int:
     asked = compose_line([word for word in arguments if word != "--first"])
     if len(asked) > 1:
         with Waiting(_IMPORTING), unswept(for_good=True):
+            from rsl_cli.notebook import check_orders
             from rsl_cli.study.api import check_studies
 
         # Nothing trains before all of a multirun has been found right.
+        for one in asked:
+            check_orders(one)
         _explained(asked, lambda: check_studies([one.config for one in asked]))
     for one in asked:
         try:
@@ -95,12 +98,9 @@ def _study(asked: Composed, first: bool) -> tuple[int, Any]:
     with Waiting(_IMPORTING), unswept(for_good=True):
         from rsl_cli.notebook import Study
         from rsl_cli.progress import say
-        from rsl_cli.report.figures import named_figures
 
     for note in asked.notes:
         say(note)
-    # What is drawn at the end is known to be there before anything trains.
-    named_figures(asked.config)
     study = Study.asked(asked, asked.words).run(first=first)
     store = study.store
     for name in study.failed:

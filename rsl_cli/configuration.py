@@ -20,7 +20,7 @@ from rsl_cli.errors import ConfigError, RslError, nearest
 _OF_FILES = ("base.name", "base.target")
 """Keys that take text and that no declaration knows: a base graph says in its own file which it has."""
 _VALUED = ("--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn", "--cfg", "-c", "--package", "-p")
-_TARGETS = {"base": "module", "dataset": "target", "executor": "target", "lifting": "target", "trainer": "target"}
+TARGETS = {"base": "module", "dataset": "target", "executor": "target", "lifting": "target", "trainer": "target"}
 """The option of each group that takes a user's own part."""
 _MOST_ENTRIES = 100_000
 _ITEMS = re.compile(r"""'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|[^,]+""")
@@ -151,6 +151,12 @@ def split_flags(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
         else:
             flags.append(word)
     return overrides, flags
+
+
+def own_part(group: str, name: str) -> tuple[str, str]:
+    """The words that make ``package.attribute`` a study's base, dataset, lifting, trainer or executor."""
+    option = "torch" if group == "trainer" and name.startswith("torch.") else TARGETS[group]
+    return f"{group}={option}", f"{group}.target={name}"
 
 
 def _refuse_twice(overrides: Sequence[str]) -> None:
@@ -373,9 +379,8 @@ def _hydra_line(error: Exception) -> str:
         remedy = "; rsl has processes of its own: executor=process" if launcher else ""
         if group == "dataset" and name.endswith((".csv", ".parquet", ".npz")):
             remedy = f"; a file is dataset={Path(name).suffix[1:]} dataset.path={name}"
-        elif group in _TARGETS and re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", name):
-            kind = "torch" if group == "trainer" and name.startswith("torch.") else _TARGETS[group]
-            remedy = f"; a part by its name is {group}={kind} {group}.target={name}"
+        elif group in TARGETS and re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", name):
+            remedy = f"; a part by its name is {' '.join(own_part(group, name))}"
         elif "/" in name or name.endswith((".yaml", ".yml")):
             remedy = f"; {group}={Path(name).stem} --config-dir=DIR takes a file DIR/{group}/{Path(name).stem}.yaml"
         return f"there is no {group}={name}{listed}{nearest(name, options or [])}{remedy}"

@@ -3,16 +3,21 @@
 import html
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Number
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from rsl_cli.adaptive import run_until, until_of
-from rsl_cli.configuration import Composed, composed, split_flags
+from rsl_cli.configuration import TARGETS, Composed, composed, own_part, split_flags
 from rsl_cli.errors import ConfigError, RslError, StoreError
+from rsl_cli.keys import shorten
 from rsl_cli.progress import Display, say
+from rsl_cli.registry import qualified
 from rsl_cli.report import Verdict, figure, figure_names, judge, tables, write_report
+from rsl_cli.report.figures import named_figures
 from rsl_cli.report.read import read_runs
 from rsl_cli.study.api import Outcome, run_study
 from rsl_cli.study.naming import named
@@ -43,6 +48,21 @@ def load_study(path: str | Path) -> "Study":
     content = store.read_study()
     home = {"results_dir": store.results_dir, "study": store.name}
     return Study(store, {**content["config"], **home}, content.get("line"))
+
+
+def check_orders(asked: Composed) -> None:
+    """Find out before anything trains whether what is to be done with a study, beside training it, can be done.
+
+    Args:
+        asked: what a line asks for.
+
+    Raises:
+        ConfigError: its goal, its budget, its tracker or one of its figures is not known.
+    """
+    until_of(asked.until, asked.budget)
+    if asked.tracker is not None:
+        check_tracker(asked.tracker)
+    named_figures(asked.config)
 
 
 @dataclass
@@ -76,7 +96,8 @@ class Study:
             words: as on the command line, ``"trainer.t_end=1e6"``.
             config_dir: a folder of configuration groups that stand before the shipped ones.
             keys: the same by name, ``base="mlp"``, ``lift="16..256"``, ``seeds=5``. A mapping stands for a whole group,
-                ``dataset={"name": "csv", "path": "houses.csv", "target": "price"}``.
+                ``dataset={"name": "csv", "path": "houses.csv", "target": "price"}``; a function or a class of a module
+                for a part of one's own, ``loss=mine.huber``, ``base=mine.Net``, ``figures=[mine.spread]``.
 
         Returns:
             The study. The command line goes on with it where its words are the same, and it with the command line's.
@@ -86,7 +107,7 @@ class Study:
             DataError: data that cannot be read.
         """
         wholes = {key: value for key, value in keys.items() if isinstance(value, Mapping)}
-        line = [*words, *(f"{key}={_written(value)}" for key, value in keys.items() if key not in wholes)]
+        line = [*words, *(word for key, value in keys.items() if key not in wholes for word in _words(key, value))]
         overrides, flags = split_flags(line)
         if flags:
             raise ConfigError(f"study({', '.join(map(repr, flags))}); accepted: words key=value, as for `rsl run`")
@@ -109,9 +130,7 @@ class Study:
         Raises:
             RslError: a study that cannot be run, in one line.
         """
-        until_of(asked.until, asked.budget)
-        if asked.tracker is not None:
-            check_tracker(asked.tracker)
+        check_orders(asked)
         spec = named(StudySpec.from_config(asked.config))
         kept = None if line is None else list(line)
         study = cls(spec.store, asked.config, kept, asked.until, asked.budget, asked.tracker)
@@ -323,10 +342,27 @@ class Plots:
         return ["loss", *figure_names(self._store)]
 
 
-def _written(value: Any) -> str:
+def _words(key: str, value: Any) -> tuple[str, ...]:
+    """What a command line has for a key's value."""
+    written = _written(key, value)
+    return own_part(key, written) if callable(value) and key in TARGETS else (f"{key}={written}",)
+
+
+def _written(key: str, value: Any) -> str:
     """A value as the command line has it."""
+    if callable(value):
+        name = qualified(value)
+        if name is None or name.startswith("__main__."):
+            raise ConfigError(
+                f"{key}={shorten(value)}: a part of your own is found by its name; put it into a module and write "
+                f"{key}='module.name'"
+            )
+        return name
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, Sequence) and not isinstance(value, str):
-        return f"[{','.join(map(_written, value))}]"
+        return f"[{','.join(_written(key, item) for item in value)}]"
+    if not isinstance(value, str | Number | PathLike | Mapping):
+        accepted = "text, a number, a list, a mapping, or a function or class of a module"
+        raise ConfigError(f"{key}={shorten(value)}: is a {type(value).__name__}; accepted: {accepted}")
     return str(value)

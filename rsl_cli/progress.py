@@ -95,7 +95,7 @@ class Display:
             f"study {spec.name} in {spec.store.address}",
             f"  base {base.name} ({', '.join(edge.name for edge in base.edges)}), lifting {spec.lifting.kind}{degree}",
             f"  data {data.name}: {sizes}; loss {spec.loss.name}",
-            f"  trainer {spec.trainer.name}{manner}, parametrization {spec.config['parametrization']}, "
+            f"  trainer {spec.trainer.label}{manner}, parametrization {spec.config['parametrization']}, "
             f"device {spec.device}",
             *(f"  {note}" for note in (*spec.notes, *data.notes)),
             f"  {'lift':>8} {'P':>10} {'P/(N outputs)':>14} {'seeds':>6} {'done':>6}",

@@ -134,7 +134,7 @@ class Registry(Mapping[str, T], Generic[T]):
         part = self.find(name)
         what = f"{self.kind} {name}"
         return Origin(
-            _qualified(part) or (name if "." in name else f"{home}:{name}"),
+            qualified(part) or (name if "." in name else f"{home}:{name}"),
             _fingerprint(what, home, part),
             plain_arguments(what, arguments or {}),
         )
@@ -237,7 +237,7 @@ def _imported(name: str, where: str, error: type[RslError]) -> ModuleType:
         ) from found
 
 
-def _qualified(part: object) -> str | None:
+def qualified(part: object) -> str | None:
     """The one name that a class or a function has wherever it is named from, if it leads back to it."""
     home, name = getattr(part, "__module__", None), getattr(part, "__qualname__", "")
     return f"{home}.{name}" if name and getattr(sys.modules.get(str(home)), name, None) is part else None

@@ -341,6 +341,22 @@ def test_a_multirun_is_checked_whole_before_anything_trains(tmp_path, capsys):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("until=null,foo", "until=foo; accepted: verdict"),
+        ("tracker=null,nope", "tracker 'nope' is not known"),
+        ("figures=null,[nope.spread]", "figures=nope.spread: cannot import nope"),
+        ("executor=local,slurm", "executor=slurm"),
+    ],
+)
+def test_what_is_asked_beside_each_study_of_a_multirun_is_known_first(word, said, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    assert main(["run", "-m", word, *(own for own in TINY if not own.startswith("executor"))]) == 2
+    assert said in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_default_names_carry_what_differs_and_equal_lines_go_on(tmp_path, capsys):
     line = ["run", "-m", "lifting.in_degree=2,4", *TINY]
     assert main(line) == 0

@@ -224,6 +224,24 @@ def test_a_users_parts_are_trained_reported_exported_and_resumed(folder, capsys)
     assert all(np.array_equal(before[name], again[name]) for name in before)
 
 
+def test_users_parts_are_told_apart_by_their_own_names(folder, capsys):
+    line = [
+        *("run", "dataset=target", "dataset.target=my_data.waves", "dataset.arguments={n: 80}", "trainer=target"),
+        *("trainer.target=my_optimizer.Decayed", "trainer.steps=2", "theory=none", "lift=2", "seeds=1"),
+        "executor=local",
+    ]
+    other = with_words(line, "trainer=torch", "trainer.target=torch.optim.SGD", "trainer.divides=false")
+    for words, name, trainer in ((line, "Decayed", "my_optimizer.Decayed"), (other, "SGD", "torch.optim.SGD")):
+        assert main(words) == 0
+        assert f"trainer {trainer}" in capsys.readouterr().out
+        table = pd.read_csv(folder / f"results/mlp_waves_{name}/report/runs.csv")
+        assert (table["dataset"][0], table["trainer"][0]) == ("my_data.waves", trainer)
+    # When such parts were called target.
+    (folder / "results/mlp_waves_Decayed").rename(folder / "results/mlp_target_target")
+    assert main(line) == 0
+    assert "study mlp_target_target" in (shown := capsys.readouterr().out) and "nothing to do" in shown
+
+
 OTHERS = [
     "run", "lifting=target", "lifting.target=my_lifting.Band", "lifting.arguments={width: 3}", "dataset.samples=64",
     "base.edges=[{source: x, target: h1, map: linear, init: {kind: my_law.Signs, gain: 2.0}}, "

@@ -2,6 +2,7 @@ import json
 from pathlib import Path
 
 import matplotlib.image
+import numpy as np
 import problems
 import pytest
 import torch
@@ -87,6 +88,45 @@ def test_a_mapping_stands_for_a_whole_group():
     assert again.config["base"]["name"] == "mine" and again.run().store.root.name == "mine_sine2d_adam"
 
 
+def waves(n: int = 60):
+    x = np.linspace(-1, 1, 2 * n)[:, None]
+    return x[::2], np.sin(x[::2]), x[1::2], np.sin(x[1::2])
+
+
+class Plain(rsl.Optimizer):
+    def direction(self, gradient, theta, states, numbers):
+        return gradient
+
+
+def squares(outputs, targets):
+    return (outputs - targets).square().sum(1)
+
+
+class Net(torch.nn.Sequential):
+    def __init__(self):
+        super().__init__(torch.nn.Linear(2, 8), torch.nn.Tanh(), torch.nn.Linear(8, 1))
+
+
+def spread(store):
+    return None
+
+
+def test_functions_and_classes_of_a_module_stand_for_their_names(capsys):
+    rest = {"lift": "2,4", "seeds": 1, "executor": "local"}
+    study = rsl.study(dataset=waves, trainer=Plain, figures=[spread], loss=squares, **rest)
+    named = [f"{key}.target=test_notebook.{name}" for key, name in (("dataset", "waves"), ("trainer", "Plain"))]
+    words = ["dataset=target", "trainer=target", *named, "figures=[test_notebook.spread]", "loss=test_notebook.squares"]
+    assert study.config == rsl.study(*words, **rest).config
+    assert study.store.name == "mlp_waves_Plain"
+    assert rsl.study(base=Net, trainer=torch.optim.SGD, lift=2, seeds=1).store.name == "Net_sine2d_SGD"
+
+
+def test_a_group_that_is_left_out_is_told_in_words_of_python(tmp_path):
+    with pytest.raises(ConfigError, match=r"base is not set; a group is needed: .* in rsl_cli\.study, which know"):
+        rsl.run_study({"trainer": {"name": "adam"}})
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     ("words", "keys", "text"),
     [
@@ -94,6 +134,10 @@ def test_a_mapping_stands_for_a_whole_group():
         ([], {"base": "mpl"}, "there is no base=mpl; available: .*did you mean 'mlp'"),
         ([], {"lifts": 3}, "key 'lifts' is not known"),
         ([], {"until": "falls"}, "until=falls; accepted: verdict"),
+        ([], {"loss": lambda outputs, targets: 0}, r"loss=<function .*: .* put it into a module and write loss='mod"),
+        ([], {"base": torch.nn.Linear(2, 1)}, r"base=Linear\(.*: .* write base='module.name'"),
+        ([], {"lift": {2, 4}}, r"lift={2, 4}: is a set; accepted: text, a number"),
+        ([], {"figures": ["nope.spread"]}, r"figures=nope.spread: cannot import nope"),
         ([], {"lift": [0, 2]}, r"lift=\[0,2\]: degree 0 is out of range"),
     ],
 )

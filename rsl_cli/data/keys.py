@@ -36,6 +36,8 @@ class DatasetBuilder:
     """What ``shape`` is called where inputs are not flattened, e.g. ``image``; None for a dataset without that key."""
     planted: bool = False
     """Whether a network that is a lift of the study's own base graph makes the targets."""
+    label: Callable[[DatasetSettings], str] = lambda settings: settings["name"]
+    """What studies of it are told apart by."""
     inputs: Callable[[DatasetSettings], int] | None = None
     """Numbers of a sample's input, where ``samples`` and ``test_samples`` are drawn; None: they are read."""
 

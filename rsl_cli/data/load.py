@@ -67,6 +67,12 @@ def content_identity(config: Mapping[str, Any], *, flat: bool = False, data: Dat
     return content
 
 
+def dataset_label(config: Mapping[str, Any]) -> str:
+    """What studies of a dataset are told apart by: its name, or what that stands for."""
+    builder, settings = _resolved(config, flat=False)
+    return builder.label(settings)
+
+
 def is_planted(config: Mapping[str, Any]) -> bool:
     """Whether a planted network makes a dataset's targets."""
     return getattr(DATASETS.get(str(config.get("name"))), "planted", False)

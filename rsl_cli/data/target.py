@@ -153,5 +153,6 @@ BUILDERS: dict[str, DatasetBuilder] = {
         content=_content,
         own_shape="own",
         by_arrays=True,
+        label=lambda settings: settings["target"],
     )
 }

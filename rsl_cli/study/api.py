@@ -71,8 +71,7 @@ def run_study(
         planned(spec, plan)
     outcome, told = Outcome(spec.store), set[str]()
     if plan.to_do:
-        with _naming(spec):
-            spec.executor.check()
+        _check_executor(spec)
     register(spec, line)
     if not plan.to_do:
         return outcome
@@ -120,6 +119,11 @@ def _naming(spec: StudySpec) -> Iterator[None]:
         raise TrainingError(_broken(spec, f"fails with {type(error).__name__}: {first_line(error)}")) from error
 
 
+def _check_executor(spec: StudySpec) -> None:
+    with _naming(spec):
+        spec.executor.check()
+
+
 def check_studies(configs: Sequence[Mapping[str, Any]]) -> None:
     """Find out before anything trains whether several studies can all be run; writes nothing.
 
@@ -132,5 +136,8 @@ def check_studies(configs: Sequence[Mapping[str, Any]]) -> None:
     asked: dict[str, dict[str, Any]] = {}
     for config in configs:
         spec = named(StudySpec.from_config(config), asked)
-        check_affordable(spec, make_plan(spec).missing)
+        missing = make_plan(spec).missing
+        check_affordable(spec, missing)
+        if missing:
+            _check_executor(spec)
         asked[spec.name] = spec.identity

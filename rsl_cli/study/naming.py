@@ -17,8 +17,9 @@ _LONGEST_VALUE = 16
 def named(spec: StudySpec, asked: Mapping[str, Mapping[str, Any]] | None = None) -> StudySpec:
     """Name a study, so that equal lines go on with one study and different ones make different ones.
 
-    A study without a name of its own is called ``<base>_<dataset>_<trainer>``. Where that computes something else, what
-    differs is added (``mlp_sine2d_flow_samples4096``); a study named so earlier that computes the same is gone on with.
+    A study without a name of its own is called ``<base>_<dataset>_<trainer>``, parts of the user's own by the last part
+    of theirs. Where that computes something else, what differs is added (``mlp_sine2d_flow_samples4096``); a study
+    named so earlier that computes the same is gone on with.
 
     Args:
         spec: the study.
@@ -41,17 +42,23 @@ def named(spec: StudySpec, asked: Mapping[str, Mapping[str, Any]] | None = None)
             )
         return spec
     default = spec.name
+    # Parts of the user's own were all called target once.
+    former = "_".join(str(spec.config[group].get("name", "unnamed")) for group in ("base", "dataset", "trainer"))
+
+    def ours(name: str) -> bool:
+        return name in (default, former) or name.startswith((f"{default}_", f"{former}_"))
+
     there = {name: dict(identity) for name, identity in asked.items()}
     for store in sorted(find_studies(spec.store.results_dir), key=lambda store: store.name):
         name = store.name
-        if name == default or name.startswith(f"{default}_"):
+        if ours(name):
             try:
                 there.setdefault(name, store.read_study()["identity"])
             except (StoreError, KeyError, TypeError):
                 if name == default:
                     raise
     for name, identity in there.items():
-        if (name == default or name.startswith(f"{default}_")) and not differences(identity, spec.identity):
+        if ours(name) and not differences(identity, spec.identity):
             return _called(spec, name)
     if default not in there:
         return _called(spec, default)

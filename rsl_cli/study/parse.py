@@ -8,7 +8,7 @@ import torch
 
 from rsl_cli.errors import ConfigError
 from rsl_cli.graph import EdgeLifting, edge_lifting
-from rsl_cli.keys import read_keys
+from rsl_cli.keys import read_keys, shorten
 from rsl_cli.registry import load_plugins
 from rsl_cli.study.executor import read_executor
 from rsl_cli.study.keys import GROUPS, STUDY
@@ -47,7 +47,11 @@ def parse(config: Mapping[str, Any]) -> Asked:
     full = {**read_keys("", STUDY, config, also=GROUPS), **{key: config.get(key, GROUPS[key]) for key in GROUPS}}
     for key in GROUPS:
         if not isinstance(full[key], Mapping):
-            raise ConfigError(f"{key}={full[key]!r}; a group is needed: {key}=NAME")
+            got = f"{key}={shorten(full[key])}" if key in config else f"{key} is not set"
+            raise ConfigError(
+                f"{got}; a group is needed: {key}=NAME on a command line and in rsl_cli.study, which know the defaults "
+                "of what is left out, a mapping in rsl_cli.run_study"
+            )
     load_plugins(full["plugins"])
     full["executor"] = read_executor(full["executor"])
     lifting = edge_lifting(full["lifting"])

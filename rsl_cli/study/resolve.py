@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from rsl_cli.data import Dataset, content_identity, drawn_numbers, is_planted, load_dataset
+from rsl_cli.data import Dataset, content_identity, dataset_label, drawn_numbers, is_planted, load_dataset
 from rsl_cli.errors import ConfigError
 from rsl_cli.graph import BaseGraph, EdgeLifting, Init
 from rsl_cli.graph_config import read_graph
@@ -31,8 +31,6 @@ _DRAWN_SECONDS = 5.0
 """Seconds from which drawing data is said to take long; half of the memory there is is too much."""
 _PLANTED_BYTES = 200
 """Of a planted network's parameter, as it is sampled."""
-_NAMING = ("base", "dataset", "trainer")
-"""Groups whose names make a study's, where none is given."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,7 +96,7 @@ def resolve(asked: Asked, data: Dataset | None = None) -> Resolved:
     check_fit(loss, data)
     trainer.check(loss)
     diagnostics = Diagnostics.from_config(full["theory"], trainer, loss, full["dataset"])
-    return Resolved(full, base, data, trainer, loss, origin, diagnostics, _name(full), notes)
+    return Resolved(full, base, data, trainer, loss, origin, diagnostics, _name(full, trainer), notes)
 
 
 def _check_data(config: Mapping[str, Any], lifting: EdgeLifting) -> None:
@@ -196,9 +194,14 @@ def _horizons(
     return checked
 
 
-def _name(config: Mapping[str, Any]) -> str:
+def _name(config: Mapping[str, Any], trainer: Trainer) -> str:
     given = config["study"] is not None
-    parts = {"study": config["study"]} if given else {f"{g}.name": config[g].get("name", "unnamed") for g in _NAMING}
+    parts = {
+        "base.name": config["base"].get("name", "unnamed"),
+        "dataset.name": _last(dataset_label(config["dataset"])),
+        "trainer.name": _last(trainer.label),
+    }
+    parts = {"study": config["study"]} if given else parts
     for key, part in parts.items():
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}", str(part)):
             remedy = "" if given else "; or set study=NAME"
@@ -207,6 +210,12 @@ def _name(config: Mapping[str, Any]) -> str:
                 f"most 100 of them{remedy}"
             )
     return "_".join(map(str, parts.values()))
+
+
+def _last(label: str) -> str:
+    """The last part of ``package.attribute``, as the name of a folder may have it."""
+    home, _, name = label.rpartition(".")
+    return re.sub(r"[^A-Za-z0-9+-]+", "-", name).strip("-") or "target" if home else name
 
 
 def _short(value: Any) -> str:

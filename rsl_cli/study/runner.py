@@ -242,7 +242,7 @@ def _named(spec: StudySpec, key: RunKey) -> dict[str, Any]:
         "run_id": key.run_id,
         "base": spec.base.name,
         "dataset": spec.data.name,
-        "trainer": spec.trainer.name,
+        "trainer": spec.trainer.label,
         "lifting": spec.lifting.kind,
         "in_degree": spec.lifting.in_degree,
         "lift": key.lift,

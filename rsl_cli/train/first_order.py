@@ -105,6 +105,11 @@ class FirstOrder(Trainer):
     """Weights and gradient, learning rates, moments, and a step's own."""
 
     @property
+    def label(self) -> str:
+        """See `Trainer.label`."""
+        return str(self.options["target"]) if "target" in self._keys else self.name
+
+    @property
     def facts(self) -> Facts:
         """See `Trainer.facts`."""
         return facts_in_steps(self.schedule, self.batch_size, follows_flow=self.optimizer.follows_flow)

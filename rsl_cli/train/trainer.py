@@ -60,6 +60,11 @@ class Trainer(ABC):
         """The keys that say how far a run is carried, and are no part of what it is."""
 
     @property
+    def label(self) -> str:
+        """What runs by it are told apart by: its name, or what that stands for."""
+        return self.name
+
+    @property
     def facts(self) -> Facts:
         """What a report has to know of it."""
         return Facts()
