@@ -89,8 +89,8 @@ def _clock(_: Path) -> Iterator[str]:
     flow, adam, long = (read(REFERENCE.parent, f"versus_{name}")[0] for name in ("flow", "adam", "adam_long"))
     lifts = [16, 32, 64]
     yield f"{listed(medians(adam, lifts))} at n = {listed(lifts)}, against {listed(medians(flow, lifts))}"
-    every, sparse = (correlation(*_paired(adam, flow, some)) for some in (None, lifts))
-    yield f"(rank correlation {every:.2f} over all {len(adam.done)} runs, {sparse:.2f} over the 15 sparse ones)"
+    runs = len(_paired(adam, flow, lifts)[0])
+    yield f"(rank correlation {correlation(*_paired(adam, flow, lifts)):.2f} over all {runs} runs)"
     yield f"the correlation is {listed(signed(one, 1) for one in _within(adam, flow))}"
     yield f"stand at {listed(medians(long))}"
     yield f"still {listed(f'{one:.0f}' for one in np.divide(medians(long), medians(flow, lifts)))} times above its end"
@@ -100,18 +100,22 @@ def _clock(_: Path) -> Iterator[str]:
     paid = [sum(run.wall_seconds for run in runs.done if run.key.lift in lifts) for runs in (long, flow)]
     yield f"{number(paid[0] / paid[1], 1)} of the flow's time"
     yield f"within a lift {listed(signed(one, 1) for one in _within(long, flow))}"
-    said = {judge(REFERENCE.parent / runs.name).verdict for runs in (flow, adam, long)}
-    yield f"the verdict of all three is *{listed(said)}*"
+    dense = [run for runs in (flow, adam) for run in runs.done if run.key.lift in runs.dense_lifts]
+    yield f"P = {listed(sorted({f'{run.params:.0f}' for run in dense if run.key.seed == 0}, key=float))}"
+    yield f"took {sum(run.wall_seconds for run in dense) / 60:.1f} of the core minutes"
+    verdicts = [judge(REFERENCE.parent / runs.name) for runs in (flow, adam, long)]
+    said = {one for verdict in verdicts for one in (verdict.verdict, verdict.content["without_dense"])}
+    yield f"the verdict of all three is *{listed(said)}*, with the dense lifts and without"
 
 
-def _paired(first: StudyRuns, second: StudyRuns, lifts: Sequence[int] | None = None) -> list[list[float]]:
-    keys = [run.key for run in first.done if run.key.lift in (lifts or first.lifts)]
+def _paired(first: StudyRuns, second: StudyRuns, lifts: Sequence[int]) -> list[list[float]]:
+    keys = [run.key for run in first.done if run.key.lift in lifts]
     found = [{(run.key.lift, run.key.seed): run.test_loss for run in runs.done} for runs in (first, second)]
     return [[losses[key.lift, key.seed] for key in keys] for losses in found]
 
 
 def _within(first: StudyRuns, second: StudyRuns) -> list[float]:
-    return [correlation(*_paired(first, second, [lift])) for lift in first.lifts]
+    return [correlation(*_paired(first, second, [lift])) for lift in first.lifts if lift not in first.dense_lifts]
 
 
 def _witness(_: Path) -> Iterator[str]:

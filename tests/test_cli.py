@@ -16,7 +16,9 @@ import yaml
 
 from rsl_cli import load_study
 from rsl_cli.cli import compose, main
+from rsl_cli.lift import is_dense
 from rsl_cli.study.files import write_json
+from rsl_cli.study.spec import StudySpec
 
 BASES = ", ".join(sorted(path.stem for path in (problems.CONF / "base").glob("*.yaml")))
 QUICK = [
@@ -243,6 +245,12 @@ def test_every_experiment_runs_shrunk(name, tmp_path, capsys, monkeypatch):
         assert verdict["verdict"] in ("falls", "plateaus", "rises", "unfinished", "inconclusive")
         assert verdict["reasons"] and verdict["headline"]
         assert len(pd.read_csv(file.parent / "report" / "runs.csv")) == 9
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in problems.CONF.glob("experiment/*.yaml")))
+def test_no_experiment_begins_with_dense_lifts(name):
+    spec = StudySpec.from_config(compose([f"experiment={name}"]))
+    assert [lift for lift in spec.lifts if is_dense(spec.base, lift, spec.lifting)] == []
 
 
 @pytest.mark.drawn
