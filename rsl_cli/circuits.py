@@ -172,10 +172,12 @@ class _CircuitBuilder:
             if base.bias_shape(vertex) is not None or vertex.activation != "identity":
                 product, row = row, self._add_rows(vertex.activation, fibre, math.prod(space))
                 self.entries.append((row + own, product + own, np.full(size, constant)))
-        else:
+        elif vertex.combine.circuit == "sum":
             row = self._add_rows(vertex.activation, fibre, math.prod(space))
             for index in edges:
                 self._edge(index, row)
+        else:
+            raise AssertionError(f"circuits have no {vertex.combine.circuit!r}, which {vertex.name} combines by")
         shape = base.bias_shape(vertex)
         if shape is not None:
             numbers = np.arange(fibre * math.prod(shape)).reshape(fibre, *shape)

@@ -132,6 +132,7 @@ def _study(asked: Composed, first: bool) -> tuple[int, Any]:
 
 def _before_importing(config: Mapping[str, Any]) -> None:
     """Refuse what can be refused without torch, which takes seconds to import; let workers' imports begin beside it."""
+    from rsl_cli.study.executor import EXECUTORS
     from rsl_cli.study.processes import get_ready
     from rsl_cli.study.sweep import SWEEPS
 
@@ -139,8 +140,10 @@ def _before_importing(config: Mapping[str, Any]) -> None:
         if key in config:
             read(config[key])
     executor = config.get("executor")
-    if isinstance(executor, Mapping) and executor.get("name") == "process" and executor.get("workers") != 1:
-        get_ready()
+    if isinstance(executor, Mapping):
+        kind = EXECUTORS.get(str(executor.get("name")))
+        if kind is not None and kind.forks and executor.get("workers") != 1:
+            get_ready()
 
 
 def report(parsed: argparse.Namespace) -> int:

@@ -11,7 +11,7 @@ from typing import Any
 
 from tqdm import auto, autonotebook, std, tqdm
 
-from rsl_cli.diagnostics.probes import LARGEST
+from rsl_cli.diagnostics.probes import PROBES, Limit
 from rsl_cli.lift import is_dense
 from rsl_cli.study.costs import effort
 from rsl_cli.study.forecast import Forecast
@@ -203,9 +203,10 @@ def _unmeasured(spec: StudySpec, plan: StudyPlan) -> Iterator[str]:
     if tangent is not None:
         limits.append(("kappa", tangent.largest, "theory.tangent.largest=null"))
     for probe in spec.diagnostics.probes:
-        if probe.table == "ntk":
-            remedy = "'theory.probes=[{target:ntk,arguments:{largest:null}}]'"
-            limits.append(("the tangent kernel's spectrum", probe.origin.arguments.get("largest", LARGEST), remedy))
+        limit = getattr(PROBES.find(probe.target), "limit", None)
+        if isinstance(limit, Limit):
+            remedy = f"'theory.probes=[{{target:{probe.target},arguments:{{largest:null}}}}]'"
+            limits.append((limit.what, probe.origin.arguments.get("largest", limit.largest), remedy))
     for what, largest, remedy in limits:
         large = [lift for lift in spec.lifts if largest is not None and plan.parameters[lift] > largest]
         if large:
@@ -221,7 +222,7 @@ def _way(spec: StudySpec, plan: StudyPlan) -> Iterator[str]:
     if not spec.trainer.horizon:
         return
     name = spec.trainer.horizon[0]
-    clock = "t" if name == "t_end" else "step"
+    clock = "t" if spec.trainer.facts.clock == "time" else "step"
     ends = {lift: getattr(spec.trainer_of(lift), name) for lift in spec.lifts}
     for end in sorted(set(ends.values())):
         keys = [key for key in plan.stands if ends[key.lift] == end]

@@ -28,9 +28,11 @@ from rsl_cli.train.circuits import CircuitObjective
 from rsl_cli.train.engines import AutogradEngine, Batches, CircuitEngine
 from rsl_cli.train.flow import Flow
 from rsl_cli.train.gauss_newton import gauss_newton
+from rsl_cli.train.losses import Squared
 from rsl_cli.train.objective import Objective
 from rsl_cli.train.optimizers import Adam, AdamW, Gd, Lion, Sgd
 from rsl_cli.train.replicas import Replicas, Request
+from rsl_cli.vertex_maps import Sum
 
 PERCEPTRONS = ["shallow", "mlp", "deep", "skip", "gated"]
 CONVOLUTIONS = {"cnn", "densenet", "resnet", "resnet_random", "unet"}
@@ -247,6 +249,18 @@ def test_shares_of_scores_far_apart_are_numbers():
     against_the_loop(network, "regression", "mse")
 
 
+def test_what_circuits_do_not_know_is_taken_for_nothing_else(monkeypatch):
+    network = network_of(base_of("shallow"), (4,))
+    objective = Objective(dataset(network.lift.base, "regression"), "mse", dtype=torch.float64)
+    with monkeypatch.context() as patch:
+        patch.setattr(Sum, "circuit", "mean")
+        with pytest.raises(AssertionError, match="circuits have no 'mean', which h combines by"):
+            circuit_of(network.lift, "standard")
+    monkeypatch.setattr(Squared, "circuit", "hinge")
+    with pytest.raises(AssertionError, match="circuits have no 'hinge', which is said of loss mse"):
+        CircuitObjective.of(network, objective)
+
+
 @pytest.mark.parametrize(
     ("name", "task", "known"),
     [
@@ -417,6 +431,7 @@ import problems
 from problems import group, trained
 from test_circuits import dataset, flat
 from rsl_cli import BaseGraph, LiftedNetwork, sample_lift
+from rsl_cli.train.losses import Squared
 from rsl_cli.train.objective import Objective
 from rsl_cli.train.optimizers import Adam, AdamW, Gd, Lion, Sgd
 base = BaseGraph.from_config(group("base", "mlp"), input_shape=(3,), output_size=1)

@@ -126,8 +126,20 @@ def with_path_before(
     return pd.concat([old, new, table.query("time.isna()")], ignore_index=True)
 
 
-LARGEST = 1024
-"""Parameters beyond which the tangent kernel's spectrum is left out, where nothing else is said."""
+@dataclass(frozen=True)
+class Limit:
+    """What a probe measures of small lifts only: of up to ``largest`` parameters, which an argument of it changes."""
+
+    what: str
+    largest: int
+
+    def __call__(self, probe: P) -> P:
+        """Say so of a probe."""
+        vars(probe)["limit"] = self
+        return probe
+
+
+_SPECTRUM = Limit("the tangent kernel's spectrum", 1024)
 
 
 @PROBES.add("drift")
@@ -156,7 +168,8 @@ def tangent(run: FinishedRun, settings: TangentProbe) -> "pd.DataFrame | None":
 
 @PROBES.add("ntk")
 @along_path()
-def ntk(run: FinishedRun, largest: int | None = LARGEST) -> "pd.DataFrame | None":
+@_SPECTRUM
+def ntk(run: FinishedRun, largest: int | None = _SPECTRUM.largest) -> "pd.DataFrame | None":
     """The tangent kernel's spectrum at the start and along the path; of lifts of up to so many parameters."""
     if run.result.stop_reason == "diverged" or (largest is not None and run.lift.parameter_count > largest):
         return None

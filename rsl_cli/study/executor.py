@@ -29,6 +29,8 @@ class Executor(ABC):
     """Its own keys."""
     here: ClassVar[bool] = True
     """Whether it trains on this machine, whose memory is known."""
+    forks: ClassVar[bool] = False
+    """Whether it starts processes of rsl's own here, which can get ready while this one still does."""
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
         self.settings = dict(settings)

@@ -31,6 +31,7 @@ class Local(Executor):
 class Process(Executor):
     """Several batches at once, each in a process of this machine."""
 
+    forks = True
     keys: ClassVar[Keys] = {"workers": nullable(whole(None, 1), "one per core").of("never").about("null: one per core")}
 
     @property

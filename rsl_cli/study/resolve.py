@@ -215,7 +215,7 @@ def _name(config: Mapping[str, Any], trainer: Trainer) -> str:
 def _last(label: str) -> str:
     """The last part of ``package.attribute``, as the name of a folder may have it."""
     home, _, name = label.rpartition(".")
-    return re.sub(r"[^A-Za-z0-9+-]+", "-", name).strip("-") or "target" if home else name
+    return re.sub(r"[^A-Za-z0-9_+-]+", "-", name).strip("-_") or "target" if home else name
 
 
 def _short(value: Any) -> str:

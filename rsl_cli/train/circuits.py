@@ -281,4 +281,6 @@ def _samples(objective: Objective, x: torch.Tensor, y: torch.Tensor) -> Samples:
     inputs = x.flatten(1).contiguous().numpy()
     if objective.loss.circuit == "squared":
         return Samples(inputs, y.contiguous().numpy(), np.empty(0, np.int64))
-    return Samples(inputs, np.empty((0, 0), inputs.dtype), y.numpy())
+    if objective.loss.circuit == "softmax":
+        return Samples(inputs, np.empty((0, 0), inputs.dtype), y.numpy())
+    raise AssertionError(f"circuits have no {objective.loss.circuit!r}, which is said of loss {objective.loss.name}")

@@ -278,9 +278,10 @@ class CircuitEngine:
             theta = self._flat(tensors, replica)
             parts = network.replica_tensors(tensors, replica).items()
             scale = np.concatenate([np.full(part.numel(), scales[name], theta.dtype) for name, part in parts])
-            # Loops of circuits' own know gradient descent by its one state, with momentum or without.
+            # Loops of circuits' own are no objects: they know gradient descent by its one state, with momentum or
+            # without, and Adam by its two.
             states = np.zeros((max(1, len(self.keys)), len(theta)), theta.dtype)
-            self.optimizer_states.append(OptimizerState(theta, scale, states, getattr(optimizer, "momentum", 0.0)))
+            self.optimizer_states.append(OptimizerState(theta, scale, states, optimizer.momentum))
         self.starts = [optimizer_state.theta.copy() for optimizer_state in self.optimizer_states]
 
     def advance(self, active: Sequence[int], steps: range, rates: np.ndarray) -> Mapping[int, int]:

@@ -60,6 +60,8 @@ class Optimizer(ABC):
     euler: ClassVar[bool] = False
     """Whether its steps of a constant rate are Euler's on the gradient flow, so that trajectories have a time."""
 
+    momentum: float = 0.0
+    """Share of the last step that the next one keeps; loops of circuits' own take it beside their states."""
     follows_flow: ClassVar[bool] = False
     """Whether its steps of a constant rate on all samples follow the gradient flow, as gradient descent's do, so that
     losses fall by steps as the flow's by time."""

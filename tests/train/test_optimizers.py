@@ -100,7 +100,7 @@ def test_a_study_by_rmsprop_says_how_it_trains_and_is_stored(tmp_path, capsys):
     config = problems.study(trainer=trainer, lift=[2], seeds=2, results_dir=str(tmp_path))
     with Display() as display:
         store = run_study(config, planned=display.plan).store
-    assert "trainer torch, by autograd, a run at a time, parametrization mup" in capsys.readouterr().out
+    assert "trainer torch.optim.RMSprop, by autograd, a run at a time, parametrization mup" in capsys.readouterr().out
     with Display() as display:
         run_study(problems.study(lift=[2], seeds=1, results_dir=str(tmp_path)), planned=display.plan)
     assert "trainer adam, parametrization mup" in capsys.readouterr().out
