@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from rsl_cli.graph import BaseGraph, Vertex, slot_key
-from rsl_cli.kernels.circuit import FUNCTIONS, Circuit
+from rsl_cli.kernels.circuit import ACTIVATION_CODES, FUNCTIONS, Circuit
 from rsl_cli.kernels.heads import FIELDS
 from rsl_cli.kernels.stencil import Stencil
 from rsl_cli.lift import Lift
@@ -47,7 +47,7 @@ def _is_plain(base: BaseGraph, vertex: Vertex) -> bool:
         return True
     pooled = vertex.pool is None or vertex.pool.groups(base.sum_space(vertex.name)) is not None
     plain = vertex.combine.circuit is not None and vertex.norm is None and pooled
-    return plain and vertex.activation in FUNCTIONS and not vertex.origins
+    return plain and vertex.activation in ACTIVATION_CODES and not vertex.origins
 
 
 def _uses(stencil: Stencil) -> float:

@@ -1,6 +1,7 @@
 """What a part of a base graph must keep to, whosever it is: checked on a user's parts before anything is trained."""
 
 import contextlib
+import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -17,6 +18,7 @@ from rsl_cli.kernels.stencil import Stencil
 from rsl_cli.laws import Law
 from rsl_cli.liftings import Lifting
 from rsl_cli.maps import EdgeMap
+from rsl_cli.own_code import code_of, compiled
 from rsl_cli.parts import Space
 from rsl_cli.vertex_maps import Bias, Combine, Stage
 
@@ -99,6 +101,7 @@ def check_activation(function: Activation, name: str = "") -> None:
         alone = torch.cat([function(one.view(1, 1, 1)) for one in z.flatten()]).view(z.shape)
     if not torch.allclose(alone, function(z), rtol=1e-9, atol=1e-12):
         raise GraphError(f"{what}: gives a number another value beside other numbers; each must be for itself")
+    _check_code(what, function, lambda code: code(z), function(z))
 
 
 def check_combine(combine: Combine, spaces: Mapping[str, Space]) -> None:
@@ -122,7 +125,10 @@ def check_combine(combine: Combine, spaces: Mapping[str, Space]) -> None:
     def compute(*slots: Tensor) -> Tensor:
         return combine(dict(zip(spaces, slots, strict=True)))
 
-    _check_tensors(what, compute, [drawn(one) for one in spaces.values()], (_COPIES, *space, _SAMPLES))
+    drawn_slots = {slot: drawn(one) for slot, one in spaces.items()}
+    _check_tensors(what, compute, list(drawn_slots.values()), (_COPIES, *space, _SAMPLES))
+    led = {slot: value.movedim(-1, 0) for slot, value in drawn_slots.items()}
+    _check_code(what, combine, lambda code: code(plain_keys(combine), led), combine(drawn_slots).movedim(-1, 0))
 
 
 def check_stage(stage: Stage, space: Space) -> None:
@@ -141,7 +147,9 @@ def check_stage(stage: Stage, space: Space) -> None:
     with failing(what):
         made, groups = stage.space(space), stage.groups(space)
     check_answer("groups", groups, Stage.groups, what, GraphError)
-    _check_tensors(what, stage, [drawn(space)], (_COPIES, *made, _SAMPLES))
+    z = drawn(space)
+    _check_tensors(what, stage, [z], (_COPIES, *made, _SAMPLES))
+    _check_code(what, stage, lambda code: code(plain_keys(stage), z.movedim(-1, 0)), stage(z).movedim(-1, 0))
 
 
 def check_bias(bias: Bias, space: Space, name: str = "") -> None:
@@ -286,6 +294,35 @@ def _check_tensors(what: str, compute: Callable[..., Tensor], inputs: Sequence[T
     if part.shape != out[:1, ..., :1].shape or not torch.allclose(part, out[:1, ..., :1], rtol=1e-9, atol=1e-12):
         raise GraphError(f"{what}: gives a copy other numbers beside others; copies and samples must be by themselves")
     check_derivatives(what, compute, inputs)
+
+
+def plain_keys(part: Combine | Stage) -> dict[str, Any]:
+    """What the exported code is told of a part, as a file gives it back.
+
+    Returns:
+        Its name there, and its keys.
+
+    Raises:
+        ValueError: no file can hold it.
+    """
+    try:
+        return json.loads(json.dumps(part.portable(), allow_nan=False))
+    except TypeError as error:
+        raise ValueError(f"its keys are {part.portable()!r}; accepted: numbers and text") from error
+
+
+def _check_code(what: str, part: object, ask: Callable[[Callable[..., Any]], Tensor], expected: Tensor) -> None:
+    """Hold the code that an export carries for a part, where there is some, against what the part computes."""
+    try:
+        code = compiled(code_of(part))
+    except ValueError as error:
+        if hasattr(part, "exported"):
+            raise GraphError(f"{what}: its exported code: {error}") from error
+        return
+    with failing(f"{what}: its exported code"):
+        made = ask(code)
+    if not isinstance(made, Tensor) or made.shape != expected.shape or not torch.allclose(made, expected, rtol=1e-9):
+        raise GraphError(f"{what}: its exported code gives {_shown(made)}, and other numbers than it does")
 
 
 def check_derivatives(

@@ -1,9 +1,11 @@
 """Exported networks against the networks they were, alone in a process without rsl; GraphML against the lift."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import modules
 import networkx
@@ -13,14 +15,17 @@ from safetensors.torch import load_file
 from test_architectures import BASES, base_of, graph_of, network_of
 
 from rsl_cli import load_study
+from rsl_cli.activations import ACTIVATIONS
 from rsl_cli.cli import main
-from rsl_cli.errors import StoreError
+from rsl_cli.errors import GraphError, StoreError
 from rsl_cli.graph import BaseGraph
 from rsl_cli.lift import sample_lift
+from rsl_cli.maps import EDGE_MAPS, Scale
 from rsl_cli.module import base_from_module
 from rsl_cli.network import LiftedNetwork
-from rsl_cli.portable import export
+from rsl_cli.portable import export, model, unportable
 from rsl_cli.portable.model import LiftedModel
+from rsl_cli.vertex_maps import COMBINES, NORMS, POOLS
 
 TOKENS, IMAGE, FLAT = (4, 6), (2, 4, 4), (3,)
 GRAPHS = [
@@ -166,3 +171,170 @@ def test_runs_of_a_study_are_exported(tmp_path, monkeypatch, capsys):
         shown = capsys.readouterr().err.strip().splitlines()
         assert len(shown) == 1 and text in shown[0]
     assert not Path("a").exists()
+
+
+OWN = """
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from rsl_cli import ACTIVATIONS, Combine, Stage
+
+STEEP = 2.5
+
+def softer(z: torch.Tensor) -> torch.Tensor:
+    "A sigmoid of one's own."
+    def inner(u, by: float = math.pi):
+        return F.softplus(u * by) / STEEP
+    return inner(z)
+
+@ACTIVATIONS.add("own_bump")
+def bump(z):
+    return torch.exp(-z * z)
+
+@dataclass(frozen=True)
+class Weighed(Combine):
+    share: float = 0.25
+    def __call__(self, slots):
+        first, *others = slots.values()
+        return self.share * first + sum(others)
+    @staticmethod
+    def exported(kind, slots):
+        first, *others = slots.values()
+        return kind["share"] * first + sum(others)
+
+class Soft(Stage):
+    def __call__(self, z):
+        return z / (1 + z.square().mean(tuple(range(1, z.dim() - 1)), keepdim=True)).sqrt()
+    @staticmethod
+    def exported(kind, z):
+        return z / (1 + z.square().mean(tuple(range(2, z.dim())), keepdim=True)).sqrt()
+
+class First(Stage):
+    def space(self, space):
+        return space[1:]
+    def __call__(self, z):
+        return z[:, 0]
+    @staticmethod
+    def exported(kind, z):
+        return z[:, :, 0]
+
+def shared(space):
+    return (1,) * len(space)
+"""
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """A module of a user's own, to be written; returns where to."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    yield tmp_path / "own_parts.py"
+    sys.modules.pop("own_parts", None)
+    ACTIVATIONS._parts.pop("own_bump", None)
+    ACTIVATIONS._homes.pop("own_bump", None)
+
+
+def agree_alone(network: LiftedNetwork, folder: Path) -> None:
+    """The folder's own code computes what the network does, and imports nothing of ours or the user's."""
+    text = (export(network, folder) / "model.py").read_text()
+    assert not re.search(r"import.*(rsl_cli|own_parts)", text)
+    names: dict[str, Any] = {"__name__": "model"}
+    exec(text, names)
+    x = torch.randn(5, *network.lift.base.input_shape, dtype=torch.float64)
+    torch.testing.assert_close(names["LiftedModel"].load(folder)(x), network(x), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("activation", ["own_parts.softer", "own_parts.bump", "torch.erf", "torch.nn.functional.mish"])
+def test_a_users_parts_are_exported_with_their_code(own, tmp_path, activation):
+    own.write_text(OWN)
+    vertex = {
+        "activation": activation,
+        "combine": {"kind": "own_parts.Weighed", "share": 0.5},
+        "norm": "own_parts.Soft",
+        "pool": "own_parts.First",
+        "bias": "own_parts.shared",
+    }
+    maps = ({"map": "scale", "slot": "a"}, {"map": "identity", "slot": "b"})
+    network = network_of(graph_of(vertex, *maps, shape=TOKENS), (3,))
+    agree_alone(network, tmp_path / "out")
+    # A part by its short name is the same.
+    if activation == "own_parts.bump":
+        short = network_of(graph_of({"activation": "own_bump"}, {"map": "scale"}, shape=FLAT), (3,))
+        assert "ACTIVATIONS['own_parts.bump'] = made()" in (export(short, tmp_path / "short") / "model.py").read_text()
+
+
+@pytest.mark.parametrize(
+    ("text", "vertex", "reason"),
+    [
+        (
+            "import torch\ndef helper(z): return z.sin()\ndef part(z): return helper(z)",
+            {"activation": "own_parts.part"},
+            "activation own_parts.part has no code that runs without its package: part names helper, which is no",
+        ),
+        (
+            "def maker(n):\n    def part(z): return n * z\n    return part\npart = maker(2)",
+            {"activation": "own_parts.part"},
+            "part names n, which it does not make",
+        ),
+        ("part = lambda z: z.sin()", {"activation": "own_parts.part"}, "the text of <lambda> cannot be read; write it"),
+        (
+            "from rsl_cli import Stage\nclass part(Stage):\n    def __call__(self, z): return 2 * z",
+            {"norm": "own_parts.part"},
+            "norm own_parts.part has no code that runs without its package: it has no function `exported`",
+        ),
+    ],
+)
+def test_why_a_part_cannot_be_exported_is_said_before_it_is_trained(own, tmp_path, text, vertex, reason):
+    own.write_text(text)
+    base = graph_of(vertex, {"map": "scale"}, shape=FLAT)
+    said = unportable(base)
+    assert said is not None and said.startswith("export: vertex ") and reason in said
+    with pytest.raises(StoreError) as caught:
+        export(network_of(base, (3,)), tmp_path / "out")
+    assert str(caught.value) == said and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("exported", "message"),
+    [
+        (
+            "@staticmethod\n    def exported(kind, z): return 3 * z",
+            "its exported code gives shape .*, and other numbers",
+        ),
+        ("@staticmethod\n    def exported(kind, z): return 1 / 0", "its exported code: fails with ZeroDivisionError"),
+        ("@staticmethod\n    def exported(kind, z): return Stage", "its exported code: exported names Stage, which"),
+        ("def exported(self, kind, z): return 2 * z", "is no plain function; write @staticmethod before it"),
+    ],
+)
+def test_exported_code_that_lies_is_refused(own, exported, message):
+    own.write_text(
+        f"from rsl_cli import Stage\nclass part(Stage):\n    def __call__(self, z): return 2 * z\n    {exported}"
+    )
+    with pytest.raises(GraphError, match=message):
+        graph_of({"norm": "own_parts.part"}, {"map": "scale"}, shape=FLAT)
+
+
+def test_a_shipped_part_that_the_exported_code_does_not_know_is_no_danger(tmp_path, monkeypatch):
+    """A map goes as its stencil, an activation with its code or not at all."""
+
+    class Halved(Scale):
+        name = "halved"
+
+    monkeypatch.setitem(EDGE_MAPS._parts, "halved", Halved)
+    monkeypatch.setitem(EDGE_MAPS._homes, "halved", "rsl_cli.maps")
+    agree(network_of(graph_of({}, {"map": "halved"}, shape=FLAT), (3,)), tmp_path / "map")
+    monkeypatch.setitem(ACTIVATIONS._parts, "product", torch.square)
+    monkeypatch.setitem(ACTIVATIONS._homes, "product", "rsl_cli.activations")
+    network = network_of(graph_of({"activation": "product"}, {"map": "scale"}, shape=FLAT), (3,))
+    agree_alone(network, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("registry", "table"),
+    [(EDGE_MAPS, "MAPS"), (ACTIVATIONS, "ACTIVATIONS"), (COMBINES, "COMBINES"), (NORMS, "NORMS"), (POOLS, "POOLS")],
+)
+def test_the_exported_code_knows_every_part_that_ships(registry, table):
+    assert set(registry) <= set(getattr(model, table))

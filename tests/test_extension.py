@@ -409,23 +409,16 @@ def test_a_bias_that_lies_is_one_line(folder, capsys, text, message):
     assert message in one_line(capsys, ["run", "base.vertices.h1.bias=plug_bad.own", "lift=2", "seeds=1"])
 
 
-def test_a_users_edge_map_is_exported_and_an_activation_is_refused_first(folder, capsys):
+def test_a_users_edge_map_and_activation_are_exported(folder, capsys):
     assert main([*ALONE]) == 0
     study = load_study("results/mine")
-    assert "vertex h2: activation torch.tanh has no code that runs without its package" in one_line(
-        capsys, ["export", "mine", "--to", "out"]
-    )
-    assert not Path("out").exists()
-    edit(folder / "conf/base/diagonal.yaml", "torch.tanh", "tanh")
-    assert main(with_words(ALONE, "study=plain")) == 0
-    assert main(["export", "plain", "lift=4", "seed=1", "--to", "out"]) == 0
+    assert main(["export", "mine", "lift=4", "seed=1", "--to", "out"]) == 0
     script = (
         "import sys, json, torch\nfrom model import LiftedModel\nmodel = LiftedModel.load('.')\n"
         "x = torch.linspace(-1, 1, 10).reshape(5, 2)\nprint(json.dumps(model(x).tolist()))\n"
         "assert not [name for name in sys.modules if name.startswith(('rsl_cli', 'my_'))]\n"
     )
     done = subprocess.run([sys.executable, "-c", script], cwd="out", capture_output=True, text=True, check=True)
-    study = load_study("results/plain")
     key = next(key for key in study.store.planned() if (key.lift, key.seed) == (4, 1))
     expected = run_network(study.store, key)(torch.linspace(-1, 1, 10).reshape(5, 2))
     torch.testing.assert_close(torch.tensor(json.loads(done.stdout)), expected, rtol=1e-5, atol=1e-6)
@@ -433,7 +426,7 @@ def test_a_users_edge_map_is_exported_and_an_activation_is_refused_first(folder,
     # With another map the same weights are another network.
     edit(folder / "my_diagonal.py", "own, own, own)", "own, own[::-1].copy(), own)")
     edit(folder / "my_diagonal.py", "weight * y", "weight * y[::-1]")
-    shown = one_line(capsys, ["export", "plain", "lift=4", "seed=1", "--to", "again"])
+    shown = one_line(capsys, ["export", "mine", "lift=4", "seed=1", "--to", "again"])
     assert "was trained with another my_diagonal.Diagonal (base.edges.1.map.source: " in shown
     assert "restore it as it was, or train with it as it is under another study=NAME" in shown
     assert not Path("again").exists()
@@ -577,6 +570,8 @@ def test_a_part_that_answers_otherwise_in_another_process_is_refused_by_name(fol
     where |= {"pool": "of vertex g", "bias": "of vertex g"}
     kinds = [*where, "loss", "optimiser"]
     assert len(first.answers) == len(kinds)
+    # The plan says as well that such parts cannot be exported.
+    assert [note.partition(":")[0] for note in first.notes] == ["export"]
     for kind in kinds:
         said.write_text(kind)
         message = rf"'fickle' at .*: {kind} my_fickle\.\w+ ?{where.get(kind, '')} answers otherwise"

@@ -22,6 +22,7 @@ ORDER = [
     "rng",
     "kernels",
     "parts",
+    "own_code",
     "activations",
     "laws",
     "liftings",

@@ -46,6 +46,8 @@ FUNCTIONS: Mapping[str, int] = {
 """What a row makes of its sum, by name; a ``product`` multiplies its entries' rows instead, each of which is an
 identity that nothing else reads. Rows of ``attention`` have no entries: a head reads its ``argument`` rows, which
 nothing else does, and are identities."""
+ACTIVATION_CODES = FUNCTIONS.keys() - {"product", "attention", "argument"}
+"""Names of those that an activation may have."""
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
 """Of Adam (Kingma and Ba, 2015), as in torch."""
 _IDENTITY, _PRODUCT, _TANH, _RELU, _LEAKY, _SILU, _SOFTPLUS, _SIN, _GELU, _ATTENTION, _ARGUMENT = FUNCTIONS.values()

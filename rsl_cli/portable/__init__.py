@@ -1,6 +1,5 @@
 """Trained lifts out of rsl: a folder with plain torch code, its tensors, and its graph for others' tools."""
 
-import dataclasses
 import io
 import json
 import os
@@ -14,11 +13,15 @@ import numpy as np
 import torch
 from safetensors.torch import save
 
+from rsl_cli.activations import ACTIVATIONS
+from rsl_cli.contracts import plain_keys
 from rsl_cli.errors import StoreError
-from rsl_cli.graph import BaseGraph, Edge, slot_key
+from rsl_cli.graph import BaseGraph, Edge, Vertex, slot_key
 from rsl_cli.lift import Lift
 from rsl_cli.network import LiftedNetwork
+from rsl_cli.own_code import code_of
 from rsl_cli.parts import Space
+from rsl_cli.portable import model
 from rsl_cli.readouts import PARAMETRIZATIONS
 
 __all__ = ["export", "to_graphml"]
@@ -43,15 +46,16 @@ def export(
 
     Raises:
         StoreError: the folder is not empty, holds other things than an export, or cannot be written; or the network is
-            over a union of lifts.
+            over a union of lifts, or has a part without code that runs without its package.
     """
     lift = network.lift
     if not isinstance(lift, Lift):
         raise StoreError(f"export: a union of {len(lift.replicas)} lifts; accepted: a network over one lift")
     folder = Path(path)
+    code = Path(__file__).with_name("model.py").read_text(encoding="utf-8") + _own_code(lift.base)
     graph, tensors = _content(network, lift)
     files = {
-        "model.py": Path(__file__).with_name("model.py").read_bytes(),
+        "model.py": code.encode(),
         "graph.json": (json.dumps(graph, indent=1, allow_nan=False) + "\n").encode(),
         "model.safetensors": save(tensors),
         "graph.graphml": to_graphml(lift),
@@ -103,7 +107,6 @@ def to_graphml(lift: Lift) -> bytes:
 
 def _content(network: LiftedNetwork, lift: Lift) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     """What ``graph.json`` and ``model.safetensors`` hold."""
-    _check_portable(lift.base)
     base, tensors = lift.base, {name: value.detach().cpu() for name, value in network.named_parameters()}
     known = {id(parameter): name for name, parameter in network.named_parameters()}
     edges, power = [], PARAMETRIZATIONS[network.parametrization]
@@ -129,11 +132,8 @@ def _content(network: LiftedNetwork, lift: Lift) -> tuple[dict[str, Any], dict[s
             "kind": vertex.kind,
             "copies": lift.fibre(vertex.name),
             "space": list(base.space(vertex.name)),
-            "combine": vertex.combine.portable(),
             "bias": known[id(network.bias(vertex.name))] if vertex.bias else None,
-            "norm": vertex.norm.portable() if vertex.norm else None,
-            "activation": vertex.activation,
-            "pool": vertex.pool.portable() if vertex.pool else None,
+            **_said(vertex),
         }
         for vertex in base.vertices
     ]
@@ -141,7 +141,7 @@ def _content(network: LiftedNetwork, lift: Lift) -> tuple[dict[str, Any], dict[s
         "base": base.name,
         "degree": lift.degree,
         "seed": lift.seed,
-        "lifting": dataclasses.asdict(lift.lifting),
+        "lifting": lift.lifting.identity(),
         "dtype": str(network.dtype).removeprefix("torch."),
         "input_shape": list(base.input_shape),
         "output": base.output.name,
@@ -152,8 +152,8 @@ def _content(network: LiftedNetwork, lift: Lift) -> tuple[dict[str, Any], dict[s
 
 
 def _map(edge: Edge, space: Space, prefix: str, tensors: dict[str, torch.Tensor]) -> dict[str, Any]:
-    """What the exported code is to do for an edge; a user's map goes as its stencil, which is all it does."""
-    if edge.origin is None:
+    """What the exported code is to do for an edge: a map that it does not know goes as its stencil, all that it is."""
+    if edge.origin is None and edge.map.portable()["name"] in model.MAPS:
         return edge.map.portable()
     stencil, names = edge.map.stencil(space), {}
     for key in ("row", "column", "tap"):
@@ -163,13 +163,50 @@ def _map(edge: Edge, space: Space, prefix: str, tensors: dict[str, torch.Tensor]
     return {"name": "stencil", **sizes, "tensors": names}
 
 
-def _check_portable(base: BaseGraph) -> None:
+_TABLES: Mapping[str, str] = {"activation": "ACTIVATIONS", "combine": "COMBINES", "norm": "NORMS", "pool": "POOLS"}
+"""Where the exported code has the parts of a vertex."""
+
+
+def _parts(vertex: Vertex) -> dict[str, tuple[str, Any]]:
+    """The parts of a vertex by key: their names in the exported code, a user's being the full ones, and themselves."""
+    parts = {"activation": ACTIVATIONS.find(vertex.activation), "combine": vertex.combine}
+    parts |= {key: part for key, part in (("norm", vertex.norm), ("pool", vertex.pool)) if part is not None}
+    names = {"activation": vertex.activation} | {key: origin.target for key, origin in vertex.origins.items()}
+    return {key: (names.get(key) or part.portable()["name"], part) for key, part in parts.items()}
+
+
+def _said(vertex: Vertex) -> dict[str, Any]:
+    """What ``graph.json`` says of the parts of a vertex."""
+    parts = _parts(vertex)
+    activation, _ = parts.pop("activation")
+    kinds = {key: plain_keys(part) | {"name": name} for key, (name, part) in parts.items()}
+    return {"norm": None, "pool": None, "activation": activation, **kinds}
+
+
+def _own_code(base: BaseGraph) -> str:
+    """Code of the parts that ``model.py`` does not have, to stand at its end."""
+    texts: dict[str, str] = {}
     for vertex in base.vertices:
-        for key, origin in vertex.origins.items():
-            raise StoreError(
-                f"export: vertex {vertex.name}: {key} {origin.target} has no code that runs without its package; use a "
-                "shipped one, or keep rsl where the model is used"
-            )
+        for key, (name, part) in _parts(vertex).items():
+            if key not in vertex.origins and name in getattr(model, _TABLES[key]):
+                continue
+            try:
+                texts[f"{_TABLES[key]}[{name!r}] = made()"] = code_of(part)
+                _said(vertex)
+            except ValueError as error:
+                raise StoreError(
+                    f"export: vertex {vertex.name}: {key} {name} has no code that runs without its package: {error}"
+                ) from error
+    return "".join(f"\n\n{text}\n\n{entry}\n" for entry, text in texts.items())
+
+
+def unportable(base: BaseGraph) -> str | None:
+    """Why networks of a base graph cannot be exported, in a line; None: they can be."""
+    try:
+        _own_code(base)
+    except StoreError as error:
+        return str(error)
+    return None
 
 
 def _write_folder(folder: Path, files: Mapping[str, bytes]) -> None:

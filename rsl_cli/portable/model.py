@@ -108,7 +108,7 @@ class LiftedModel(nn.Module):
         if vertex["bias"] is not None:
             z = z + getattr(self, vertex["bias"])
         if vertex["norm"]:
-            z = normalise(vertex["norm"], z)
+            z = NORMS[vertex["norm"]["name"]](vertex["norm"], z)
         y = ACTIVATIONS[vertex["activation"]](z)
         return POOLS[vertex["pool"]["name"]](vertex["pool"], y) if vertex["pool"] else y
 
@@ -299,7 +299,7 @@ def stencil(kind: dict[str, Any], weight: Tensor | None, y: Tensor) -> Tensor:
     """A small sparse matrix for each edge, whose entries (row, column) are the weight's numbers ``tap``."""
     columns = y.flatten(2) if y.dim() > 2 else y.unsqueeze(2)
     columns = columns.unflatten(2, (kind["columns"], -1))
-    taps = y.new_ones(y.shape[1], 1) if weight is None else weight.flatten(1)
+    taps = y.new_ones(y.shape[1], 1) if weight is None else weight.reshape(len(weight), -1)
     read = columns[:, :, kind["column"]] * taps[:, kind["tap"], None]
     made = y.new_zeros(*y.shape[:2], kind["rows"], columns.shape[3]).index_add(2, kind["row"], read)
     return made.reshape(*y.shape[:2], *kind["out"])
@@ -362,6 +362,8 @@ def normalise(kind: dict[str, Any], z: Tensor) -> Tensor:
         z = z - z.mean(axes, keepdim=True)
     return z * (z.square().mean(axes, keepdim=True) + kind["eps"]).rsqrt()
 
+
+NORMS = {"rms": normalise, "layer": normalise}
 
 POOLS = {
     "max": lambda kind, y: functional.max_pool2d(y, kind["size"]),

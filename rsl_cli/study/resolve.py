@@ -16,6 +16,7 @@ from rsl_cli.graph_config import read_graph
 from rsl_cli.lift import check_fibres, expected_parameters, sample_lift
 from rsl_cli.module import module_config
 from rsl_cli.network import LiftedNetwork
+from rsl_cli.portable import unportable
 from rsl_cli.registry import Origin
 from rsl_cli.study.diagnostics import Diagnostics
 from rsl_cli.study.estimate import affordable_flow, flops
@@ -96,6 +97,7 @@ def resolve(asked: Asked, data: Dataset | None = None) -> Resolved:
     check_fit(loss, data)
     trainer.check(loss)
     diagnostics = Diagnostics.from_config(full["theory"], trainer, loss, full["dataset"])
+    notes += (note,) if (note := unportable(base)) else ()
     return Resolved(full, base, data, trainer, loss, origin, diagnostics, _name(full, trainer), notes)
 
 

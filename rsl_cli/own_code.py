@@ -1,0 +1,101 @@
+"""Code of a user's part that runs without its package: a function of torch alone, whose text an export carries.
+
+An activation is such a function itself, if it names nothing but torch, math and numbers. What needs more, and a class,
+says it by a static function ``exported``, beside what it computes here.
+"""
+
+import ast
+import builtins
+import inspect
+import math
+import textwrap
+from collections.abc import Callable
+from types import FunctionType
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+_KNOWN = {"torch": torch, "functional": functional, "math": math}
+"""What an export has under these names."""
+
+
+def code_of(part: object) -> str:
+    """The text of a part's function ``exported``, or of a plain function itself.
+
+    Args:
+        part: a function, or an object whose class has ``exported``.
+
+    Returns:
+        A definition of ``made``, which makes the function when it is called.
+
+    Raises:
+        ValueError: there is no such function, or it needs more than torch; the reason, in one line.
+    """
+    function = getattr(part, "exported", part)
+    name = getattr(function, "__name__", "")
+    for known, module in _KNOWN.items():
+        if getattr(module, name, None) is function:
+            return f"def made():\n    return {known}.{name}\n"
+    if not isinstance(function, FunctionType):
+        raise ValueError(
+            "its `exported` is no plain function; write @staticmethod before it"
+            if hasattr(part, "exported")
+            else "it has no function `exported`"
+        )
+    try:
+        (tree,) = ast.parse(textwrap.dedent(inspect.getsource(function))).body
+    except (OSError, SyntaxError, ValueError):
+        tree = None
+    if not isinstance(tree, ast.FunctionDef) or tree.name != name:
+        raise ValueError(f"the text of {name} cannot be read; write it with def in a file")
+    # Not called here: it is only told what a function of a class, or of a registry, is.
+    tree.decorator_list = [one for one in tree.decorator_list if not _is_label(one)]
+    _strip_hints(tree)
+    lines = [f"{name} = {_written(function, name)}" for name in sorted(_free(tree)) if _written(function, name) != name]
+    body = "\n".join([*lines, ast.unparse(tree), f"return {tree.name}"])
+    return f"def made():\n{textwrap.indent(body, '    ')}\n"
+
+
+def compiled(text: str) -> Callable[..., Any]:
+    """The function of a text that `code_of` wrote."""
+    names = dict(_KNOWN)
+    exec(text, names)
+    return names["made"]()  # pyright: ignore[reportCallIssue]
+
+
+def _is_label(decorator: ast.expr) -> bool:
+    """``@staticmethod``, or ``@REGISTRY.add("name")``."""
+    called = decorator.func if isinstance(decorator, ast.Call) else decorator
+    name = called.attr if isinstance(called, ast.Attribute) else getattr(called, "id", "")
+    return name in ("staticmethod", "add")
+
+
+def _strip_hints(tree: ast.FunctionDef) -> None:
+    tree.returns = None
+    for node in ast.walk(tree):
+        if isinstance(node, ast.arg):
+            node.annotation = None
+
+
+def _free(tree: ast.FunctionDef) -> set[str]:
+    """Names that a function reads and does not make."""
+    names = [node for node in ast.walk(tree) if isinstance(node, ast.Name)]
+    made = {node.id for node in names if not isinstance(node.ctx, ast.Load)}
+    made |= {node.arg for node in ast.walk(tree) if isinstance(node, ast.arg)}
+    made |= {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+    return {node.id for node in names} - made - set(dir(builtins))
+
+
+def _written(function: FunctionType, name: str) -> str:
+    """What stands for one of a function's free names in an export."""
+    missing = object()
+    value = function.__globals__.get(name, missing)
+    if name in function.__code__.co_freevars or value is missing:
+        raise ValueError(f"{function.__name__} names {name}, which it does not make")
+    if isinstance(value, bool | int | float) and math.isfinite(value):
+        return repr(value)
+    for known, module in _KNOWN.items():
+        if value is module:
+            return known
+    raise ValueError(f"{function.__name__} names {name}, which is not torch, torch.nn.functional, math or a number")
