@@ -6,10 +6,11 @@ the marks they are told and drop the others ("5,7" becomes 57), which would be a
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache, cached_property
-from typing import Any, NamedTuple
+from functools import cache, cached_property, partial
+from itertools import chain, filterfalse
+from typing import Any
 
 import numpy as np
 
@@ -65,14 +66,17 @@ class Dialect:
         return rf"[+-]?(?:(?:{parted}\d+)(?:{point}\d*)?|{point}\d+)(?:[eE][+-]?\d+)?|[+-]?(?i:inf(?:inity)?)"
 
     @cached_property
-    def _number(self) -> re.Pattern[str]:
-        return re.compile(self.pattern)
+    def reads(self) -> Callable[[str], object]:
+        """Whether a cell is a number."""
+        return re.compile(self.pattern).fullmatch
 
     def pointed(self, cell: str) -> str | None:
         """A number as Python writes it; None for what is no number here."""
-        if not self._number.fullmatch(cell):
+        if not self.reads(cell):
             return None
-        return cell.translate({ord(mark): None for mark in self.group}).replace(self.point, ".")
+        for mark in self.group:
+            cell = cell.replace(mark, "")
+        return cell if self.point == "." else cell.replace(self.point, ".")
 
     def shows_group(self, cell: str) -> bool:
         """Whether a number cannot be read without parted thousands: two groups, or a group and a decimal mark."""
@@ -134,7 +138,8 @@ def read_cells(cells: Sequence[str], dialect: Dialect) -> Cells:
 
 
 def _present(cells: Sequence[str], missing: np.ndarray, dialect: Dialect) -> np.ndarray:
-    return _typed([cell for cell, gone in zip(cells, missing, strict=True) if not gone], dialect)
+    present = [cell for cell, gone in zip(cells, missing, strict=True) if not gone] if missing.any() else cells
+    return _typed(present, dialect)
 
 
 def spread(present: np.ndarray, missing: np.ndarray) -> np.ndarray:
@@ -164,17 +169,6 @@ def mostly(cells: Sequence[str]) -> str | None:
     return None
 
 
-class _Cell(NamedTuple):
-    """A cell that is a number in some dialect, and where it stands."""
-
-    text: str
-    column: str
-    row: int
-
-    def __str__(self) -> str:
-        return f"column {self.column!r}, row {self.row}: {self.text}"
-
-
 def find_dialect(columns: Mapping[str, Sequence[str]], settings: Mapping[str, Any], source: str) -> Dialect:
     """How numbers are written, read off all columns that are mostly numbers.
 
@@ -199,63 +193,80 @@ def find_dialect(columns: Mapping[str, Sequence[str]], settings: Mapping[str, An
     plain = dialects[0].point == "." and not any(map(_not_plain, columns.values()))
     if plain or dialects == [Dialect(missing=missing)]:
         return dialects[0]
-    cells = [cell for name, column in columns.items() for cell in _numbers(name, column, missing)]
-    fits = [one for one in dialects if all(one.pointed(cell.text) is not None for cell in cells)]
+    cells = _Numbers(columns, missing)
+    fits: list[Dialect] = []
+    for one in dialects:
+        # What reads all without parting thousands would read them alike if it parted some.
+        known = any(one.point == fit.point and not fit.group for fit in fits)
+        if not known and not any(cells.those(one.reads, False)):
+            fits.append(one)
     if not fits:
         raise DataError(f"{source}: {_contradiction(cells, dialects, decimal, thousands)}")
-    fit = fits[0]
-    if decimal == thousands == "auto" and not (fit.group and any(fit.shows_group(cell.text) for cell in cells)):
+    if decimal == thousands == "auto" and (fits[0].point, fits[0].group) != (".", ""):
         _check_one_meaning(cells, fits, source)
-    return fit
+    return fits[0]
 
 
-def _check_one_meaning(cells: Sequence[_Cell], fits: Sequence[Dialect], source: str) -> None:
+class _Numbers:
+    """The cells that are numbers in some dialect, of columns where most are."""
+
+    def __init__(self, columns: Mapping[str, Sequence[str]], missing: frozenset[str]) -> None:
+        self.columns = columns
+        self.numbers: dict[str, list[str]] = {}
+        read = _any_number().fullmatch
+        for name, cells in columns.items():
+            found = list(filter(read, cells))
+            if 2 * len(found) > sum(1 for cell in cells if cell.lower() not in missing and cell not in DASHES):
+                self.numbers[name] = found
+
+    def those(self, test: Callable[[str], object], passing: bool = True) -> Iterator[str]:
+        """The cells that pass a test, or those that do not."""
+        return chain.from_iterable(map(partial(filter if passing else filterfalse, test), self.numbers.values()))
+
+    def place(self, cell: str) -> str:
+        """Names a cell in messages."""
+        name = next(name for name, cells in self.numbers.items() if cell in cells)
+        return f"column {name!r}, row {self.columns[name].index(cell) + 1}: {cell}"
+
+
+def _check_one_meaning(cells: _Numbers, fits: Sequence[Dialect], source: str) -> None:
     """Refuse a mark that may be decimal or part thousands, nothing else in the file telling which."""
-    if (fits[0].point, fits[0].group) == (".", ""):
-        return  # Numbers as Python writes them.
-    others = [Dialect("."), Dialect(","), *fits]
-    for cell in cells:
-        if len({one.pointed(cell.text) for one in others} - {None}) > 1:
-            name = "comma" if "," in cell.text else "point"
-            unclear = f"{cell} may be a decimal {name} or part thousands"
-            if any(one.point == MARKS[name] for one in fits):
-                raise DataError(f"{source}, {unclear}; set dataset.decimal={name} or dataset.thousands={name}")
-            other = next(one for one in cells if Dialect(MARKS[name]).pointed(one.text) is None)
-            raise DataError(
-                f"{source}, {unclear}, as {other} has another decimal mark; set dataset.thousands={name} if it does, "
-                "else write all numbers alike, as dataset.decimal is one for all"
-            )
-
-
-def _contradiction(cells: Sequence[_Cell], dialects: Sequence[Dialect], decimal: str, thousands: str) -> str:
-    """Two cells that no dialect reads, or one."""
-    first = next(
-        cell for cell in cells if Dialect().pointed(cell.text) is None or dialects[0].pointed(cell.text) is None
+    fit = fits[0]
+    if (len(fits) == 1 and not fit.group) or (fit.group and any(cells.those(fit.shows_group))):
+        return
+    readers = [*map(Dialect, MARKS.values()), *fits]
+    unclear = next(cells.those(lambda cell: len({one.pointed(cell) for one in readers} - {None}) > 1), None)
+    if unclear is None:
+        return
+    name = "comma" if "," in unclear else "point"
+    said = f"{source}, {cells.place(unclear)} may be a decimal {name} or part thousands"
+    if any(one.point == MARKS[name] for one in fits):
+        raise DataError(f"{said}; set dataset.decimal={name} or dataset.thousands={name}")
+    other = cells.place(next(cells.those(Dialect(MARKS[name]).reads, False)))
+    raise DataError(
+        f"{said}, as {other} has another decimal mark; set dataset.thousands={name} if it does, else write all numbers "
+        "alike, as dataset.decimal is one for all"
     )
-    readers = [one for one in dialects if one.pointed(first.text) is not None]
+
+
+def _contradiction(cells: _Numbers, dialects: Sequence[Dialect], decimal: str, thousands: str) -> str:
+    """Two cells that no dialect reads, or one."""
+    first = next(cells.those(lambda cell: Dialect().reads(cell) and dialects[0].reads(cell), False))
+    readers = [one for one in dialects if one.reads(first)]
     remedy = (
         "write all numbers alike, leave one of the columns out by dataset.drop=[...], or set dataset.decimal=point "
         "dataset.thousands=none, by which all but plain numbers is text"
     )
+    place = cells.place(first)
     if not readers:
-        return f"{first} is no number with dataset.decimal={decimal} and dataset.thousands={thousands}; {remedy}"
-    second = next(
-        (cell for cell in cells if all(one.pointed(cell.text) is None for one in readers)),
-        next(cell for cell in cells if readers[0].pointed(cell.text) is None),
-    )
-    return f"{first} and {second} are not numbers of one kind, and dataset.decimal is one for all; {remedy}"
+        return f"{place} is no number with dataset.decimal={decimal} and dataset.thousands={thousands}; {remedy}"
+    others = cells.those(lambda cell: any(one.reads(cell) for one in readers), False)
+    second = cells.place(next(chain(others, cells.those(readers[0].reads, False))))
+    return f"{place} and {second} are not numbers of one kind, and dataset.decimal is one for all; {remedy}"
 
 
 def _not_plain(cells: Sequence[str]) -> bool:
     return _NOT_PLAIN.search("\n".join(cells)) is not None
-
-
-def _numbers(name: str, cells: Sequence[str], missing: frozenset[str]) -> Iterator[_Cell]:
-    """The cells that are numbers in some dialect, if most are."""
-    read = _any_number().fullmatch
-    found = [_Cell(cell, name, row) for row, cell in enumerate(cells, start=1) if read(cell)]
-    present = sum(1 for cell in cells if cell.lower() not in missing and cell not in DASHES)
-    return iter(found if 2 * len(found) > present else ())
 
 
 @cache
@@ -264,7 +275,7 @@ def _any_number() -> re.Pattern[str]:
     return re.compile("|".join(every))
 
 
-def _typed(cells: list[str], dialect: Dialect) -> np.ndarray:
+def _typed(cells: Sequence[str], dialect: Dialect) -> np.ndarray:
     if all(cell.lower() in _TRUTH for cell in cells):
         return np.array([_TRUTH[cell.lower()] for cell in cells], dtype=bool)
     if dialect.group or dialect.point != ".":
