@@ -227,7 +227,7 @@ class Study:
         return Plots(self._made())
 
     def trajectory(self, lift: int, seed: int) -> pd.DataFrame:
-        """One run's trajectory: columns step, time, loss, test_loss, grad_norm, distance, dissipation.
+        """One run's trajectory: step, time, loss, test_loss, grad_norm, distance, dissipation, least_curvature.
 
         Args:
             lift: its degree.

@@ -14,9 +14,11 @@ import pytest
 import yaml
 
 import rsl_cli as rsl
+import rsl_cli.track
 from rsl_cli.cli import main
 from rsl_cli.configuration import compose_line
 from rsl_cli.notebook import Study
+from rsl_cli.train.trajectory import COLUMNS
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted(path for path in (ROOT / "docs").rglob("*.md") if "_generated" not in path.parts)]
@@ -171,3 +173,13 @@ def test_every_page_is_in_the_site_and_every_link_leads_somewhere():
     for page in PAGES:
         for target in re.findall(r"\]\(([^)#:]+?)\)", page.read_text(encoding="utf-8")):
             assert (page.parent / target).exists(), f"{page}: {target}"
+
+
+def test_the_python_reference_promises_what_there_is():
+    shown = re.findall(r"^\.\. auto(?:class|function):: (\S+)", (ROOT / "docs/python.md").read_text(), re.MULTILINE)
+    beside = {"Plots", "ReportFigure", "Evidence", "track", "Tracker", "Note", "of"}
+    assert {name.rpartition(".")[2] for name in shown} - {*dir(rsl)} == beside
+    assert {"track", "Tracker", "Note"} <= {*rsl_cli.track.__all__}
+    columns = (ROOT / "docs/howto/notebook.md").read_text().partition("study.trajectory(")[2].partition("# ")[2]
+    assert tuple(columns.partition("\n")[0].split(", ")) == COLUMNS
+    assert Study.trajectory.__doc__ and ", ".join(COLUMNS) in Study.trajectory.__doc__

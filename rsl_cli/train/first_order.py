@@ -1,4 +1,4 @@
-"""First-order trainers: Adam, SGD and gradient descent, over unions of replicas.
+"""First-order trainers, by whichever optimiser they are told, over unions of replicas.
 
 Optimisers act on each number by itself and replicas share no edge, so training a union is training each replica. A
 replica that has ended (stationary or diverged) keeps its results while the others go on.

@@ -252,12 +252,12 @@ def train_implicit(
     checkpointer: Checkpointer | None = None,
     progress: Progress | None = None,
 ) -> list[TrainingResult]:
-    """Train every replica by a method that asks for gradients and Gauss-Newton matrices.
+    """Train every replica by a solver that asks for gradients and Gauss-Newton matrices.
 
     Args:
         network: a lift's or a union's, float64; left with the final parameters.
         objective: data and loss, float64.
-        stepper: the method.
+        stepper: makes the solver of each.
         checkpointer: where to leave and find what to go on from, taken between whole steps of each replica.
         progress: called with (share, 1000, median loss), the share of the way in thousandths, about twice a second.
 
@@ -279,7 +279,7 @@ def train_implicit(
     for replica_state in replica_states:
         if replica_state.end:
             stepper.reopen(replica_state)
-    methods = {
+    solvers = {
         r: stepper.solver(replica_state, objective.resolution())
         for r, replica_state in enumerate(replica_states)
         if not replica_state.end
@@ -287,7 +287,7 @@ def train_implicit(
     # How a factorisation is shared out decides how it is rounded; and a thread of the linear algebra's own costs as
     # much by waiting beside torch's as it computes.
     with threadpool_limits(1, "blas"):
-        _rounds(replicas, replica_states, methods, checkpointer, progress)
+        _rounds(replicas, replica_states, solvers, checkpointer, progress)
     results = [_result(replicas, r, replica_state) for r, replica_state in enumerate(replica_states)]
     with torch.no_grad():
         for name, parameter in network.named_parameters():
@@ -298,22 +298,22 @@ def train_implicit(
 def _rounds(
     replicas: Replicas,
     replica_states: list[ReplicaState],
-    methods: Mapping[int, Solver],
+    solvers: Mapping[int, Solver],
     checkpointer: Checkpointer | None,
     progress: Progress | None,
 ) -> None:
-    asks = {replica: next(solver) for replica, solver in methods.items()}
+    requests = {replica: next(solver) for replica, solver in solvers.items()}
     reported = time.monotonic()
-    while asks:
-        answers = replicas.answer(asks)
+    while requests:
+        answers = replicas.answer(requests)
         for replica, answer in answers.items():
             try:
-                asks[replica] = methods[replica].send(answer)
+                requests[replica] = solvers[replica].send(answer)
             except StopIteration:
-                del asks[replica]
-        if checkpointer is not None and asks and checkpointer.due():
+                del requests[replica]
+        if checkpointer is not None and requests and checkpointer.due():
             _save(replica_states, checkpointer)
-        if progress and (time.monotonic() - reported > 0.5 or not asks):
+        if progress and (time.monotonic() - reported > 0.5 or not requests):
             reported = time.monotonic()
             _report(replica_states, progress)
 

@@ -1,7 +1,7 @@
 """Replicas that train together though each goes its own way.
 
 A method is written for one replica, as a generator that asks for what it needs next: a gradient, a Gauss-Newton
-matrix, a full evaluation. All replicas' questions of one round are answered together, by circuits or else by one pass
+matrix, a full evaluation. All replicas' requests of one round are answered together, by circuits or else by one pass
 over the union of those that still train, so that each has step sizes, stages and an end of its own.
 """
 
@@ -21,7 +21,7 @@ from rsl_cli.train.objective import Objective, lone_reach
 
 @dataclass(frozen=True)
 class Request:
-    """A question about one replica: loss and gradient at parameters (P,), float64; and more, if wanted.
+    """A request about one replica: loss and gradient at parameters (P,), float64; and more, if wanted.
 
     Args:
         parameters: where.
@@ -70,7 +70,7 @@ class Replicas:
         parts = [network.replica_tensors(tensors, r) for r in range(network.replica_count)]
         self.start = [_flat(part) for part in parts]
         self._shapes = [{name: tensor.shape for name, tensor in part.items()} for part in parts]
-        self._compiled = CircuitObjective.of(network, objective)
+        self._circuits = CircuitObjective.of(network, objective)
         self._unions: dict[tuple[int, ...], LiftedNetwork] = {}
 
     @property
@@ -88,21 +88,21 @@ class Replicas:
         """Arrays by name as flat parameters (P,) of a replica."""
         return np.concatenate([arrays[name].astype(np.float64).ravel() for name in self._shapes[replica]])
 
-    def answer(self, asks: Mapping[int, Request]) -> dict[int, Answer]:
-        """Answer one question of each of some replicas."""
+    def answer(self, requests: Mapping[int, Request]) -> dict[int, Answer]:
+        """Answer one request of each of some replicas."""
         answers = {}
-        for replica, (loss, gradient) in self._gradients(asks).items():
-            request = asks[replica]
+        for replica, (loss, gradient) in self._gradients(requests).items():
+            request = requests[replica]
             curvature, test_loss, accuracy = None, float("nan"), float("nan")
-            costs_many = self._compiled is None or self._compiled.shares(replica) or self._objective.classify
+            costs_many = self._circuits is None or self._circuits.shares(replica) or self._objective.classify
             dear = request.cheaply and costs_many
             if request.curvature and not dear:
                 curvature = self._gauss_newton(replica, request)
             bending = None
-            if request.bending and self._compiled is not None and not dear:
-                bending = self._compiled.curvature(replica, request.parameters)
-            if request.held_out and self._compiled is not None:
-                test_loss, accuracy = self._compiled.held_out(replica, request.parameters)
+            if request.bending and self._circuits is not None and not dear:
+                bending = self._circuits.curvature(replica, request.parameters)
+            if request.held_out and self._circuits is not None:
+                test_loss, accuracy = self._circuits.held_out(replica, request.parameters)
             elif request.held_out:
                 alone = self._loaded((replica,), [request.parameters])
                 test_loss, accuracy = (float(figure) for figure in self._objective.held_out(alone))
@@ -111,23 +111,25 @@ class Replicas:
         return answers
 
     def _gauss_newton(self, replica: int, request: Request) -> Curvature:
-        if self._compiled is None:
+        if self._circuits is None:
             return gauss_newton(self._loaded((replica,), [request.parameters]), self._objective, request.curvature)
-        jacobians = partial(self._compiled.jacobians, replica, request.parameters)
+        jacobians = partial(self._circuits.jacobians, replica, request.parameters)
         return gauss_newton_by(jacobians, len(request.parameters), self._objective, request.curvature)
 
     def _lone_reach(self, replica: int, request: Request, loss: float, gradient: np.ndarray) -> np.ndarray:
-        if self._compiled is not None:
-            responses = self._compiled.responses(replica, request.parameters)
+        if self._circuits is not None:
+            responses = self._circuits.responses(replica, request.parameters)
         else:
             responses = self._objective.responses(self._loaded((replica,), [request.parameters]))[0]
         return lone_reach(self._objective.span(loss), gradient, responses)
 
-    def _gradients(self, asks: Mapping[int, Request]) -> dict[int, tuple[float, np.ndarray]]:
-        if self._compiled is not None:
-            return {replica: self._compiled.gradient(replica, request.parameters) for replica, request in asks.items()}
-        members = tuple(sorted(asks))
-        union = self._loaded(members, [asks[r].parameters for r in members])
+    def _gradients(self, requests: Mapping[int, Request]) -> dict[int, tuple[float, np.ndarray]]:
+        if self._circuits is not None:
+            return {
+                replica: self._circuits.gradient(replica, request.parameters) for replica, request in requests.items()
+            }
+        members = tuple(sorted(requests))
+        union = self._loaded(members, [requests[r].parameters for r in members])
         union.zero_grad(set_to_none=True)
         losses = self._objective.backward(union, None).tolist()
         gradients = {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in union.named_parameters()}
