@@ -603,6 +603,16 @@ def test_torchs_optimisers_answer_and_studies_of_earlier_versions_are_asked_noth
     assert len(make_plan(fickle(**config)).to_do) == 1
 
 
+def test_what_was_trained_by_a_part_that_changed_on_the_way_is_not_kept(folder, capsys):
+    Path("plug_tired.py").write_text(
+        "import itertools\ncalls = itertools.count()\n"
+        "def loss(out, y): return (1 + (next(calls) > 60)) * (out - y).square().sum(1)\n"
+    )
+    shown = one_line(capsys, with_words(SMALL, "loss=plug_tired.loss", "trainer.steps=100", "executor=local"))
+    assert "loss plug_tired.loss answers otherwise than when the study was begun" in shown
+    assert not list(Path("results/small/runs").rglob("record.json"))
+
+
 @pytest.mark.slow
 def test_a_part_that_goes_by_its_process_is_refused_in_the_workers(folder, capsys):
     """Text has another hash in each."""

@@ -63,17 +63,19 @@ def study_answers(study: Resolved, lifting: EdgeLifting) -> Answers:
     return _answers([*_of_base(study.base, lifting), *_of_training(study)])
 
 
-def refuse_changed(store: StudyStore, answers: Answers) -> None:
+def refuse_changed(store: StudyStore, answers: Answers, before: Answers | None = None) -> None:
     """Refuse parts that answer otherwise than when a study was begun; of earlier versions, studies hold no answers.
 
     Args:
         store: the study.
         answers: of now.
+        before: those of then; None: what the study holds.
 
     Raises:
         StoreError: one does, in one line.
     """
-    for what, kept in store.read_study().get("answers", {}).items():
+    known = store.read_study().get("answers", {}) if before is None else before
+    for what, kept in known.items():
         apart = np.abs(np.subtract(kept, now)) if len(now := answers.get(what, ())) == len(kept) else np.zeros(1)
         if apart.max() > _NEAR * np.abs(kept).max():
             at = int(apart.argmax())

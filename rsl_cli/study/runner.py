@@ -17,7 +17,7 @@ from rsl_cli.study.leases import Claim, LeaseLostError, holders
 from rsl_cli.study.plan import RunBatch, is_reached, stand_of
 from rsl_cli.study.record import Record
 from rsl_cli.study.spec import StudySpec
-from rsl_cli.study.store import RunKey, StudyStore
+from rsl_cli.study.store import RunKey
 from rsl_cli.train.checkpoint import Saved
 from rsl_cli.train.objective import Objective
 from rsl_cli.train.trainers import from_results
@@ -133,7 +133,7 @@ def _start(spec: StudySpec, key: RunKey) -> Saved:
 
 def _train(spec: StudySpec, starts: Mapping[RunKey, Saved], hooks: _Hooks) -> dict[str, str]:
     batch = RunBatch(tuple(starts))
-    checkpointer = _Checkpointer(spec.store, starts, float(spec.config["executor"]["checkpoint_seconds"]), hooks)
+    checkpointer = _Checkpointer(spec, starts, hooks)
     try:
         lifts = [sample_lift(spec.base, key.lift, key.seed, spec.lifting) for key in batch.keys]
         network = LiftedNetwork(disjoint_union(lifts), None, spec.dtype, str(spec.config["parametrization"]))
@@ -206,8 +206,9 @@ def record_failure(spec: StudySpec, key: RunKey, error: BaseException) -> str:
 class _Checkpointer:
     """Keeps what each run of a union goes on from in the run's own folder, so that any union can take it up."""
 
-    def __init__(self, store: StudyStore, starts: Mapping[RunKey, Saved], interval: float, hooks: _Hooks) -> None:
-        self.store, self.starts, self.interval, self.hooks = store, starts, interval, hooks
+    def __init__(self, spec: StudySpec, starts: Mapping[RunKey, Saved], hooks: _Hooks) -> None:
+        self.spec, self.store, self.starts, self.hooks = spec, spec.store, starts, hooks
+        self.interval = float(spec.config["executor"]["checkpoint_seconds"])
         self.saved_at = self.began = time.monotonic()
 
     def load(self) -> Sequence[Saved]:
@@ -224,6 +225,7 @@ class _Checkpointer:
             raise LeavingError("told to leave; what was trained is saved")
 
     def keep(self, replicas: Sequence[Saved]) -> None:
+        self.spec.check_parts()  # Nothing is kept of a part that has changed on the way.
         for key, (arrays, text) in zip(self.starts, replicas, strict=True):
             if text:
                 self.store.write_resume(key, arrays, {**text, "seconds": repr(self.seconds(key))})

@@ -13,7 +13,7 @@ from rsl_cli.diagnostics.probes import FinishedRun
 from rsl_cli.graph import EdgeLifting
 from rsl_cli.lift import sample_lift
 from rsl_cli.network import LiftedNetwork
-from rsl_cli.study.answers import Answers, study_answers
+from rsl_cli.study.answers import Answers, refuse_changed, study_answers
 from rsl_cli.study.executor import Executor, make_executor
 from rsl_cli.study.identity import run_id, study_identity
 from rsl_cli.study.parse import parse
@@ -95,6 +95,15 @@ class StudySpec(Resolved):
     def answers(self) -> Answers:
         """What its user's parts answer to fixed questions."""
         return study_answers(self, self.lifting)
+
+    def check_parts(self) -> None:
+        """Refuse parts that answer otherwise than they did in this process.
+
+        Raises:
+            RslError: one does, or fails, in one line.
+        """
+        if self.answers:
+            refuse_changed(self.store, study_answers(self, self.lifting), self.answers)
 
     def run_keys(self) -> list[RunKey]:
         """Every run, by lift, then seed."""
