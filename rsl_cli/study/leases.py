@@ -264,10 +264,10 @@ def at_work(leases: Leases) -> list[str]:
     for name, holder in sorted(holders(leases).items()):
         by.setdefault(holder.text(), []).append((name, holder))
     for who, held in by.items():
-        name, note = held[0][0].rpartition("-")[0], held[0][1].note
-        more = f" and {len(held) - 1} more" if len(held) > 1 else ""
+        (name, holder), *others = held
+        more, note = f" and {len(others)} more" if others else "", holder.note
         far = f": step {note['step']} of {note['steps']}, loss {note['loss']:.2e}" if note else ""
-        lines.append(f"{who} trains {name}{more}{far}")
+        lines.append(f"{who} trains {name.rpartition('-')[0]}{more}{far}")
     return lines
 
 

@@ -50,7 +50,8 @@ from rsl_cli.study.integrity import DamageError, check_study, digest, seal
 from rsl_cli.study.leases import SECONDS, Claim, Leases
 from rsl_cli.study.record import Record
 from rsl_cli.study.record import RunKey as RunKey
-from rsl_cli.study.survey import LATER, counted, note, survey
+from rsl_cli.study.survey import counted, note, survey
+from rsl_cli.train.trajectory import LATER
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -20,6 +20,7 @@ from rsl_cli.study.catalogue import Kind
 from rsl_cli.study.files import read_parquet
 from rsl_cli.study.integrity import DamageError, digest
 from rsl_cli.study.record import FIELDS, Record, RunKey, Written
+from rsl_cli.train.trajectory import COLUMNS, LATER
 
 if TYPE_CHECKING:
     import pyarrow
@@ -28,10 +29,6 @@ if TYPE_CHECKING:
 
 CLOSELY = 20_000
 """Up to so many runs even a listing looks at every file; of more it looks at the records alone."""
-CURVE = ("step", "time", "loss", "test_loss", "grad_norm", "distance", "dissipation", "least_curvature")
-"""The columns of a trajectory that are kept in the catalogue."""
-LATER = ("dissipation", "least_curvature")
-"""Those that runs of earlier versions did not record: NaN there."""
 _TICK = 20_000_000
 """Nanoseconds within which two changes of a file may bear one time."""
 
@@ -129,7 +126,7 @@ def note(store: "StudyStore", keys: Iterable[RunKey], *, anew: bool = False) -> 
         values = record.values() | {"continued": record.continued, "files": json.dumps(sizes)}
         rows.append({"run": key.directory, **noted, **values})
         due, curve = record.files.get("trajectory.parquet"), _trajectory(store, key, record) if record.done else None
-        if due is not None and curve is not None and len(curve) == len(CURVE):
+        if due is not None and curve is not None and len(curve) == len(COLUMNS):
             curves.append({"run": key.directory, "sha256": due.sha256, **curve})
     tables: tuple[tuple[Kind, list[dict[str, Any]], pa.Schema], ...]
     tables = ("records", rows, _record_schema()), ("paths", curves, _curve_schema())
@@ -157,7 +154,7 @@ def curves(store: "StudyStore", records: Mapping[RunKey, Record]) -> dict[RunKey
         table = table.combine_chunks()
         of = {name: row for row, name in enumerate(table["run"].to_pylist())}
         digests = table["sha256"].to_pylist()
-        for name in CURVE:
+        for name in COLUMNS:
             if name not in table.column_names:
                 continue  # A catalogue from before it was recorded.
             column = table[name].chunk(0) if table.num_rows else None
@@ -227,7 +224,7 @@ def _trajectory(store: "StudyStore", key: RunKey, record: Record) -> Sampled | N
     except (DamageError, OSError, ValueError):
         # Without a tail a loss bounds its limit from above only; the file's damage is for `rsl verify` to tell.
         return None
-    found = {name: table[name].to_numpy().astype(np.float64) for name in CURVE if name in table.column_names}
+    found = {name: table[name].to_numpy().astype(np.float64) for name in COLUMNS if name in table.column_names}
     later = {name: np.full(table.num_rows, np.nan) for name in LATER if name not in found}
     return {**found, **later}
 
@@ -257,5 +254,5 @@ def _record_schema() -> "pyarrow.Schema":
 def _curve_schema() -> "pyarrow.Schema":
     import pyarrow as pa
 
-    columns = [(name, pa.list_(pa.float64())) for name in CURVE]
+    columns = [(name, pa.list_(pa.float64())) for name in COLUMNS]
     return pa.schema([("run", pa.string()), ("sha256", pa.string()), *columns])

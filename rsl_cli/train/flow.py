@@ -165,7 +165,7 @@ class Integration:
     def _begin(self, answer: Answer) -> bool:
         y, replica_state = self.replica_state.start, self.replica_state
         replica_state.sample(0, 0.0, y, answer)
-        replica_state.path.append((0, 0.0, y.copy()))
+        replica_state.keep(0, 0.0, y)
         if not (math.isfinite(answer.loss) and np.isfinite(answer.gradient).all()):
             replica_state.end = "diverged"
         elif self._is_stationary():
@@ -249,7 +249,7 @@ class Integration:
         hidden = yield from self._take(at)
         last, on_grid = not self.times, at in self.grid
         if last or _is_decade(at):
-            replica_state.path.append((self.step, at, replica_state.parameters.copy()))
+            replica_state.keep(self.step, at, replica_state.parameters)
         replica_state.share = min(1.0, self._progress(at))
         if last:
             replica_state.end = "time"
@@ -323,8 +323,8 @@ class Integration:
         if replica_state.rows[-1].time < self.t:
             yield from self._take(self.t)
             y = replica_state.parameters.copy()
-        if not replica_state.path or replica_state.path[-1][1] < self.t:
-            replica_state.path.append((self.step, self.t, y))
+        if not replica_state.path or replica_state.path[-1].time < self.t:
+            replica_state.keep(self.step, self.t, y)
         replica_state.end = reason
         self._commit()
 

@@ -46,7 +46,7 @@ class ReplicaState:
         samples: N.
         by_products: whether equations are to be solved without a matrix; see `rsl_cli.train.gauss_newton.is_dear`.
         rows: samples of its trajectory.
-        path: (step, time, parameters) at the points kept for later analysis.
+        path: the points kept for later analysis.
         state: named arrays from which to go on; empty at the start.
         share: how far it has come, from 0 to 1.
         end: why it ended; None while it goes on.
@@ -61,7 +61,7 @@ class ReplicaState:
     samples: int
     by_products: bool = False
     rows: list[Row] = field(default_factory=list)
-    path: list[tuple[int, float, np.ndarray]] = field(default_factory=list)
+    path: list[PathPoint] = field(default_factory=list)
     state: dict[str, np.ndarray] = field(default_factory=dict)
     share: float = 0.0
     end: str | None = None
@@ -77,12 +77,16 @@ class ReplicaState:
         last = self.rows[-1]
         return Stand(str(self.end), last.step, last.time, last.loss)
 
+    def keep(self, step: int, time: float, parameters: np.ndarray) -> None:
+        """Keep a point of the path."""
+        self.path.append(PathPoint(step, time, torch.from_numpy(parameters.copy())))
+
     def commit(self, **state: np.ndarray) -> None:
         """Between whole steps: from here training can go on with these arrays."""
         arrays = {f"state/{name}": value for name, value in state.items()}
-        arrays |= {f"path/{i:05d}": flat for i, (_, _, flat) in enumerate(self.path)}
+        arrays |= {f"path/{i:05d}": point.parameters.numpy() for i, point in enumerate(self.path)}
         arrays |= {"parameters": self.parameters, "start": self.start}
-        path = [(step, at) for step, at, _ in self.path]
+        path = [(point.step, point.time) for point in self.path]
         text = {"rows": list(self.rows), "path": path, "share": self.share, "end": self.end, "accuracy": self.accuracy}
         text |= {"restarted_at": self.restarted_at, "relative_gradient": self.relative_gradient, "solver": SOLVER}
         self.saved = (arrays, text)
@@ -100,7 +104,8 @@ class ReplicaState:
         if not np.array_equal(arrays["start"], self.start):
             raise CheckpointError(OF_ANOTHER)
         self.rows = [Row(*row) for row in text["rows"]]
-        self.path = [(step, at, arrays[f"path/{i:05d}"]) for i, (step, at) in enumerate(text["path"])]
+        points = enumerate(text["path"])
+        self.path = [PathPoint(step, at, torch.from_numpy(arrays[f"path/{i:05d}"])) for i, (step, at) in points]
         self.share, self.end, self.accuracy = text["share"], text["end"], text["accuracy"]
         self.relative_gradient = text["relative_gradient"]
         self.parameters, self.restarted_at = arrays["parameters"], text["restarted_at"]
@@ -116,7 +121,7 @@ class ReplicaState:
         """
         self.end, self.share = None, 0.0
         self.rows = [row for row in self.rows if self.state and is_sample(row)]
-        self.path = [point for point in self.path if self.state and is_point(point[1])]
+        self.path = [point for point in self.path if self.state and is_point(point.time)]
 
     def sample(
         self,
@@ -320,12 +325,17 @@ def _rounds(
 
 def _result(replicas: Replicas, replica: int, replica_state: ReplicaState) -> TrainingResult:
     assert replica_state.end is not None
-    path = tuple(PathPoint(step, at, torch.as_tensor(flat)) for step, at, flat in replica_state.path)
     state = replicas.tensors(replica, replica_state.parameters)
     trajectory = Trajectory(tuple(replica_state.rows))
     figures = (replica_state.accuracy, replica_state.relative_gradient)
     return TrainingResult(
-        trajectory, replica_state.end, *figures, state, path, _saved(replica_state), replica_state.restarted_at
+        trajectory,
+        replica_state.end,
+        *figures,
+        state,
+        tuple(replica_state.path),
+        _saved(replica_state),
+        replica_state.restarted_at,
     )
 
 

@@ -83,7 +83,7 @@ class LevenbergMarquardt(ImplicitTrainer):
                 replica_state.sample(step, math.nan, y, answer)
             if reason is not None:
                 replica_state.end = reason
-                replica_state.path.append((step, math.nan, y.copy()))
+                replica_state.keep(step, math.nan, y)
                 replica_state.commit(y=y, scalars=np.array([step, mu]))
                 return
             replica_state.commit(y=y, scalars=np.array([step, mu]))
@@ -108,7 +108,7 @@ class LevenbergMarquardt(ImplicitTrainer):
                 replica_state.end = "stalled"
                 if replica_state.rows[-1].step < step:
                     replica_state.sample(step, math.nan, y, (yield Request(y, lone_reach=True, held_out=True)))
-                replica_state.path.append((step, math.nan, y.copy()))
+                replica_state.keep(step, math.nan, y)
                 replica_state.commit()
                 return
             y, step = y + update, step + 1

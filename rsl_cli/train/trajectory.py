@@ -5,12 +5,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
-from torch import Tensor
-
 from rsl_cli.train.checkpoint import Saved
 
 if TYPE_CHECKING:
     import pandas as pd
+    from torch import Tensor
 
 STOP_REASONS = ("stationary", "target", "time", "budget", "stalled", "diverged")
 """Why training ended: nothing left to gain; the loss asked for reached; the flow time asked for reached; out of steps;
@@ -48,6 +47,8 @@ class Row(NamedTuple):
 
 COLUMNS = Row._fields
 """Columns of a trajectory."""
+LATER = tuple(Row._field_defaults)
+"""Those that runs of earlier versions did not record: NaN there."""
 
 
 @dataclass(frozen=True)
@@ -77,10 +78,6 @@ class Trajectory:
     """Samples of one replica's training, by increasing step."""
 
     rows: tuple[Row, ...]
-
-    def __post_init__(self) -> None:
-        # Rows that a checkpoint kept have lost their names.
-        object.__setattr__(self, "rows", tuple(Row(*row) for row in self.rows))
 
     def to_frame(self) -> "pd.DataFrame":
         """The samples as a table with the columns of `COLUMNS`."""
@@ -123,7 +120,7 @@ class TrainingResult:
     stop_reason: str
     accuracy: float
     relative_gradient: float
-    state: dict[str, Tensor] = field(repr=False)
+    state: "dict[str, Tensor]" = field(repr=False)
     path: "tuple[PathPoint, ...]" = field(default=(), repr=False)
     saved: Saved = field(default=({}, {}), repr=False)
     restarted_at: float | None = None
@@ -135,7 +132,7 @@ class PathPoint:
 
     step: int
     time: float
-    parameters: Tensor = field(repr=False)
+    parameters: "Tensor" = field(repr=False)
 
 
 def log_spaced_steps(total: int, per_decade: int) -> list[int]:

@@ -19,7 +19,7 @@ from rsl_cli.train.engines import AutogradEngine, Batches
 from rsl_cli.train.first_order import FirstOrder
 from rsl_cli.train.objective import Objective
 from rsl_cli.train.optimizers import Adam, AdamW, Sgd
-from rsl_cli.train.trajectory import COLUMNS, Trajectory, log_grid_steps, log_spaced_steps
+from rsl_cli.train.trajectory import COLUMNS, Row, Trajectory, log_grid_steps, log_spaced_steps
 
 DATA = load_dataset(problems.group("dataset", "sine2d", samples=300, test_samples=50))
 BASE = BaseGraph.from_config(problems.group("base", "mlp"), input_shape=(2,), output_size=1)
@@ -274,7 +274,7 @@ def test_every_sample_is_seen_once_an_epoch_and_each_seed_has_its_own_order():
 
 
 def test_trajectory_table_and_slope():
-    rows = tuple((step, math.nan, 4.0 / step, 1.0, 0.5, 2.0, math.nan) for step in (1, 10, 50, 100))
+    rows = tuple(Row(step, math.nan, 4.0 / step, 1.0, 0.5, 2.0) for step in (1, 10, 50, 100))
     trajectory = Trajectory(rows)
     assert tuple(trajectory.to_frame().columns) == COLUMNS
     assert trajectory.log_slope() == pytest.approx(-1)
