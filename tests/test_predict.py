@@ -15,6 +15,7 @@ from rsl_cli import load_study
 from rsl_cli.cli import main
 from rsl_cli.data import load_dataset
 from rsl_cli.errors import DataError
+from rsl_cli.portable.model import encode
 
 DRAWS = np.random.default_rng(3)
 ROWS = 60
@@ -178,6 +179,18 @@ def test_a_table_may_come_in_any_of_the_usual_forms(priced):
 def test_what_is_no_such_table_is_refused_in_a_line(priced, table, text):
     with pytest.raises(DataError, match=text):
         priced.predict(table)
+
+
+def test_what_was_exported_before_it_said_how_cells_are_read_is_asked_still():
+    known = {"columns": [{"name": "x", "categories": None, "onehot": False}], "shape": [1]}
+    known |= dict.fromkeys(("fill", "shift", "scale"))
+    assert encode(known, {"x": ["1.5", 2, " -3e2 "]}).tolist() == [[1.5], [2.0], [-300.0]]
+    for cell in ("1,5", "1_0", "x"):
+        with pytest.raises(ValueError, match="is not a number"):
+            encode(known, {"x": [cell]})
+    for cell in (None, "", "NaN", pd.NA, float("nan")):
+        with pytest.raises(ValueError, match="is missing or infinite"):
+            encode(known, {"x": [cell]})
 
 
 def test_an_array_of_another_shape_is_no_sample_of_an_image(tmp_path, monkeypatch):

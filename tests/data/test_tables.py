@@ -177,6 +177,9 @@ def test_parted_thousands_are_recognised_where_nothing_else_fits(exchange, said,
     data = load(tmp_path, text=text, task="regression")
     assert pairs(data) == sorted(map(tuple, SUMS.to_numpy().tolist()))
     assert data.notes[0].endswith(f"cells separated by semicolon, {said}")
+    whole = SUMS.assign(x=range(10), price=[1_234_567 + i for i in range(10)])
+    text = written(whole, price="{:,}").translate(exchange)
+    assert pairs(load(tmp_path, text=text, task="regression")) == sorted(map(tuple, whole.to_numpy(float).tolist()))
 
 
 @pytest.mark.parametrize("task", ["auto", "regression"])
