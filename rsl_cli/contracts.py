@@ -39,14 +39,15 @@ def check_edge_map(one: EdgeMap, space: Space) -> None:
     what = f"map {type(one).__name__} on space {space}"
     check_claims(one, EdgeMap, what, GraphError)
     with failing(what):
-        out, stencil, weight = one.output_space(space), one.stencil(space), one.weight_shape(space)
-        again, flops = one.stencil(space), one.flops(space)
+        stencil, again = one.stencil(space), one.stencil(space)
+    if not isinstance(stencil, Stencil):
+        raise GraphError(f"{what}: stencil is a {type(stencil).__name__}; accepted: a rsl_cli.Stencil")
+    with failing(what):
+        out, weight, flops = one.output_space(space), one.weight_shape(space), one.flops(space)
     check_answer("weight_shape", weight, EdgeMap.weight_shape, what, GraphError)
     check_answer("flops", flops, EdgeMap.flops, what, GraphError)
     if not isinstance(out, tuple) or not all(isinstance(size, int) and size > 0 for size in out):
         raise GraphError(f"{what}: output_space is {out!r}; accepted: a tuple of whole numbers from 1")
-    if not isinstance(stencil, Stencil):
-        raise GraphError(f"{what}: stencil is a {type(stencil).__name__}; accepted: a rsl_cli.Stencil")
     for key, sizes, wanted in (
         ("columns x width", stencil.columns * stencil.width, math.prod(space)),
         ("rows x width", stencil.rows * stencil.width, math.prod(out)),

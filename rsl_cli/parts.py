@@ -9,7 +9,7 @@ from typing import Any, ClassVar, TypeVar, get_args
 from rsl_cli.claims import check_claims
 from rsl_cli.errors import RAISED, GraphError, RslError, first_line, one_of
 from rsl_cli.keys import Key, Keys, read_keys
-from rsl_cli.registry import Origin, Registry
+from rsl_cli.registry import Origin, Registry, is_ours
 
 Space = tuple[int, ...]
 """Shape of the activations of one copy of a vertex; ``()`` is a scalar."""
@@ -105,7 +105,8 @@ def make(
             )
     for option, parameter in accepted.items():
         if parameter.default is parameter.empty and parameter.kind <= 1 and option not in options:
-            raise GraphError(f"{what}: {option} is missing; add it, e.g. {option}: 8")
+            made_by = "" if isinstance(factory, type) or is_ours(factory) else f", or name a rsl_cli.{kind.__name__}"
+            raise GraphError(f"{what}: {option} is missing; add it, e.g. {option}: 8{made_by}")
     try:
         made = factory(**options)
     except RslError:

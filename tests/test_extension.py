@@ -736,6 +736,8 @@ class Map(EdgeMap):
         ("Map = 3", "map 'plug_bad.Map': 3 is not a callable object"),
         ("def Map(): return 3", "makes a int; accepted: a subclass of rsl_cli.EdgeMap"),
         ("def Map(): return 1 / 0", "fails with ZeroDivisionError"),
+        ("def Map(space): return space", "space is missing; add it, e.g. space: 8, or name a rsl_cli.EdgeMap"),
+        (MAP.replace("return Stencil(", "return print("), "stencil is a NoneType; accepted: a rsl_cli.Stencil"),
         (MAP + "    def weight_shape(self, space): return (7,)", "taps 1, its spaces and weight (7,) want 7"),
         (MAP.replace("return space", "return (2,)"), "rows x width 1"),
         (MAP.replace("own, own, own)", "own + 1, own, own)"), "row holds 1..1; accepted: 0..0"),

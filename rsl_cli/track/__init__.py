@@ -15,7 +15,7 @@ from typing import Any
 from filelock import FileLock
 
 from rsl_cli.claims import check_answer, check_claims
-from rsl_cli.errors import ConfigError, StoreError, first_line
+from rsl_cli.errors import RAISED, ConfigError, StoreError, first_line
 from rsl_cli.report import judge
 from rsl_cli.study.objects import is_address
 from rsl_cli.study.store import RunKey, StudyStore
@@ -109,7 +109,7 @@ def send(
                 _sent(tracker, _study_note(store, study))
         except (ConfigError, StoreError):
             raise
-        except Exception as error:
+        except RAISED as error:
             raise StoreError(f"tracker {name} at {place}: {type(error).__name__}: {first_line(error)}") from error
     return Sent(place, **counts)
 
