@@ -201,6 +201,8 @@ def test_an_array_of_another_shape_is_no_sample_of_an_image(tmp_path, monkeypatc
     network, image = load_study("results/s").network(2, 0), np.arange(64.0)
     assert network.predict(image) == network.predict(image.reshape(8, 8)) == network.predict(image.reshape(1, 8, 8))
     assert len(network.predict(np.zeros((3, 64)))) == 3
+    with pytest.raises(DataError, match=r"row 2, input \[3, 8\] is missing"):
+        network.predict(np.where(np.arange(128) == 64 + 23, np.nan, 0.0).reshape(2, 64))
     for shape in ((2, 32), (4, 4, 4), (64, 1)):
         with pytest.raises(DataError, match=r"got an array of shape .*; wanted \(N, 8, 8\)"):
             network.predict(np.zeros(shape))

@@ -162,11 +162,18 @@ def is_number(text: str) -> bool:
 
 
 def mostly(cells: Sequence[str]) -> str | None:
-    """What most cells of a column of text are: ``number``, ``amount`` (with a unit), ``date``, or None."""
-    for name, test in (("number", is_number), ("amount", _AMOUNT.fullmatch), ("date", _DATE.fullmatch)):
-        if 2 * sum(1 for cell in cells if test(cell)) > len(cells):
-            return name
-    return None
+    """What most cells of a column of text are.
+
+    Returns:
+        ``number``, ``marked`` (a number in some dialect only), ``amount`` (with a unit), ``date``, or None.
+    """
+    tests = {
+        "number": is_number,
+        "marked": _any_number().fullmatch,
+        "amount": _AMOUNT.fullmatch,
+        "date": _DATE.fullmatch,
+    }
+    return next((kind for kind, test in tests.items() if 2 * sum(1 for c in cells if test(c)) > len(cells)), None)
 
 
 def find_dialect(columns: Mapping[str, Sequence[str]], settings: Mapping[str, Any], source: str) -> Dialect:

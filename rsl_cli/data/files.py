@@ -28,6 +28,7 @@ _MOST_LISTED = 8
 
 REMEDIES = {
     "number": "encode it as a number",
+    "marked": "encode it as a number",
     "amount": "it has a unit: write the number alone",
     "date": "it is a date: put a number of yours in its place, such as days since a first one",
 }
@@ -92,7 +93,7 @@ def encode_target(
     """
     check_kind(values, where)
     kind = mostly(values.ravel().tolist()) if task != "classification" and values.dtype == object else None
-    if kind in ("amount", "date"):
+    if kind in ("amount", "date") or (kind and task == "auto" and len(np.unique(values)) > MOST_CLASSES):
         remedy = f"{REMEDIES[kind]}, or choose dataset.task=classification to take each for a class, or another target"
         to_numbers(values, where, remedy, rows)
     if task == "auto":

@@ -201,12 +201,13 @@ def _encoded(source: _Source, feature: str, cells: Cells, kept: np.ndarray) -> t
         return Column(feature), numbers
     kind = mostly(values.tolist())
     categories, codes = np.unique(values.astype(str), return_inverse=True)
-    if not kind and (len(categories) == len(values) or len(categories) > MOST_CATEGORIES):
+    names = kind is None or (kind == "marked" and policy != "error")
+    if names and (len(categories) == len(values) or len(categories) > MOST_CATEGORIES):
         raise DataError(
             f"{source.place(feature)} holds {len(categories)} different texts in {len(values)} rows, as names and IDs "
             f"do; leave it out with dataset.drop=[{feature}]"
         )
-    if policy == "error" or kind:
+    if policy == "error" or kind not in (None, "marked"):
         encode = REMEDIES.get(kind or "", "encode it by dataset.categorical=onehot or ordinal")
         remedy = f"{encode}, or leave the column out with dataset.drop=[{feature}] or dataset.features=[...]"
         to_numbers(values, source.place(feature), remedy, rows)

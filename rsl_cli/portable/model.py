@@ -221,12 +221,9 @@ def _from_array(data: dict[str, Any], table: Any) -> Tensor:
     if x.shape[1:] not in (shape, (size,)) and x.shape not in (shape, (size,)) and not x.ndim == size == 1:
         raise ValueError(f"got an array of shape {x.shape}; wanted {wanted}")
     if x.dtype.kind in "OU":
-        rules, width = data.get("cells") or CELLS, size
-        numbers = [
-            _number(cell, rules, f"row {at // width + 1}, {_input(columns, [at % width])}")
-            for at, cell in enumerate(x.ravel().tolist())
-        ]
-        x = np.array(numbers)
+        rules, named = data.get("cells") or CELLS, [_input(columns, [at]) for at in range(size)]
+        places = (f"row {row}, {name}" for row in range(1, x.size // size + 1) for name in named)
+        x = np.array([_number(cell, rules, place) for cell, place in zip(x.ravel().tolist(), places, strict=True)])
     return torch.as_tensor(np.array(x, dtype=np.float64)).reshape(-1, *shape)
 
 
@@ -234,7 +231,7 @@ def _input(columns: list[dict[str, Any]], place: list[int]) -> str:
     """Names an input, by its place in a sample."""
     widths = [len(column["categories"]) if column["onehot"] else 1 for column in columns]
     named = [column["name"] for column, width in zip(columns, widths, strict=True) for _ in range(width)]
-    return f"input {[1 + at for at in place]}" + (f" (column {named[place[0]]!r})" if named else "")
+    return f"input {[1 + at for at in place]}" + (f" (column {named[place[0]]!r})" if named and len(place) == 1 else "")
 
 
 def _column(column: dict[str, Any], cells: list[Any], rules: dict[str, Any]) -> Tensor:

@@ -177,7 +177,7 @@ def test_parted_thousands_are_recognised_where_nothing_else_fits(exchange, said,
     data = load(tmp_path, text=text, task="regression")
     assert pairs(data) == sorted(map(tuple, SUMS.to_numpy().tolist()))
     assert data.notes[0].endswith(f"cells separated by semicolon, {said}")
-    whole = SUMS.assign(x=range(10), price=[1_234_567 + i for i in range(10)])
+    whole = SUMS.assign(x=range(10), price=[1_234_567, *range(1100, 10_000, 1100)])
     text = written(whole, price="{:,}").translate(exchange)
     assert pairs(load(tmp_path, text=text, task="regression")) == sorted(map(tuple, whole.to_numpy(float).tolist()))
 
@@ -248,6 +248,20 @@ def test_amounts_with_a_unit_are_no_classes(cell, tmp_path):
             load(tmp_path, text=text, task=task)
     with pytest.raises(DataError, match=r"row 1: .* write the number alone, or leave .* dataset\.drop=\[price\]"):
         load(tmp_path, text=text, target="x", categorical="onehot")
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_a_target_of_many_numbers_and_a_slip_is_no_class(suffix, tmp_path):
+    frame = pd.DataFrame({"x": range(66), "price": [*map(str, range(100, 132))] * 2 + ["soon"] * 2})
+    with pytest.raises(
+        DataError, match=r"row 65: 'soon' is text, .* encode it as a number, or choose .*=classification"
+    ):
+        load(tmp_path, frame, suffix=suffix)
+    assert load(tmp_path, frame, suffix=suffix, task="classification").outputs == 33
+    marked = frame.assign(price=[f"{i + 1},000" for i in range(33)] * 2)
+    if suffix == "parquet":  # In separated text these are numbers, once it is said which.
+        with pytest.raises(DataError, match=r"row 1: '1,000' is text, not a number; encode it as a number"):
+            load(tmp_path, marked, suffix=suffix)
 
 
 @pytest.mark.parametrize("form", ["%Y-%m-%d", "%d.%m.%Y", "%m/%d/%y", "%Y-%m-%dT%H:%M:%S"])
