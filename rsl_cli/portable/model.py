@@ -150,7 +150,7 @@ def encode(data: dict[str, Any], table: Any) -> Tensor:
     if columns and names is not None:
         x = _from_columns(columns, data.get("cells") or CELLS, table, names).reshape(-1, *data["shape"])
     elif any(column["categories"] for column in columns):
-        raise ValueError(f"some columns are text: give a table with columns {[column['name'] for column in columns]}")
+        raise ValueError(f"some columns are text: give a table with columns {_listed(columns)}")
     else:
         x = _from_array(data, table)
     if not len(x):
@@ -185,7 +185,7 @@ def _from_columns(columns: list[dict[str, Any]], rules: dict[str, Any], table: A
     found = {str(name).strip(): name for name in names} | {name: name for name in names}
     absent = [column["name"] for column in columns if column["name"] not in found]
     if absent:
-        raise ValueError(f"the table lacks column {absent[0]!r}; needed: {[column['name'] for column in columns]}")
+        raise ValueError(f"the table lacks column {absent[0]!r}; needed: {_listed(columns)}")
     cells = {column["name"]: _cells(table, found[column["name"]]) for column in columns}
     lengths = {name: len(column) for name, column in cells.items()}
     if len(set(lengths.values())) > 1:
@@ -210,11 +210,14 @@ def _from_array(data: dict[str, Any], table: Any) -> Tensor:
     """An array as samples: (N, *shape) from that shape, from (N, d) or from one sample."""
     shape, columns = tuple(data["shape"]), data["columns"]
     try:
-        x = table.detach().cpu().numpy() if isinstance(table, Tensor) else np.asarray(table)
+        if isinstance(table, Tensor):
+            table = table.detach().cpu()
+            table = table if table.is_complex() else table.double()
+        x = np.asarray(table)
     except ValueError:
         raise ValueError("samples differ in length; give as many numbers for each") from None
     wanted = f"(N, {', '.join(map(str, shape))})"
-    wanted += f", the columns {[column['name'] for column in columns]}" if columns else ""
+    wanted += f", the columns {_listed(columns)}" if columns else ""
     if x.ndim == 0 or x.dtype.kind not in "biufOU":
         raise ValueError(f"got {x.dtype if x.ndim else type(table).__name__}; wanted numbers {wanted}")
     size = math.prod(shape)
@@ -225,6 +228,15 @@ def _from_array(data: dict[str, Any], table: Any) -> Tensor:
         places = (f"row {row}, {name}" for row in range(1, x.size // size + 1) for name in named)
         x = np.array([_number(cell, rules, place) for cell, place in zip(x.ravel().tolist(), places, strict=True)])
     return torch.as_tensor(np.array(x, dtype=np.float64)).reshape(-1, *shape)
+
+
+def _listed(columns: list[dict[str, Any]]) -> str:
+    return _shown([column["name"] for column in columns])
+
+
+def _shown(names: list[Any]) -> str:
+    """The first names, on one line."""
+    return f"[{', '.join([*map(repr, names[:10]), *['...'] * (len(names) > 10)])}]"
 
 
 def _input(columns: list[dict[str, Any]], place: list[int]) -> str:
@@ -244,7 +256,7 @@ def _column(column: dict[str, Any], cells: list[Any], rules: dict[str, Any]) -> 
     texts = [text if text in known else text.strip() for text in map(str, cells)]
     new = [(row, text) for row, text in enumerate(texts, start=1) if text not in known]
     if new:
-        raise ValueError(f"{name}, row {new[0][0]}: {new[0][1]!r} is none of {list(known)}")
+        raise ValueError(f"{name}, row {new[0][0]}: {new[0][1]!r} is none of {_shown(column['categories'])}")
     codes = torch.tensor([known[text] for text in texts], dtype=torch.int64)
     return functional.one_hot(codes, len(known)).double() if column["onehot"] else codes.double().unsqueeze(1)
 
