@@ -338,3 +338,9 @@ def test_a_shipped_part_that_the_exported_code_does_not_know_is_no_danger(tmp_pa
 )
 def test_the_exported_code_knows_every_part_that_ships(registry, table):
     assert set(registry) <= set(getattr(model, table))
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_exported_activations_are_those_that_ship(name):
+    z = torch.linspace(-50, 50, 401, dtype=torch.float64)
+    torch.testing.assert_close(model.ACTIVATIONS[name](z), ACTIVATIONS[name](z), rtol=1e-12, atol=1e-12)

@@ -267,6 +267,8 @@ def test_a_users_lifting_and_law_are_drawn_named_and_found_again(folder, capsys)
     network.lift.check()
     drawn = LiftedNetwork(network.lift, None, parametrization="mup").weight("x", "h1")
     assert np.allclose(drawn.detach().abs(), 2**0.5)
+    assert main(["export", "other", "lift=8", "--to", "out"]) == 0
+    assert json.loads(Path("out/graph.json").read_text())["lifting"]["target"] == "my_lifting.Band"
     # By its name alone, as an edge may have it, it is the same part.
     edges = "base.edges=[{source: x, target: h1, map: linear}, {source: h1, target: h2, map: scale, lifting: {kind: "
     rest = "my_lifting.Band, width: 3}}, {source: h2, target: y, map: scale}]"
