@@ -1,10 +1,13 @@
 """Tables as people have them: missing cells, text, separators, identifiers; and what is said about each."""
 
+from collections import Counter
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from rsl_cli.data import content_identity, load_dataset
+from rsl_cli.data.cells import find_dialect, is_number, read_cells
 from rsl_cli.errors import ConfigError, DataError
 
 ROWS = 40
@@ -180,6 +183,31 @@ def test_parted_thousands_are_recognised_where_nothing_else_fits(exchange, said,
     whole = SUMS.assign(x=range(10), price=[1_234_567, *range(1100, 10_000, 1100)])
     text = written(whole, price="{:,}").translate(exchange)
     assert pairs(load(tmp_path, text=text, task="regression")) == sorted(map(tuple, whole.to_numpy(float).tolist()))
+
+
+def test_numbers_in_any_notation_are_read_right_or_asked_for():
+    """But for points before three digits everywhere: these are decimal, as everywhere else."""
+    draws, outcomes = np.random.default_rng(0), Counter()
+    auto = {"decimal": "auto", "thousands": "auto", "na": None}
+    for _ in range(500):
+        point = str(draws.choice([".", ","]))
+        group = str(draws.choice([mark for mark in ("", ",", ".", "'", " ") if mark != point]))
+        columns, truth = {}, {}
+        for name in "abc"[: draws.integers(1, 4)]:
+            digits, size = draws.integers(5), 10.0 ** draws.integers(7)
+            truth[name] = np.round(draws.normal(size=5) * size, digits) + 0.0
+            texts = [f"{number:_.{digits}f}" for number in truth[name]]
+            columns[name] = [text.replace(".", point).replace("_", group) for text in texts]
+        try:
+            dialect = find_dialect(columns, auto, "a.csv")
+        except DataError:
+            outcomes["asked"] += 1
+            continue
+        read = {name: read_cells(cells, dialect).values for name, cells in columns.items()}
+        right = all(np.array_equal(read[name].astype(float), truth[name]) for name in columns)
+        outcomes["right" if right else "plain"] += 1
+        assert right or (group == "." and all(is_number(cell) for cells in columns.values() for cell in cells))
+    assert outcomes["right"] > 450 and outcomes["asked"] > 5 and outcomes["plain"] < 10, outcomes
 
 
 @pytest.mark.parametrize("task", ["auto", "regression"])
