@@ -204,6 +204,8 @@ def check_law(law: Law) -> None:
             raise GraphError(f"{what}: its {moment} is about {measured.mean():.3g}; wanted {said:g}")
     with failing(what):
         below = law.cdf(np.sort(drawn.ravel()))
+    if below is not None and np.shape(below) != (count,):
+        raise GraphError(f"{what}: its cdf gives {np.shape(below)} from {(count,)}; accepted: a number each, or None")
     if below is not None and np.abs(below - (np.arange(count) + 0.5) / count).max() > 3 / count**0.5 + 1 / count:
         raise GraphError(f"{what}: its cdf is not that of what it draws")
 

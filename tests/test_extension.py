@@ -389,6 +389,11 @@ LAW = "import numpy as np\nfrom rsl_cli import Law\nclass Own(Law):\n"
             "    def sample(self, draw, shape): return draw.standard_normal(shape)",
             "its cdf is not that of what it draws",
         ),
+        (
+            LAW + "    def cdf(self, z): return 'z'\n"
+            "    def sample(self, draw, shape): return draw.standard_normal(shape)",
+            "its cdf gives () from (4000,); accepted: a number each, or None",
+        ),
     ],
 )
 def test_a_law_that_lies_is_one_line(folder, capsys, text, message):
