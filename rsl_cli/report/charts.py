@@ -27,7 +27,7 @@ from rsl_cli.report.chart_parts import (
     share_axis,
     tips,
 )
-from rsl_cli.report.page_data import Data, ranges
+from rsl_cli.report.page_data import Data, column, ranges
 from rsl_cli.report.runs import LOSS_NAMES, StudyRuns
 
 ISOCHRONES = LossAxis("isochrones", ("", "_q1", "_q3"), (("lifts", "low"), ("lifts", "high")))
@@ -175,9 +175,8 @@ def decay_chart(runs: StudyRuns, data: Data) -> "alt.LayerChart | None":
     """4 t L(t) of every flow."""
     if not _is_flow(runs):
         return None
-    table = data["curves"]
-    t, train = (table["columns"].index(name) for name in ("t", "train"))
-    values = [4 * row[t] * row[train] for row in table["rows"] if row[train]]
+    points = zip(column(data, "curves", "t"), column(data, "curves", "train"), strict=True)
+    values = [4 * t * train for t, train in points if train]
     loss = alt.Y("ruled:Q", **log_axis([value for value in values if value > 0], "4 t L(t)"))
     time = alt.X("t:Q", **log_axis(ranges(data, ("curves", "t")), "flow time t"))
     return layered(
@@ -190,8 +189,8 @@ def _is_flow(runs: StudyRuns) -> bool:
 
 
 def _lines(x: "alt.X", y: "alt.Y", field: str, title: str) -> "alt.LayerChart":
-    column = field.partition(":")[0]
-    base = over("curves").transform_filter(f"isValid(datum['{column}'])") if column.startswith("@") else over("curves")
+    name = field.partition(":")[0]
+    base = over("curves").transform_filter(f"isValid(datum['{name}'])") if name.startswith("@") else over("curves")
     lines = base.mark_line(strokeWidth=1.3).encode(x, y, detail="run:N", color=by_lift(), opacity=fading(0.75))
     # A line has one tooltip for all of itself; its points have one each.
     dots = base.mark_point(size=28, filled=True).encode(
@@ -203,7 +202,7 @@ def _lines(x: "alt.X", y: "alt.Y", field: str, title: str) -> "alt.LayerChart":
 
 def _cursor(data: Data) -> "alt.Chart":
     """A line at the time of the slider."""
-    times = {row[0]: row[1] for row in data.get("isochrones", {"rows": []})["rows"]}
+    times = dict(zip(column(data, "isochrones", "k"), column(data, "isochrones", "t"), strict=True))
     rows = alt.InlineData([{"k": k, "t": t} for k, t in times.items()])
     return (
         alt.Chart(rows)
@@ -293,10 +292,15 @@ def _near(runs: StudyRuns, data: Data) -> bool:
     return runs.limit is not None and bool(params) and min(params) / 3 <= runs.limit <= max(params) * 3
 
 
+def _sizes(data: Data) -> list[tuple[float, float]]:
+    """Lifts, ascending, each with its number of parameters."""
+    sizes = zip(column(data, "lifts", "lift"), column(data, "lifts", "params"), strict=True)
+    return sorted((lift, params) for lift, params in sizes if params)
+
+
 def _params_at(data: Data, lift: float) -> float | None:
     """How many parameters a lift of some degree would have, between those there are; None beyond them."""
-    rows = sorted((row[0], row[1]) for row in data.get("lifts", {"columns": [], "rows": []})["rows"] if row[1])
-    for (first, low), (second, high) in pairwise(rows):
+    for (first, low), (second, high) in pairwise(_sizes(data)):
         if first < lift < second:
             share = math.log(lift / first) / math.log(second / first)
             return math.exp(math.log(low) + share * (math.log(high) - math.log(low)))
@@ -305,9 +309,7 @@ def _params_at(data: Data, lift: float) -> float | None:
 
 def _lift_at(data: Data, params: float) -> float | None:
     """The lift of so many parameters, between those there are; None beyond them."""
-    table = data.get("lifts", {"columns": [], "rows": []})
-    pairs = sorted((row[1], row[0]) for row in table["rows"] if row[1])
-    for (low, first), (high, second) in pairwise(pairs):
+    for (first, low), (second, high) in pairwise(sorted(_sizes(data), key=lambda size: size[::-1])):
         if low <= params <= high and high > low:
             share = (math.log(params) - math.log(low)) / (math.log(high) - math.log(low))
             return math.exp(math.log(first) + share * (math.log(second) - math.log(first)))

@@ -19,7 +19,7 @@ from rsl_cli.report.charts import size_axes
 from rsl_cli.report.evidence import Evidence
 from rsl_cli.report.figures import Made
 from rsl_cli.report.joint import params_of
-from rsl_cli.report.page_data import MOST_DRAWN, MOST_LISTED, Data
+from rsl_cli.report.page_data import MOST_DRAWN, MOST_LISTED, Data, column
 from rsl_cli.report.runs import LOSS_NAMES, MOST_SHOWN, StudyRuns, Which
 from rsl_cli.report.tables import LiftSummary, summary_cells
 from rsl_cli.report.vega import vega_script
@@ -113,7 +113,7 @@ def render_page(
         lifts=runs.lifts,
         seeds=sorted({run.key.seed for run in runs.runs}),
         losses=[(view, LOSS_NAMES[view]) for view in views],
-        times=1 + max((row[0] for row in data["isochrones"]["rows"]), default=0) if "isochrones" in data else None,
+        times=1 + max(column(data, "isochrones", "k"), default=0) if "isochrones" in data else None,
         headers=headers,
         lines=lines,
         columns=columns,
@@ -253,10 +253,9 @@ def _few(runs: StudyRuns) -> str:
 
 def _columns(data: Data) -> tuple[list[dict[str, Any]], list[tuple[str, str]]]:
     """Columns of the table of runs that differ from run to run, and the others' values."""
-    names, rows = data["runs"]["columns"], data["runs"]["rows"]
     columns, constant = [], []
     for key, title in _COLUMNS.items():
-        values = [row[names.index(key)] for row in rows]
+        values = column(data, "runs", key)
         known = {value for value in values if value is not None}
         if known and (len(set(values)) > 1 or key in ("lift", "seed", "run")):
             columns.append({"key": key, "title": title, "text": key in _TEXT})
@@ -267,9 +266,7 @@ def _columns(data: Data) -> tuple[list[dict[str, Any]], list[tuple[str, str]]]:
 
 
 def _states(data: Data) -> list[str]:
-    names, rows = data["runs"]["columns"], data["runs"]["rows"]
-    found = {row[names.index(name)] for row in rows for name in ("status", "stop")} - {None}
-    return sorted(found)
+    return sorted({*column(data, "runs", "status"), *column(data, "runs", "stop")} - {None})
 
 
 def _targets(verdict: Mapping[str, Any]) -> list[list[str]]:

@@ -82,9 +82,23 @@ def thinned(x: Array, most: int) -> NDArray[np.intp]:
     return np.unique(np.clip(np.searchsorted(x, wanted), 0, x.size - 1))
 
 
-def table_of(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> dict[str, list[Any]]:
+def table_of(columns: Sequence[str], rows: Iterable[Iterable[Any]]) -> dict[str, list[Any]]:
     """Columns and rows, as a page holds them."""
     return {"columns": list(columns), "rows": [[_plain(cell) for cell in row] for row in rows]}
+
+
+def named_table(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    """The same of rows that name their cells, all alike."""
+    return table_of([*rows[0]] if rows else [], (row.values() for row in rows))
+
+
+def column(data: Mapping[str, Mapping[str, list[Any]]], table: str, name: str) -> list[Any]:
+    """The cells of one column; none where there is no such table or column."""
+    found = data.get(table, {"columns": []})
+    if name not in found["columns"]:
+        return []
+    i = found["columns"].index(name)
+    return [row[i] for row in found["rows"]]
 
 
 def _plain(value: Any) -> Any:
@@ -98,8 +112,6 @@ def _plain(value: Any) -> Any:
 
 def _runs(runs: StudyRuns) -> dict[str, list[Any]]:
     """The table of runs: every planned one."""
-    columns = ("run", "lift", "seed", "status", "params", "train", "test", "low", "high", "loss_std", "accuracy")
-    more = ("time", "steps", "grad_norm", "distance", "stop", "seconds", "id")
     records = {record.run_id: record for record in runs.records}
     rows = []
     for run in first_seeds(runs.runs, MOST_LISTED):
@@ -108,31 +120,50 @@ def _runs(runs: StudyRuns) -> dict[str, list[Any]]:
         status = "diverged" if run.diverged else run.status
         known = status == "done"
         rows.append(
-            [
-                *(run.name, run.key.lift, run.key.seed, status, run.params, run.train_loss, run.test_loss),
-                *(limit.low if known else None, limit.high if known else None),
-                *(told.get("loss_std"), run.accuracy, run.flow_time, told.get("steps")),
-                *(told.get("grad_norm"), told.get("distance"), run.stop_reason, run.wall_seconds, run.key.run_id),
-            ]
+            {
+                "run": run.name,
+                "lift": run.key.lift,
+                "seed": run.key.seed,
+                "status": status,
+                "params": run.params,
+                "train": run.train_loss,
+                "test": run.test_loss,
+                "low": limit.low if known else None,
+                "high": limit.high if known else None,
+                "loss_std": told.get("loss_std"),
+                "accuracy": run.accuracy,
+                "time": run.flow_time,
+                "steps": told.get("steps"),
+                "grad_norm": told.get("grad_norm"),
+                "distance": told.get("distance"),
+                "stop": run.stop_reason,
+                "seconds": run.wall_seconds,
+                "id": run.key.run_id,
+            }
         )
-    return table_of([*columns, *more], rows)
+    return named_table(rows)
 
 
 def _points(runs: StudyRuns, drawn: Sequence[Run]) -> dict[str, list[Any]]:
     """Final losses, one row per run; ``end`` says how a mark is to be read."""
-    columns = ("run", "lift", "seed", "params", "train", "test", "low", "end")
     rows = []
     for run in drawn:
         if run.status == "done":
             end = "diverged" if run.diverged else "still falling" if run.under_trained else "at its limit"
             end = "stopped at its target" if run.stop_reason == "target" else end
-            low = run.limit(runs.headline).low
             rows.append(
-                [run.name, run.key.lift, run.key.seed, run.params]
-                + [_positive(value) for value in (run.train_loss, run.test_loss, low)]
-                + [end]
+                {
+                    "run": run.name,
+                    "lift": run.key.lift,
+                    "seed": run.key.seed,
+                    "params": run.params,
+                    "train": _positive(run.train_loss),
+                    "test": _positive(run.test_loss),
+                    "low": _positive(run.limit(runs.headline).low),
+                    "end": end,
+                }
             )
-    return table_of(columns, rows)
+    return named_table(rows)
 
 
 def _lifts(runs: StudyRuns) -> dict[str, list[Any]]:
@@ -150,14 +181,14 @@ def _lifts(runs: StudyRuns) -> dict[str, list[Any]]:
 
 
 def _curves(runs: StudyRuns, drawn: Sequence[Run]) -> dict[str, list[Any]]:
-    column = clock_of(runs)
+    clock = clock_of(runs)
     most = max(12, min(60, _MOST_POINTS // max(1, len(drawn))))
     rows = []
     for run in drawn:
         frame = runs.trajectories.get(run.name)
-        if run.status != "done" or frame is None or not {column, "loss"} <= frame.keys():
+        if run.status != "done" or frame is None or not {clock, "loss"} <= frame.keys():
             continue
-        at, train = frame[column], frame["loss"]
+        at, train = frame[clock], frame["loss"]
         test = frame.get("test_loss", np.full(at.size, np.nan))
         kept = np.isfinite(at) & (at > 0)
         at, train, test = at[kept], train[kept], test[kept]
@@ -293,9 +324,5 @@ def _positive(value: Any) -> float | None:
 
 def ranges(data: Mapping[str, Mapping[str, list[Any]]], *fields: tuple[str, str]) -> list[float]:
     """All positive numbers in some columns of some tables."""
-    found = []
-    for table, column in fields:
-        if table in data and column in data[table]["columns"]:
-            i = data[table]["columns"].index(column)
-            found += [row[i] for row in data[table]["rows"] if row[i] is not None and row[i] > 0]
-    return found
+    cells = (cell for table, name in fields for cell in column(data, table, name))
+    return [cell for cell in cells if cell is not None and cell > 0]

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy as np
 from rsl_cli.garbage import unswept
 from rsl_cli.report.runs import AT_REST, NO_LIMIT, Run, StudyRuns, trainer_facts
 from rsl_cli.stats import Limit, at_saddle, tail_limit
-from rsl_cli.study.record import Record, RunKey
+from rsl_cli.study.record import FIELDS, Record, RunKey
 from rsl_cli.study.store import StudyStore
 from rsl_cli.study.survey import Sampled, survey
 from rsl_cli.study.survey import curves as read_curves
@@ -128,30 +128,18 @@ def _run(key: RunKey, record: Record | None, frame: Sampled | None, tested: bool
             return Limit(max(tail.low, loss * (1 - AT_REST)), max(loss, min(tail.high, loss)), tail.slope)
         return Limit(min(tail.low, loss), max(tail.high, loss), tail.slope)
 
-    return Run(
-        key=key,
-        status=status,
-        trainer=record.trainer,
-        params=_number(record.params),
-        samples=_number(record.samples),
-        outputs=_number(record.outputs),
-        train_loss=train,
-        test_loss=test,
-        accuracy=_number(record.accuracy),
-        stop_reason=record.stop_reason,
-        saddle=saddle,
-        train_limit=limit(train, "loss"),
-        test_limit=limit(test, "test_loss"),
-        dissipation=_worst_dissipation(frame),
-        resolution=_number(record.resolution),
-        flow_time=_number(record.flow_time),
-        steps=_number(record.steps),
-        wall_seconds=_number(record.wall_seconds),
-        witness_degree=record.witness_degree,
-        error=record.error,
-    )
+    said = vars(record)
+    told: dict[str, Any] = {name: math.nan if (value := said[name]) is None else float(value) for name in _NUMBERS}
+    told |= {name: said[name] for name in _OTHERS}
+    told |= {"status": status, "train_loss": train, "test_loss": test}
+    limits = {"train_limit": limit(train, "loss"), "test_limit": limit(test, "test_loss")}
+    return Run(key=key, saddle=saddle, dissipation=_worst_dissipation(frame), **limits, **told)
 
 
+_TOLD = [one for one in fields(Run) if one.name in FIELDS]
+_NUMBERS = [one.name for one in _TOLD if one.type is float]
+_OTHERS = [one.name for one in _TOLD if one.type is not float]
+"""What a run takes over from its record, numbers being NaN where there are none."""
 _NOTHING = Record(run_id="", lift=0, seed=0, status="failed")
 """What is known of a run that has no record."""
 

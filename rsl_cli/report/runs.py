@@ -31,7 +31,10 @@ AT_REST = 1e-3
 
 @dataclass(frozen=True)
 class Run:
-    """One planned run. Numbers that are not there are NaN; the losses of a diverged run are infinite."""
+    """One planned run. Numbers that are not there are NaN; the losses of a diverged run are infinite.
+
+    What bears the name of a field of its record is what the record says.
+    """
 
     key: RunKey
     status: Literal["done", "failed", "missing"]

@@ -16,13 +16,13 @@ from rsl_cli.report.chart_parts import (
     share_axis,
     tips,
 )
-from rsl_cli.report.page_data import Data, ranges
+from rsl_cli.report.page_data import Data, column, ranges
 from rsl_cli.report.runs import StudyRuns
 
 
 def bound_chart(data: Data) -> "alt.LayerChart":
     """One lift at a time, the largest one unless another is followed."""
-    largest = max(row[1] for row in data["flow"]["rows"])
+    largest = max(column(data, "flow", "lift"))
     base = over("flow").transform_filter(f"datum.lift == (lift >= 0 ? lift : {largest})")
     x = alt.X("t:Q", **log_axis(ranges(data, ("flow", "t")), "flow time t"))
     y = alt.Y("loss:Q", **log_axis(ranges(data, ("flow", "loss"), ("flow", "bound")), "L(t)"))
@@ -58,9 +58,9 @@ def length_chart(data: Data) -> "alt.LayerChart":
 
 def kappa_chart(runs: StudyRuns, data: Data) -> "alt.LayerChart":
     """Kappa at the start; lifts without any finite value say why."""
-    rows = data["kappa"]["rows"]
+    rows = [*zip(*(column(data, "kappa", name) for name in ("target", "lift", "kappa")), strict=True)]
     # Targets that no seed of any lift can reach have no point to draw; the most telling of the others are kept.
-    names = list(dict.fromkeys(row[1] for row in rows if row[3] is not None))
+    names = list(dict.fromkeys(target for target, _, kappa in rows if kappa is not None))
     names = evenly(names)
     base = over("kappa").transform_filter(alt.FieldOneOfPredicate(field="target", oneOf=names))
     base = dodged(base, "target", names)
@@ -81,7 +81,8 @@ def kappa_chart(runs: StudyRuns, data: Data) -> "alt.LayerChart":
         found.mark_line(strokeWidth=2).encode(x, y, color=colour),
         found.mark_point(filled=True, size=60).encode(x, y, color=colour, tooltip=shown, opacity=fading(1)),
     ]
-    measured, reached = {row[2] for row in rows}, {row[2] for row in rows if row[1] in names and row[3] is not None}
+    measured = {lift for _, lift, _ in rows}
+    reached = {lift for target, lift, kappa in rows if target in names and kappa is not None}
     words = {lift: "κ = ∞" if lift in measured else "not measured" for lift in runs.lifts if lift not in reached}
     if words:
         note = alt.Chart(alt.InlineData([{"lift": lift, "is": word} for lift, word in words.items()]))
@@ -95,7 +96,7 @@ def kappa_chart(runs: StudyRuns, data: Data) -> "alt.LayerChart":
 
 def inside_chart(runs: StudyRuns, data: Data) -> "alt.LayerChart":
     """Shares of seeds whose probes all lie in A(kappa, eps)."""
-    names = list(dict.fromkeys(row[0] for row in data["inside"]["rows"]))
+    names = list(dict.fromkeys(column(data, "inside", "level")))
     base = dodged(over("inside"), "level", names)
     x, colour = alt.X("place:Q", **lift_axis(runs.lifts)), named("level", names, "")
     y = alt.Y("share:Q", title="share of seeds", **share_axis())
@@ -109,7 +110,7 @@ def inside_chart(runs: StudyRuns, data: Data) -> "alt.LayerChart":
 
 def coverage_chart(runs: StudyRuns, data: Data) -> "alt.LayerChart":
     """Copies that cover each vertex of a witness."""
-    names = list(dict.fromkeys(row[0] for row in data["coverage"]["rows"]))
+    names = list(dict.fromkeys(column(data, "coverage", "vertex")))
     base = over("coverage").transform_filter("isValid(datum.covering)")
     x, colour = alt.X("lift:Q", **lift_axis(runs.lifts)), named("vertex", names, "vertex")
     y = alt.Y("covering:Q", **log_axis(ranges(data, ("coverage", "covering")), "covering copies, median"))
@@ -149,7 +150,7 @@ def drift_chart(data: Data) -> "alt.LayerChart":
 
 def coordinates_chart(runs: StudyRuns, data: Data) -> "alt.LayerChart":
     """Sizes of the sums at each vertex, and of their change by the first steps."""
-    names = list(dict.fromkeys(row[0] for row in data["coordinates"]["rows"]))
+    names = list(dict.fromkeys(column(data, "coordinates", "vertex")))
     base = over("coordinates").transform_filter("isValid(datum.median)")
     x, colour = alt.X("lift:Q", **lift_axis(runs.lifts)), named("vertex", names, "vertex")
     y = alt.Y("median:Q", **log_axis(ranges(data, ("coordinates", "median")), "root mean square"))
