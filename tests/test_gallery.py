@@ -127,6 +127,7 @@ def test_an_item_is_run_judged_drawn_and_packed(tmp_path, monkeypatch, capsys):
     entry = {"experiment": "sizes", "epsilon": 1.0, "by_params": True, "lines": [f"study=small {small}"]}
     table.write_text(yaml.safe_dump({"one": entry | {"figures": ["small/coordinates"], "names": {"small": "two"}}}))
     monkeypatch.setattr(reproduce, "TABLE", table)
+    monkeypatch.setattr(reproduce, "gallery", reproduce.gallery.__wrapped__)  # Which keeps what it has read.
     monkeypatch.setattr(reproduce, "REFERENCE", tmp_path / "reference" / "gallery")
     # In this process, and without the figures of the study's own report, which take the longest.
     here = SimpleNamespace(run=lambda words, check: main(words[3:]))

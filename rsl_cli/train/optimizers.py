@@ -367,7 +367,7 @@ _FORGETFUL = "goes on otherwise when resumed; keep all its state in `states`, no
 
 def _follows_flow(optimizer: Optimizer) -> bool:
     """Whether of two numbers on a bowl the one curved twice as much falls twice as fast, as along the flow."""
-    end, _ = _steps(optimizer, torch.ones(2, dtype=torch.float64), 0, 400, curvature=torch.tensor([0.1, 0.2]))
+    end, _ = _steps(optimizer, torch.ones(2, dtype=torch.float64), 0, 2000, curvature=torch.tensor([0.02, 0.04]))
     slow, fast = end.log().tolist()
     return math.isclose(fast, 2 * slow, rel_tol=0.1)
 
