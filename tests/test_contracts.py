@@ -283,6 +283,7 @@ def test_what_is_said_of_a_loss_is_not_said_of_its_children():
             {"direction": lambda self, gradient, theta, states, numbers: gradient.sign(), "follows_flow": True},
             "says follows_flow=True, and its steps lead elsewhere than the flow",
         ),
+        ({"states": ("mean", "mean")}, r"states=\('mean', 'mean'\); accepted: names that differ"),
         ({"numbers": lambda self, step: (float(step),)}, "its step depends on how many there were; say so, counted"),
         ({"rate": lambda self, rate, step: rate / step}, "its step depends on how many there were; say so, counted"),
     ],

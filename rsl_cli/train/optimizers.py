@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
+from torch.nn.utils import parameters_to_vector
 
 from rsl_cli.claims import check_answer, check_claims
 from rsl_cli.contracts import failing
@@ -109,7 +110,16 @@ class Optimizer(ABC):
 
     def trial(self) -> Tensor:
         """Where six steps of rate 0.01 lead on half the sum of squares."""
-        return _steps(self, _START, 0, 6)[0]
+        if self.over is None:
+            return _steps(self, _START, 0, 6)[0]
+        network = _smallest()
+        steps = self.over(network)
+        for _ in range(6):
+            for parameter in network.parameters():
+                parameter.grad = parameter.detach().clone()
+            steps.prepare(0.01)
+            steps.step()
+        return parameters_to_vector(network.parameters()).detach()
 
 
 OPTIMIZERS: Registry[Callable[..., Optimizer]] = Registry("trainer.name")
@@ -316,10 +326,11 @@ def check_optimizer(optimizer: Optimizer) -> None:
     what = f"optimiser {type(optimizer).__name__}"
     check_claims(optimizer, Optimizer, what)
     start = _START
+    if len({*optimizer.states}) < len(optimizer.states):
+        raise ConfigError(f"{what}: states={optimizer.states}; accepted: names that differ, as checkpoints know them")
     if optimizer.over is not None:
-        base = BaseGraph.from_config(_SMALLEST, input_shape=(2,), output_size=1)
         with failing(what):
-            steps = optimizer.over(LiftedNetwork(sample_lift(base, 1, 0)))
+            steps = optimizer.over(_smallest())
         check_answer("over", steps, Steps, what)
         return
     with failing(what):
@@ -357,12 +368,15 @@ def check_optimizer(optimizer: Optimizer) -> None:
 
 
 _START = torch.linspace(-1, 1, 6, dtype=torch.float64)
-_SMALLEST: Mapping[str, Any] = {
-    "vertices": {"x": {"kind": "input"}, "y": {"kind": "output"}},
-    "edges": [{"source": "x", "target": "y", "map": "linear"}],
-}
 _ONE_EACH = "one finite number for each parameter"
 _FORGETFUL = "goes on otherwise when resumed; keep all its state in `states`, none in itself"
+
+
+def _smallest() -> LiftedNetwork:
+    """Two weights."""
+    vertices, edge = {"x": {"kind": "input"}, "y": {"kind": "output"}}, {"source": "x", "target": "y", "map": "linear"}
+    base = BaseGraph.from_config({"vertices": vertices, "edges": [edge]}, input_shape=(2,), output_size=1)
+    return LiftedNetwork(sample_lift(base, 1, 0))
 
 
 def _follows_flow(optimizer: Optimizer) -> bool:

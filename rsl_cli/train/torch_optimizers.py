@@ -61,21 +61,6 @@ class TorchOptimizer(Optimizer):
             text = f"{type(error).__name__}: {first_line(error)}"
             raise ConfigError(f"trainer.target={self.target}: {text}; mend trainer.arguments") from error
 
-    def trial(self) -> Tensor:
-        """See `Optimizer.trial`."""
-        return self.tried(6, torch.linspace(-1, 1, 6))[0]
-
-    def tried(self, count: int, start: Tensor, state: Any = None) -> tuple[Tensor, dict[str, Any]]:
-        """Where steps of rate 0.01 lead on half the sum of squares, and the state that they leave."""
-        parameter = nn.Parameter(start.clone())
-        made = self.made([(parameter, 0.01)])
-        if state is not None:
-            made.load_state_dict(state)
-        for _ in range(count):
-            parameter.grad = parameter.detach().clone()
-            made.step()
-        return parameter.detach(), made.state_dict()
-
     def direction(self, gradient: Tensor, theta: Tensor, states: Sequence[Tensor], numbers: Sequence[Tensor]) -> Tensor:
         """Not known: torch moves the parameters."""
         raise NotImplementedError("steps of torch's optimisers are taken by `over`")
@@ -131,7 +116,18 @@ class _Steps:
 
 def _check(optimizer: TorchOptimizer) -> None:
     """Whether it goes on from what it keeps, on half the sum of squares."""
-    what, steps = f"trainer.target={optimizer.target}", optimizer.tried
+    what = f"trainer.target={optimizer.target}"
+
+    def steps(count: int, start: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+        parameter = nn.Parameter(start.clone())
+        made = optimizer.made([(parameter, 0.01)])
+        if state is not None:
+            made.load_state_dict(state)
+        for _ in range(count):
+            parameter.grad = parameter.detach().clone()
+            made.step()
+        return parameter.detach(), made.state_dict()
+
     start = torch.linspace(-1, 1, 6)
     with failing(what):
         whole, _ = steps(6, start)
