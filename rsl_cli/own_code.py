@@ -14,9 +14,10 @@ from types import FunctionType
 from typing import Any
 
 import torch
+from torch import nn
 from torch.nn import functional
 
-_KNOWN = {"torch": torch, "functional": functional, "math": math}
+_KNOWN = {"torch": torch, "nn": nn, "functional": functional, "math": math}
 """What an export has under these names."""
 
 
@@ -34,9 +35,8 @@ def code_of(part: object) -> str:
     """
     function = getattr(part, "exported", part)
     name = getattr(function, "__name__", "")
-    for known, module in _KNOWN.items():
-        if getattr(module, name, None) is function:
-            return f"def made():\n    return {known}.{name}\n"
+    if (known := _known(function)) is not None:
+        return f"def made():\n    return {known}\n"
     if not isinstance(function, FunctionType):
         raise ValueError(
             "its `exported` is no plain function; write @staticmethod before it"
@@ -95,7 +95,17 @@ def _written(function: FunctionType, name: str) -> str:
         raise ValueError(f"{function.__name__} names {name}, which it does not make")
     if isinstance(value, bool | int | float) and math.isfinite(value):
         return repr(value)
+    if (known := _known(value)) is not None:
+        return known
+    raise ValueError(f"{function.__name__} names {name}, which is nothing of torch or math and no number")
+
+
+def _known(value: Any) -> str | None:
+    """What an export calls a module that it has, or what is in one."""
+    name = getattr(value, "__name__", "")
     for known, module in _KNOWN.items():
         if value is module:
             return known
-    raise ValueError(f"{function.__name__} names {name}, which is not torch, torch.nn.functional, math or a number")
+        if name and getattr(module, name, None) is value:
+            return f"{known}.{name}"
+    return None
