@@ -97,7 +97,7 @@ def declared() -> "dict[tuple[str, str], Keys]":
     from rsl_cli.study.diagnostics import DIAGNOSTICS
     from rsl_cli.study.executor import EXECUTORS
     from rsl_cli.study.keys import LINE, STUDY
-    from rsl_cli.train.settings import TRAINERS
+    from rsl_cli.train.trainers import TRAINERS
 
     tangent = {f"tangent.{key}": spec for key, spec in TANGENT.items()}
     diagnostics = {

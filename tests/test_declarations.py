@@ -23,13 +23,14 @@ from rsl_cli.study.keys import GROUPS, LINE, STUDY
 from rsl_cli.study.spec import StudySpec
 from rsl_cli.track import TRACKERS
 from rsl_cli.train.facts import facts_of_old
-from rsl_cli.train.first_order import FACTORS, FirstOrder
+from rsl_cli.train.first_order import FirstOrder
 from rsl_cli.train.flow import Flow
 from rsl_cli.train.lm import LevenbergMarquardt
 from rsl_cli.train.losses import LOSSES
 from rsl_cli.train.optimizers import OPTIMIZERS
-from rsl_cli.train.settings import AUTO, SCHEDULES, TRAINERS
-from rsl_cli.train.trainers import trainer_settings
+from rsl_cli.train.schedules import SCHEDULES
+from rsl_cli.train.settings import AUTO
+from rsl_cli.train.trainers import TRAINERS, trainer_settings
 from rsl_cli.vertex_maps import COMBINES, NORMS, POOLS
 
 CONF = problems.CONF
@@ -86,7 +87,6 @@ def test_everything_that_has_a_file_is_declared():
         options = {file.stem for file in FILES if file.parent.name == group} - {"auto"}
         assert options == {option for known, option in DECLARED if known == group}
     assert set(TRAINERS) == {"flow", "lm", *OPTIMIZERS}
-    assert set(FACTORS) == set(SCHEDULES)
 
 
 def test_the_reference_names_every_key_and_every_part():

@@ -7,7 +7,7 @@ replica that has ended (stationary or diverged) keeps its results while the othe
 import json
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Self
@@ -24,8 +24,9 @@ from rsl_cli.train.circuits import CircuitObjective
 from rsl_cli.train.engines import AutogradEngine, Batches, CircuitEngine, Engine, joined_state, replica_state
 from rsl_cli.train.facts import Facts, facts_in_steps
 from rsl_cli.train.objective import Objective
-from rsl_cli.train.optimizers import OPTIMIZERS, Optimizer, make_optimizer
-from rsl_cli.train.settings import TRAINERS
+from rsl_cli.train.optimizers import OPTIMIZERS, Optimizer, make_optimizer, trainer_keys
+from rsl_cli.train.schedules import SCHEDULES
+from rsl_cli.train.settings import TARGET, first_order_keys
 from rsl_cli.train.torch_optimizers import TorchOptimizer, own_optimizer
 from rsl_cli.train.trainer import Progress, Sizes, Trainer
 from rsl_cli.train.trajectory import (
@@ -58,13 +59,12 @@ class FirstOrder(Trainer):
         steps: how many steps to take.
         learning_rate: before the factors of the parametrization.
         batch_size: samples a step; None (or at least N) for all of them.
-        momentum: of SGD, in [0, 1).
-        schedule: of the learning rate, one of `FACTORS`. All but ``constant`` end at ``steps``, so that another
+        schedule: of the learning rate, one of `SCHEDULES`. All but ``constant`` end at ``steps``, so that another
             number of steps is another run; a run at a constant rate can be carried on.
         stationary: stop a replica whose relative gradient (`rsl_cli.train.objective.relative_gradient`) falls to this.
         log_per_decade: samples of the trajectory per decade of steps.
         dtype: ``float32`` or ``float64``.
-        options: the optimiser's own settings, but for momentum.
+        options: the optimiser's own settings.
     """
 
     name: str
@@ -75,7 +75,6 @@ class FirstOrder(Trainer):
     log_per_decade: int
     dtype: str
     batch_size: int | None = None
-    momentum: float = 0.0
     options: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     @classmethod
@@ -89,8 +88,8 @@ class FirstOrder(Trainer):
             ConfigError: an unknown key or a value out of range, with the key as ``trainer.KEY``.
         """
         name = str(config.get("name"))
-        keys = TRAINERS.get(name, _OWN)
-        own = {} if name in TRAINERS else {key: value for key, value in config.items() if key not in (*keys, "name")}
+        keys = FIRST_ORDER.get(name, _OWN)
+        own = {} if name in FIRST_ORDER else {key: value for key, value in config.items() if key not in (*keys, "name")}
         read = read_keys("trainer.", keys, config, also=("name", *own))
         options = own | {key: value for key, value in read.items() if key not in cls.__dataclass_fields__}
         common = {key: value for key, value in read.items() if key in cls.__dataclass_fields__}
@@ -126,17 +125,17 @@ class FirstOrder(Trainer):
 
     @property
     def _keys(self) -> Keys:
-        return TRAINERS.get(self.name, _OWN)
+        return FIRST_ORDER.get(self.name, _OWN)
 
     @cached_property
     def optimizer(self) -> Optimizer:
         """What takes the steps."""
-        momentum = {"momentum": self.momentum} if self.momentum or "momentum" in self._keys else {}
-        return make_optimizer(self.name, {**momentum, **self.options})
+        return make_optimizer(self.name, self.options)
 
     def identity(self) -> dict[str, Any]:
         """See `Trainer.identity`."""
-        values = {**vars(self), **self.options}
+        # Runs of all optimisers said a momentum before each had settings of its own.
+        values = {"momentum": 0.0, **vars(self), **self.options}
         said = {key: values[key] for key in ("name", "batch_size", "momentum")} | identity_of(self._keys, values)
         said |= {key: values[key] for key in horizon_of(self._keys) if key not in self.horizon}
         target = self.options.get("target", self.name)
@@ -181,21 +180,16 @@ class FirstOrder(Trainer):
 
     def factors(self, steps: range) -> np.ndarray:
         """The schedule's factors on the learning rate, float64 (len(steps),)."""
-        return FACTORS[self.schedule](np.array(steps), self.steps)
+        return SCHEDULES[self.schedule](np.array(steps), self.steps)
 
 
-_OWN = {key: value for key, value in TRAINERS["target"].items() if key not in ("target", "arguments")}
-"""Keys of an optimiser that a plug-in has given a name, beside its own."""
-_WARM, _DECAY = 0.05, 0.2
-FACTORS: Mapping[str, Callable[[np.ndarray, int], np.ndarray]] = {
-    "constant": lambda step, _: np.ones(len(step)),
-    "cosine": lambda step, total: 0.5 * (1 + np.cos(np.pi * step / total)),
-    "linear": lambda step, total: 1 - step / total,
-    "wsd": lambda step, total: np.minimum(1, np.minimum((step + 1) / total / _WARM, (1 - step / total) / _DECAY)),
+FIRST_ORDER: Mapping[str, Keys] = {
+    **{name: trainer_keys(part) for name, part in OPTIMIZERS.items()},
+    "target": first_order_keys(TARGET, {}),
 }
-"""Factors on the learning rate by steps taken, (K,), and steps in all: constant; falling to zero as a half cosine, or
-linearly; or warmed up over 5 % of the steps, stable, and falling linearly to zero over the last 20 % (Hu et al., 2024,
-*MiniCPM*)."""
+"""Every shipped optimiser's keys beside its name."""
+_OWN = first_order_keys({}, {})
+"""Keys of an optimiser that a plug-in has given a name, beside its own."""
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,9 @@ from rsl_cli.train.implicit import ImplicitTrainer, ReplicaState, is_stationary,
 from rsl_cli.train.krylov import NewtonKrylov
 from rsl_cli.train.ndf import Differences
 from rsl_cli.train.newton import FEW_STEPS, Newton
+from rsl_cli.train.optimizers import Gd
 from rsl_cli.train.replicas import Answer, Request, Solver
-from rsl_cli.train.settings import TRAINERS
+from rsl_cli.train.settings import FLOW
 from rsl_cli.train.trainer import Sizes
 from rsl_cli.train.trajectory import Row, Stand
 
@@ -46,7 +47,7 @@ _SAME = 1 + 1e-12
 """Times that differ by less than this factor are one."""
 _SUBSET = 512
 """Samples of the Gauss-Newton matrix, mostly."""
-_KEYS = TRAINERS["flow"]
+_KEYS = FLOW
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ class Flow(ImplicitTrainer):
 
     def beginning(self, steps: int) -> "Flow":
         """The same flow for as long as so many steps of gradient descent at its rate, its own being of any length."""
-        return self.to(t_end=steps * TRAINERS["gd"]["learning_rate"].default, epsilon=None)
+        return self.to(t_end=steps * Gd.usual["learning_rate"], epsilon=None)
 
     def goes_on(self, rows: list[Row], state: Mapping[str, np.ndarray]) -> Saved:
         """What a run goes on from of which the results alone are left: anew, from where it stands."""

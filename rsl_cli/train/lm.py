@@ -12,7 +12,7 @@ import numpy as np
 from rsl_cli.train.gauss_newton import SingularError, side
 from rsl_cli.train.implicit import ImplicitTrainer, ReplicaState, is_stationary
 from rsl_cli.train.replicas import Answer, Request, Solver
-from rsl_cli.train.settings import TRAINERS
+from rsl_cli.train.settings import LM
 from rsl_cli.train.trainer import Sizes
 from rsl_cli.train.trajectory import Stand, log_grid_steps
 
@@ -21,7 +21,7 @@ _FIRST_DAMPING = 1e-2
 _LEAST_DAMPING = 1e-300
 _MOST_GROWTH = 60
 """Rejected steps in a row after which damping has grown beyond what any problem needs."""
-_KEYS = TRAINERS["lm"]
+_KEYS = LM
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,15 @@
 """First-order optimisers: each is one object with its settings, its state and its step, number by number.
 
 A step is written once, for flat tensors, and serves both engines: all parameters of a union at once under autograd, and
-each replica by itself where circuits compute its gradient. To add one, write a frozen dataclass with `direction`.
+each replica by itself where circuits compute its gradient. To add one, write a frozen dataclass with `direction`, its
+keys as fields and its defaults in `usual`, and a file of ``conf/trainer`` that says the same.
 """
 
 import inspect
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
@@ -20,10 +21,12 @@ from rsl_cli.contracts import failing
 from rsl_cli.errors import RAISED, ConfigError, RslError, first_line, one_of
 from rsl_cli.graph import BaseGraph
 from rsl_cli.kernels.circuit import BETA1, BETA2, EPSILON
+from rsl_cli.keys import Keys, flag
 from rsl_cli.lift import sample_lift
 from rsl_cli.network import LiftedNetwork
+from rsl_cli.parts import setting, settings_of
 from rsl_cli.registry import Registry, is_ours
-from rsl_cli.train.settings import TRAINERS
+from rsl_cli.train.settings import DECAY, first_order_keys, share
 
 
 @runtime_checkable
@@ -54,6 +57,8 @@ class Steps(Protocol):
 class Optimizer(ABC):
     """One optimiser; its fields are its settings."""
 
+    usual: ClassVar[Mapping[str, Any]] = {}
+    """Defaults of its trainer's keys, where they are others than most optimisers'; None for a key that it has not."""
     counted: ClassVar[bool] = False
     """Whether its step depends on how many there were."""
     adaptive: ClassVar[bool] = False
@@ -131,6 +136,7 @@ OPTIMIZERS: Registry[Callable[..., Optimizer]] = Registry("trainer.name")
 class Adam(Optimizer):
     """Kingma and Ba (2015), with torch's defaults."""
 
+    usual: ClassVar[Mapping[str, Any]] = {"learning_rate": 0.03}
     counted, adaptive = True, True
 
     @property
@@ -169,8 +175,9 @@ class Sgd(Optimizer):
         nesterov: look ahead by one step of it (Sutskever et al., 2013), as torch does.
     """
 
-    momentum: float = TRAINERS["sgd"]["momentum"].default
-    nesterov: bool = False
+    momentum: float = setting(share(0.9).about("share of the last step that the next one keeps"))
+    nesterov: bool = setting(flag(False).of("changed").about("look ahead by one step of the momentum"))
+    usual: ClassVar[Mapping[str, Any]] = {"steps": 4000, "batch_size": 128, "log_per_decade": 8}
     follows_flow = True
 
     def __post_init__(self) -> None:
@@ -201,6 +208,14 @@ class Gd(Sgd):
     """Gradient descent on all samples: Euler's method on the gradient flow."""
 
     momentum: float = 0.0
+    nesterov: bool = False
+    usual: ClassVar[Mapping[str, Any]] = {
+        "steps": 1000,
+        "learning_rate": 0.05,
+        "batch_size": None,
+        "schedule": "constant",
+        "log_per_decade": 8,
+    }
     euler: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -219,9 +234,10 @@ class AdamW(Optimizer):
         beta2: of the second moment.
     """
 
-    weight_decay: float = 0.01
-    beta1: float = BETA1
-    beta2: float = BETA2
+    weight_decay: float = setting(DECAY)
+    beta1: float = setting(share(BETA1).about("of the first moment"))
+    beta2: float = setting(share(BETA2).about("of the second moment"))
+    usual: ClassVar[Mapping[str, Any]] = {"learning_rate": 0.03}
     counted, adaptive = True, True
 
     @property
@@ -253,9 +269,10 @@ class Lion(Optimizer):
         beta2: of the momentum that is kept.
     """
 
-    weight_decay: float = 0.0
-    beta1: float = 0.9
-    beta2: float = 0.99
+    weight_decay: float = setting(replace(DECAY, default=0.0))
+    beta1: float = setting(share(0.9).about("of the momentum that a step goes by"))
+    beta2: float = setting(share(0.99).about("of the momentum that is kept"))
+    usual: ClassVar[Mapping[str, Any]] = {"learning_rate": 0.003}
     adaptive = True
 
     @property
@@ -269,6 +286,11 @@ class Lion(Optimizer):
         sign = torch.lerp(kept, gradient, 1 - self.beta1).sign_()
         kept.lerp_(gradient, 1 - self.beta2)
         return sign.add_(theta, alpha=self.weight_decay)
+
+
+def trainer_keys(part: Callable[..., Optimizer]) -> Keys:
+    """Every key of a trainer by an optimiser, beside its name, with its defaults."""
+    return first_order_keys(settings_of(part), getattr(part, "usual", {}))
 
 
 def make_optimizer(name: str, options: Mapping[str, Any]) -> Optimizer:

@@ -1,14 +1,17 @@
-"""Every trainer's keys, declared once: checks, identities, defaults and the reference are derived from here."""
+"""Keys of trainers, declared once: checks, identities, defaults and the reference are derived from here.
+
+What an optimiser has of its own, and where its defaults are others, is said by its class.
+"""
 
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from rsl_cli.data.keys import MOST_SAMPLES
-from rsl_cli.keys import Key, Keys, choice, flag, kept, nullable, real, whole
+from rsl_cli.keys import Key, Keys, choice, kept, nullable, real, whole
+from rsl_cli.train.schedules import SCHEDULES
 
 MOST_STEPS = 10**9
-SCHEDULES = ("constant", "cosine", "linear", "wsd")
 
 _STEPS = whole(2000, 0, MOST_STEPS).of("horizon").about("steps to take; at a constant rate, how far: raise it to go on")
 _BATCH = nullable(whole(256, 1, MOST_SAMPLES), default=256).about("samples a step, of each seed's own order; null: all")
@@ -22,27 +25,36 @@ def _with(key: Key, default: Any) -> Key:
     return replace(key, default=default)
 
 
-def _first_order(
-    steps: int, rate: float, own: Keys | None = None, *, schedule: str = "cosine", per_decade: int = 3
-) -> dict[str, Key]:
-    return {
-        "steps": _with(_STEPS, steps),
-        "learning_rate": real(rate, 0, 1e38, above=True).about(
+def first_order_keys(own: Keys, usual: Mapping[str, Any]) -> Keys:
+    """The keys of a first-order trainer beside its name.
+
+    Args:
+        own: of its optimiser.
+        usual: defaults where they are others than most optimisers'; None for a key that it has not.
+
+    Returns:
+        Keys in the order in which they are shown.
+    """
+    keys = {
+        "steps": _STEPS,
+        "learning_rate": real(0.01, 0, 1e38, above=True).about(
             "before the factors by which the parametrization makes it go with the degree"
         ),
         "batch_size": _BATCH,
-        **(own or {}),
-        "schedule": choice(schedule, *SCHEDULES).about(
+        **own,
+        "schedule": choice("cosine", *SCHEDULES).about(
             "constant | cosine | linear | wsd (warm-up, stable, decay); all but constant end at `steps`"
         ),
         "stationary": _STATIONARY,
-        "log_per_decade": _with(_PER_DECADE, per_decade),
+        "log_per_decade": _with(_PER_DECADE, 3),
         "dtype": choice("float32", "float32", "float64").about("float32 or float64"),
     }
+    told = {key: _with(spec, usual.get(key, spec.default)) for key, spec in keys.items()}
+    return {key: spec for key, spec in told.items() if usual.get(key, key) is not None}
 
 
-_DECAY = real(0.01, 0, 1e6).about("share of a weight that a step of unit rate takes away")
-_TARGET: Keys = {
+DECAY = real(0.01, 0, 1e6).about("share of a weight that a step of unit rate takes away")
+TARGET: Keys = {
     "target": kept(None, "package.Class", "mine.Own").about("needed: package.Class"),
     "arguments": kept(None, "null or a mapping", "{beta: 0.9}").about("of its constructor; null: none"),
 }
@@ -53,71 +65,25 @@ def share(default: float) -> Key:
     return real(default, 0, 1, below=True)
 
 
-TRAINERS: Mapping[str, Keys] = {
-    "flow": {
-        "t_end": real(1e8, 0, 1e100)
-        .of("horizon")
-        .about("flow time at which to stop: L(t) falls like kappa / (4 t); raise it and the same line goes on"),
-        "rtol": real(1e-3, 1e-12, 0.1).about("local error of each parameter, relative to its size"),
-        "atol": real(1e-6, 0, 1e6, above=True).about("and absolute"),
-        "epsilon": _EPSILON,
-        "stationary": _STATIONARY,
-        "max_steps": whole(20000, 0, MOST_STEPS).of("horizon").about("steps after which to give up"),
-        "log_per_decade": _with(_PER_DECADE, 4).about("samples of the trajectory per decade of time"),
-    },
-    "lm": {
-        "max_steps": whole(300, 0, MOST_STEPS)
-        .of("horizon")
-        .about("this and epsilon say how far; raise them and the same line carries every run on"),
-        "epsilon": _EPSILON,
-        "stationary": _STATIONARY,
-        "log_per_decade": _PER_DECADE,
-    },
-    "adam": _first_order(2000, 0.03),
-    "sgd": _first_order(
-        4000,
-        0.01,
-        {
-            "batch_size": _with(_BATCH, 128),
-            "momentum": share(0.9).about("share of the last step that the next one keeps"),
-            "nesterov": flag(False).of("changed").about("look ahead by one step of the momentum"),
-        },
-        per_decade=8,
-    ),
-    "gd": {
-        key: value
-        for key, value in _first_order(1000, 0.05, schedule="constant", per_decade=8).items()
-        if key != "batch_size"
-    },
-    "adamw": _first_order(
-        2000,
-        0.03,
-        {
-            "weight_decay": _DECAY,
-            "beta1": share(0.9).about("of the first moment"),
-            "beta2": share(0.999).about("of the second moment"),
-        },
-    ),
-    "lion": _first_order(
-        2000,
-        0.003,
-        {
-            "weight_decay": _with(_DECAY, 0.0),
-            "beta1": share(0.9).about("of the momentum that a step goes by"),
-            "beta2": share(0.99).about("of the momentum that is kept"),
-        },
-    ),
-    "torch": _first_order(
-        2000,
-        0.01,
-        {
-            **_TARGET,
-            "divides": flag(True).about("whether it divides by the gradient's size, as Adam does and SGD does not"),
-        },
-    ),
-    "target": _first_order(2000, 0.01, _TARGET),
+FLOW: Keys = {
+    "t_end": real(1e8, 0, 1e100)
+    .of("horizon")
+    .about("flow time at which to stop: L(t) falls like kappa / (4 t); raise it and the same line goes on"),
+    "rtol": real(1e-3, 1e-12, 0.1).about("local error of each parameter, relative to its size"),
+    "atol": real(1e-6, 0, 1e6, above=True).about("and absolute"),
+    "epsilon": _EPSILON,
+    "stationary": _STATIONARY,
+    "max_steps": whole(20000, 0, MOST_STEPS).of("horizon").about("steps after which to give up"),
+    "log_per_decade": _with(_PER_DECADE, 4).about("samples of the trajectory per decade of time"),
 }
-"""Every trainer's keys beside its name."""
+LM: Keys = {
+    "max_steps": whole(300, 0, MOST_STEPS)
+    .of("horizon")
+    .about("this and epsilon say how far; raise them and the same line carries every run on"),
+    "epsilon": _EPSILON,
+    "stationary": _STATIONARY,
+    "log_per_decade": _PER_DECADE,
+}
 
 AUTO: Mapping[str, Mapping[str, Any]] = {
     "numbers": {"name": "flow", "t_end": 1e5},

@@ -10,9 +10,12 @@ from torch import Tensor, nn
 
 from rsl_cli.contracts import failing
 from rsl_cli.errors import RAISED, ConfigError, first_line
+from rsl_cli.keys import flag
 from rsl_cli.network import LiftedNetwork
+from rsl_cli.parts import setting
 from rsl_cli.registry import load, plain_arguments
 from rsl_cli.train.optimizers import Optimizer, Steps, make_optimizer
+from rsl_cli.train.settings import TARGET
 
 
 @dataclass(frozen=True)
@@ -25,9 +28,11 @@ class TorchOptimizer(Optimizer):
         divides: whether it divides by the gradient's size, as Adam does and SGD does not.
     """
 
-    target: str
-    arguments: Mapping[str, Any] | None = field(default=None, hash=False)
-    divides: bool = True
+    target: str = setting(TARGET["target"], needed=True)
+    arguments: Mapping[str, Any] | None = field(default=None, hash=False, metadata={"key": TARGET["arguments"]})
+    divides: bool = setting(
+        flag(True).about("whether it divides by the gradient's size, as Adam does and SGD does not")
+    )
 
     def __post_init__(self) -> None:
         if not isinstance(self.divides, bool):

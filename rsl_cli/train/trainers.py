@@ -6,20 +6,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rsl_cli.errors import ConfigError, one_of
-from rsl_cli.keys import horizon_of
+from rsl_cli.keys import Keys, horizon_of
 from rsl_cli.train.checkpoint import Saved
-from rsl_cli.train.first_order import FirstOrder
+from rsl_cli.train.first_order import FIRST_ORDER, FirstOrder
 from rsl_cli.train.flow import Flow
 from rsl_cli.train.implicit import ImplicitTrainer
 from rsl_cli.train.lm import LevenbergMarquardt
 from rsl_cli.train.optimizers import OPTIMIZERS
-from rsl_cli.train.settings import AUTO, TRAINERS
+from rsl_cli.train.settings import AUTO, FLOW, LM
 from rsl_cli.train.trainer import Trainer
 from rsl_cli.train.trajectory import COLUMNS, Row
 
 if TYPE_CHECKING:
     import pandas as pd
 
+TRAINERS: Mapping[str, Keys] = {"flow": FLOW, "lm": LM, **FIRST_ORDER}
+"""Every trainer's keys beside its name."""
 _IMPLICIT: Mapping[str, type[ImplicitTrainer]] = {"flow": Flow, "lm": LevenbergMarquardt}
 
 

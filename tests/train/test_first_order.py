@@ -25,7 +25,7 @@ DATA = load_dataset(problems.group("dataset", "sine2d", samples=300, test_sample
 BASE = BaseGraph.from_config(problems.group("base", "mlp"), input_shape=(2,), output_size=1)
 SETTINGS = {
     "adam": problems.first_order("adam", steps=60, batch_size=64, learning_rate=0.03, schedule="cosine"),
-    "sgd": problems.first_order("sgd", steps=60, batch_size=64, learning_rate=0.05, momentum=0.9),
+    "sgd": problems.first_order("sgd", steps=60, batch_size=64, learning_rate=0.05, options={"momentum": 0.9}),
     "gd": problems.first_order("gd", steps=60, learning_rate=0.05),
 }
 

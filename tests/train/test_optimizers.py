@@ -1,6 +1,8 @@
 """Optimisers: contracts, torch's own by their name, and a rule written out by hand."""
 
-from dataclasses import fields
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
 
 import numpy as np
 import problems
@@ -10,16 +12,18 @@ import torch
 from rsl_cli import load_study
 from rsl_cli.errors import ConfigError
 from rsl_cli.graph import BaseGraph
+from rsl_cli.keys import real
 from rsl_cli.lift import disjoint_union, sample_lift
 from rsl_cli.network import LiftedNetwork
+from rsl_cli.parts import setting
 from rsl_cli.progress import Display
 from rsl_cli.study.api import run_study
 from rsl_cli.study.spec import StudySpec
 from rsl_cli.testing import check_optimizer
 from rsl_cli.train.first_order import FirstOrder
 from rsl_cli.train.objective import Objective
-from rsl_cli.train.optimizers import OPTIMIZERS, Adam, AdamW, Gd, Lion, Sgd
-from rsl_cli.train.trainers import trainer_settings
+from rsl_cli.train.optimizers import OPTIMIZERS, Adam, AdamW, Gd, Lion, Sgd, trainer_keys
+from rsl_cli.train.trainers import TRAINERS, trainer_settings
 
 CONF = problems.CONF / "trainer"
 OWN = [Adam(), Sgd(0.0), Sgd(), Sgd(0.9, nesterov=True), Gd(), AdamW(), AdamW(0.5, 0.5, 0.5), Lion(), Lion(0.5)]
@@ -138,3 +142,22 @@ def test_mistakes_are_one_line(config, message):
     with pytest.raises(ConfigError) as caught:
         trainer_settings(config)
     assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_an_optimisers_class_says_its_keys_and_its_defaults():
+    @dataclass(frozen=True)
+    class Damped(Sgd):
+        damping: float = setting(real(0.5, 0).about("of every step"))
+        usual: ClassVar[Mapping[str, Any]] = {"steps": 7, "batch_size": None}
+
+    keys = trainer_keys(Damped)
+    assert [*keys][:5] == ["steps", "learning_rate", "momentum", "nesterov", "damping"] and "batch_size" not in keys
+    assert (keys["steps"].default, keys["damping"].default, keys["learning_rate"].default) == (
+        7,
+        Damped().damping,
+        0.01,
+    )
+    assert {name: TRAINERS[name]["beta1"].default for name in ("adamw", "lion")} == {
+        "adamw": AdamW().beta1,
+        "lion": Lion().beta1,
+    }
