@@ -267,7 +267,7 @@ class Study:
             On the CPU, in the dtype it was trained in.
 
         Raises:
-            StoreError: no such run was planned, or it is not done.
+            StoreError: no such run was planned, or it is not done; or a part of the user's own is not what it was.
         """
         return run_network(self.store, self._key(lift, seed))
 
