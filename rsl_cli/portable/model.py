@@ -254,9 +254,9 @@ def _column(column: dict[str, Any], cells: list[Any], rules: dict[str, Any]) -> 
         return torch.tensor(numbers, dtype=torch.float64).unsqueeze(1)
     known = {category: index for index, category in enumerate(column["categories"])}
     texts = [text if text in known else text.strip() for text in map(str, cells)]
-    new = [(row, text) for row, text in enumerate(texts, start=1) if text not in known]
-    if new:
-        raise ValueError(f"{name}, row {new[0][0]}: {new[0][1]!r} is none of {_shown(column['categories'])}")
+    for row, text in enumerate(texts, start=1):
+        if text not in known:
+            raise ValueError(f"{name}, row {row}: {text!r} is none of {_shown(column['categories'])}")
     codes = torch.tensor([known[text] for text in texts], dtype=torch.int64)
     return functional.one_hot(codes, len(known)).double() if column["onehot"] else codes.double().unsqueeze(1)
 

@@ -58,7 +58,8 @@ class Optimizer(ABC):
     """One optimiser; its fields are its settings."""
 
     usual: ClassVar[Mapping[str, Any]] = {}
-    """Defaults of its trainer's keys, where they are others than most optimisers'; None for a key that it has not."""
+    """Of one that ships, defaults of its trainer's keys, where they are others than most optimisers'; None for a key
+    that it has not. One of a user's own has the defaults of ``trainer=target``."""
     counted: ClassVar[bool] = False
     """Whether its step depends on how many there were."""
     adaptive: ClassVar[bool] = False
