@@ -22,6 +22,7 @@ from rsl_cli.report.read import read_runs
 from rsl_cli.study.answers import refuse_changed
 from rsl_cli.study.files import write_json
 from rsl_cli.study.growth import register
+from rsl_cli.study.naming import _word
 from rsl_cli.study.plan import make_plan
 from rsl_cli.study.spec import StudySpec
 from rsl_cli.study.trained import run_network
@@ -236,6 +237,7 @@ def test_users_parts_are_told_apart_by_their_own_names(folder, capsys):
         assert f"trainer {trainer}" in capsys.readouterr().out
         table = pd.read_csv(folder / f"results/mlp_waves_{name}/report/runs.csv")
         assert (table["dataset"][0], table["trainer"][0]) == ("my_data.waves", trainer)
+    assert _word("trainer.source", "8d4d68b03e45a7c9") == "source8d4d68b0"
     # When such parts were called target.
     (folder / "results/mlp_waves_Decayed").rename(folder / "results/mlp_target_target")
     assert main(line) == 0

@@ -12,6 +12,7 @@ from rsl_cli.study.studies import find_studies
 
 _MOST_KEYS = 4
 _LONGEST_VALUE = 16
+_DIGITS = 8
 
 
 def named(spec: StudySpec, asked: Mapping[str, Mapping[str, Any]] | None = None) -> StudySpec:
@@ -77,4 +78,5 @@ def _called(spec: StudySpec, name: str, *notes: str) -> StudySpec:
 
 def _word(key: str, value: Any) -> str:
     text = f"{value:g}" if isinstance(value, float) else str(value)
+    text = text[:_DIGITS] if re.fullmatch(r"[0-9a-f]{16,}", text) else text  # Of a source or of arrays.
     return re.sub(r"[^A-Za-z0-9._+-]", "-", key.rpartition(".")[2] + text[:_LONGEST_VALUE])
