@@ -169,15 +169,16 @@ def _points(runs: StudyRuns, drawn: Sequence[Run]) -> dict[str, list[Any]]:
 def _lifts(runs: StudyRuns) -> dict[str, list[Any]]:
     """Medians and quartiles of all finished runs by lift, and where the limits lie."""
     names = ("train", "test")
-    columns = ["lift", "params", *(f"{name}{end}" for name in names for end in ("", "_q1", "_q3")), "low", "high"]
+    ends = [f"{name}{end}" for name in names for end in ("", "_q1", "_q3")]
     rows = []
     for lift in runs.lifts:
         done = [run for run in runs.at(lift) if run.status == "done"]
         if done:
-            ends = [quantile([getattr(run.limit(runs.headline), end) for run in done], 0.5) for end in ("low", "high")]
+            limits = [run.limit(runs.headline) for run in done]
+            low, high = (_positive(quantile([getattr(one, end) for one in limits], 0.5)) for end in ("low", "high"))
             losses = [cell for name in names for cell in quartiles_of([run.loss(name) for run in done])]
-            rows.append([lift, params_of(runs, lift), *losses, *(_positive(end) for end in ends)])
-    return table_of([*columns, "open"], [[*row, row[-2] is None and row[-1] is not None] for row in rows])
+            rows.append([lift, params_of(runs, lift), *losses, low, high, low is None and high is not None])
+    return table_of(["lift", "params", *ends, "low", "high", "open"], rows)
 
 
 def _curves(runs: StudyRuns, drawn: Sequence[Run]) -> dict[str, list[Any]]:
