@@ -114,13 +114,13 @@ class Optimizer(ABC):
             numbers: tensors of no axes, of `numbers`. No other number that changes may be used: steps are recorded.
         """
 
-    def trial(self) -> Tensor:
-        """Where six steps of rate 0.01 lead on half the sum of squares."""
+    def trial(self, count: int = 6) -> Tensor:
+        """Where so many steps of rate 0.01 lead on half the sum of squares."""
         if self.over is None:
-            return _steps(self, _START, 0, 6)[0]
+            return _steps(self, _START, 0, count)[0]
         network = _smallest()
         steps = self.over(network)
-        for _ in range(6):
+        for _ in range(count):
             for parameter in network.parameters():
                 parameter.grad = parameter.detach().clone()
             steps.prepare(0.01)
