@@ -1,6 +1,7 @@
 """What was trained, asked in the units of its data: from Python, and from an exported folder alone."""
 
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ from rsl_cli import load_study
 from rsl_cli.cli import main
 from rsl_cli.data import load_dataset
 from rsl_cli.errors import DataError
+from rsl_cli.portable import model
 from rsl_cli.portable.model import encode
 
 DRAWS = np.random.default_rng(3)
@@ -283,3 +285,13 @@ def test_the_raw_table_can_be_asked_again(tmp_path, monkeypatch):
     done = subprocess.run([sys.executable, "-c", script], cwd="out", capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     torch.testing.assert_close(torch.tensor(json.loads(done.stdout), dtype=torch.float64), wanted, rtol=1e-12, atol=0)
+
+
+def test_a_number_that_stands_for_no_value_does_so_as_a_number_too(tmp_path):
+    rows = "".join(f"{-999.0 if i % 7 == 3 else i},{i * 2},{i / 3}\n" for i in range(40))
+    (tmp_path / "a.csv").write_text("a,b,y\n" + rows)
+    config = {"name": "csv", "path": str(tmp_path / "a.csv"), "target": "y", "na": [-999], "missing": "mean"}
+    rules = load_dataset(config).reading.cells
+    for cell in (-999, -999.0, np.float32(-999), "-999", "-999.00", "-9.99e2", None):
+        assert math.isnan(model._number(cell, rules, "here"))
+    assert model._number(-998, rules, "here") == -998

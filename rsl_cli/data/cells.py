@@ -66,6 +66,12 @@ class Dialect:
         return rf"[+-]?(?:(?:{parted}\d+)(?:{point}\d*)?|{point}\d+)(?:[eE][+-]?\d+)?|[+-]?(?i:inf(?:inity)?)"
 
     @cached_property
+    def absent(self) -> tuple[float, ...]:
+        """The markers that are numbers, which stand for no value however they are written."""
+        found = [float(self.pointed(marker) or "nan") for marker in self.missing]
+        return tuple(sorted(number for number in found if number == number))
+
+    @cached_property
     def reads(self) -> Callable[[str], object]:
         """Whether a cell is a number."""
         return re.compile(self.pattern).fullmatch
@@ -86,11 +92,11 @@ class Dialect:
     def plain(self) -> dict[str, Any]:
         """The same as JSON holds it, for what reads further cells."""
         known = {"number": self.pattern, "point": self.point, "group": self.group}
-        return {**known, "missing": sorted(self.missing | DASHES)}
+        return {**known, "missing": sorted(self.missing | DASHES), "absent": list(self.absent)}
 
     def __str__(self) -> str:
-        parts = [f"numbers written with a decimal {_named(MARKS, self.point)}"] if self.point != "." else []
-        return ", ".join([*parts, *([f"thousands parted by {_named(GROUPS, self.group)}"] if self.group else [])])
+        parts = [f"numbers written with a decimal {named(MARKS, self.point)}"] if self.point != "." else []
+        return ", ".join([*parts, *([f"thousands parted by {named(GROUPS, self.group)}"] if self.group else [])])
 
 
 @dataclass(frozen=True)
@@ -133,6 +139,9 @@ def read_cells(cells: Sequence[str], dialect: Dialect) -> Cells:
         others = _present(cells, dashed, dialect)
         if len(others) and others.dtype != object:
             missing, values = dashed, others
+    if values.dtype.kind in "if" and dialect.absent:
+        gone = np.isin(values, dialect.absent)
+        missing[np.flatnonzero(~missing)[gone]], values = True, values[~gone]
     shown = f"the cell is {cells[int(missing.argmax())]!r}" if missing.any() else ""
     return Cells(spread(values, missing), missing, shown)
 
@@ -299,5 +308,6 @@ def _typed(cells: Sequence[str], dialect: Dialect) -> np.ndarray:
     return np.array(cells, dtype=object)
 
 
-def _named(names: Mapping[str, str], mark: str) -> str:
+def named(names: Mapping[str, str], mark: str) -> str:
+    """What a mark is called."""
     return next(name for name, marks in names.items() if marks == mark)

@@ -15,11 +15,14 @@ from typing import Any
 
 import numpy as np
 
-from rsl_cli.data.cells import Cells, Dialect, find_dialect, is_missing, read_cells, spread
+from rsl_cli.data.cells import MARKS, Cells, Dialect, find_dialect, is_missing, named, read_cells, spread
 from rsl_cli.errors import DataError, one_of
 from rsl_cli.keys import shorten
 
 SEPARATORS = {"comma": ",", "semicolon": ";", "tab": "\t", "pipe": "|"}
+_GZIP = b"\x1f\x8b"
+_SEPARATOR_LINE = re.compile(r"(?i)sep=(.)\r?\n")
+"""What a spreadsheet may write before the header."""
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 """What stands in no text, and so tells other files from it."""
 
@@ -65,7 +68,14 @@ def read_csv(content: bytes, source: str, settings: Mapping[str, Any]) -> RawTab
             whose marks contradict each other or may be read in two ways.
     """
     text, encoding = _decoded(content, source)
-    separator, header, rows = _separated(text, str(settings["separator"]), source)
+    if "\0" in text:
+        raise DataError(f"{source} holds zero bytes, as UTF-16 does that says not so at its start; save it as UTF-8")
+    marks = {mark: key for key, mark in SEPARATORS.items()}
+    wanted, line = str(settings["separator"]), _SEPARATOR_LINE.match(text)
+    if line is not None:
+        text = text[line.end() :]
+        wanted = marks.get(line[1], wanted) if wanted == "auto" else wanted
+    separator, header, rows = _separated(text, wanted, source)
     first = next((line.strip() for line in text.splitlines() if line.strip()), "")
     _check_names(header, source)
     if len(header) < 2:
@@ -88,11 +98,16 @@ def read_csv(content: bytes, source: str, settings: Mapping[str, Any]) -> RawTab
         if name and (name not in left_out or name == settings["target"])
     }
     dialect = find_dialect(learnt, settings, source)
-    named = {value: key for key, value in SEPARATORS.items()}[separator]
-    said = [f"cells separated by {named}"] if separator != "," else []
+    said = [f"cells separated by {marks[separator]}"] if separator != "," else []
     said += [str(dialect)] if str(dialect) else []
     said += [f"read as {encoding}"] if encoding != "UTF-8" else []
     notes = [f"{source}: {', '.join(said)}"] if said else []
+    unsaid = settings["thousands"] == "auto" and separator != "," and not dialect.group
+    if unsaid and (cell := _maybe_parted(learnt, dialect)):
+        notes.append(
+            f"{source}: numbers such as {cell} are read with a decimal {named(MARKS, dialect.point)}; if it parts "
+            f"thousands, set dataset.thousands={named(MARKS, dialect.point)}"
+        )
     nameless = [place for place, name in enumerate(header) if not name]
     index = [place for place in nameless if _numbers_rows([row[place] for row in rows])]
     notes += [f"{source}: column {place + 1} has no name and numbers the rows or is empty, left out" for place in index]
@@ -106,6 +121,19 @@ def read_csv(content: bytes, source: str, settings: Mapping[str, Any]) -> RawTab
     )
 
 
+def _maybe_parted(columns: Mapping[str, Sequence[str]], dialect: Dialect) -> str | None:
+    """A number with a decimal mark, where each one of the table could part thousands."""
+    point, first = re.escape(dialect.point), None
+    parted = re.compile(rf"[+-]?[1-9]\d{{0,2}}{point}\d{{3}}").fullmatch
+    for cells in columns.values():
+        for cell in cells:
+            if dialect.point in cell and dialect.reads(cell):
+                if not parted(cell):
+                    return None
+                first = first or cell
+    return first
+
+
 def _numbers_rows(cells: Sequence[str]) -> bool:
     """Whether cells are 0, 1, ..., or 1, 2, ..., as a saved row index, or all empty, as after a comma at the end."""
     text = [cell.strip() for cell in cells]
@@ -114,6 +142,8 @@ def _numbers_rows(cells: Sequence[str]) -> bool:
 
 def _decoded(content: bytes, source: str) -> tuple[str, str]:
     """The text of a file, and what it is written in; raises DataError if it is none."""
+    if content.startswith(_GZIP):
+        raise DataError(f"{source} is compressed; unpack it first, e.g. with gunzip")
     marked = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
         return (content.decode("utf-16"), "UTF-16") if marked else (content.decode("utf-8-sig"), "UTF-8")
@@ -139,7 +169,7 @@ def _separated(text: str, wanted: str, source: str) -> tuple[str, list[str], lis
         if len(header) > 1 and all(len(row) == len(header) for row in rows):
             return separator, header, rows
         found[separator] = header, rows
-    if failure is not None:
+    if failure is not None and all(len(header) < 2 for header, _ in found.values()):
         raise _unreadable(source, "comma-separated text in UTF-8", failure)
     separator = next((key for key, (header, _) in found.items() if len(header) > 1), next(iter(found)))
     return separator, *found[separator]

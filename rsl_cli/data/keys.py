@@ -30,6 +30,8 @@ class DatasetBuilder:
     check: Callable[[DatasetSettings], None] = lambda settings: None
     content: Callable[[DatasetSettings], DatasetSettings] = lambda settings: settings
     """From settings to those that name what is read by its content, whatever its place."""
+    as_read: Callable[[DatasetSettings, Dataset], DatasetSettings] | None = None
+    """Settings to those that say how a file's numbers were read, where the file itself tells; None: none does."""
     by_arrays: bool = False
     """Whether the numbers themselves belong to the identity, what makes them being unknown."""
     own_shape: str | None = None

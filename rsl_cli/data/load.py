@@ -60,11 +60,14 @@ def content_identity(config: Mapping[str, Any], *, flat: bool = False, data: Dat
         DataError: the file is not there or cannot be read.
     """
     builder, settings = _resolved(config, flat)
-    said = identity_of(builder.keys, settings)
-    content = {key: value for key, value in builder.content(settings).items() if key in said or key not in builder.keys}
-    if builder.by_arrays:
-        content |= {"arrays": arrays_digest(load_dataset(config, flat=flat) if data is None else data)}
-    return content
+    content = builder.content(settings)
+    if data is None and (builder.by_arrays or builder.as_read):
+        data = load_dataset(config, flat=flat)
+    if builder.as_read and data is not None:
+        content = builder.as_read(content, data)
+    said = identity_of(builder.keys, content)
+    arrays = {"arrays": arrays_digest(data)} if builder.by_arrays and data is not None else {}
+    return {key: value for key, value in content.items() if key in said or key not in builder.keys} | arrays
 
 
 def dataset_label(config: Mapping[str, Any]) -> str:

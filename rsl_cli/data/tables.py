@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from rsl_cli.data.cells import GROUPS, MARKS, Cells, mostly
+from rsl_cli.data.cells import GROUPS, MARKS, Cells, mostly, named
 from rsl_cli.data.dataset import Column, Dataset, Reading
 from rsl_cli.data.files import (
     REMEDIES,
@@ -201,13 +201,12 @@ def _encoded(source: _Source, feature: str, cells: Cells, kept: np.ndarray) -> t
         return Column(feature), numbers
     kind = mostly(values.tolist())
     categories, codes = np.unique(values.astype(str), return_inverse=True)
-    names = kind is None or (kind == "marked" and policy != "error")
-    if names and (len(categories) == len(values) or len(categories) > MOST_CATEGORIES):
+    if (kind is None or policy != "error") and (len(categories) == len(values) or len(categories) > MOST_CATEGORIES):
         raise DataError(
             f"{source.place(feature)} holds {len(categories)} different texts in {len(values)} rows, as names and IDs "
             f"do; leave it out with dataset.drop=[{feature}]"
         )
-    if policy == "error" or kind not in (None, "marked"):
+    if policy == "error" or kind == "number":
         encode = REMEDIES.get(kind or "", "encode it by dataset.categorical=onehot or ordinal")
         remedy = f"{encode}, or leave the column out with dataset.drop=[{feature}] or dataset.features=[...]"
         to_numbers(values, source.place(feature), remedy, rows)
@@ -219,6 +218,10 @@ def _remarks(source: _Source, cells: Mapping[str, Cells], columns: Sequence[Colu
     """What looks as if it was not meant."""
     notes = []
     encoded = [f"{column.name!r} {len(column.categories)}" for column in columns if column.categories]
+    for column in columns:
+        kind = mostly(cells[column.name].values.tolist()) if column.categories else None
+        if kind in REMEDIES:
+            notes.append(f"column {column.name!r} is taken for categories, but {REMEDIES[kind]}, if that is meant")
     if encoded:
         notes.append(f"categories by column, {source.settings['categorical']}: {listed(encoded)}")
     for column in columns:
@@ -270,7 +273,20 @@ def _keys(example: str) -> dict[str, Key]:
     }
 
 
+_FIRST_READ = ((".", ""), (",", ""), (",", "."))
+"""Decimal mark and mark of thousands, as all versions have read them; what parts them has no place in an identity."""
+
+
+def _as_read(settings: DatasetSettings, data: Dataset) -> DatasetSettings:
+    """What parts thousands, where versions that did not know it would have read other numbers, or none."""
+    rules = (data.reading.cells if data.reading else None) or {"point": ".", "group": ""}
+    known = (rules["point"], rules["group"]) in _FIRST_READ
+    return {**settings, "thousands": "auto" if known else named(GROUPS, rules["group"])}
+
+
 BUILDERS: dict[str, DatasetBuilder] = {
-    "csv": DatasetBuilder({**_keys("data/houses.csv"), **_DIALECT}, _from_table(read_csv), _check, by_content),
+    "csv": DatasetBuilder(
+        {**_keys("data/houses.csv"), **_DIALECT}, _from_table(read_csv), _check, by_content, as_read=_as_read
+    ),
     "parquet": DatasetBuilder(_keys("data/houses.parquet"), _from_table(read_parquet), _check, by_content),
 }

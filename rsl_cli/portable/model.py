@@ -263,9 +263,11 @@ def _column(column: dict[str, Any], cells: list[Any], rules: dict[str, Any]) -> 
 
 def _number(cell: Any, rules: dict[str, Any], place: str) -> float:
     """A cell's number, nan where it is missing; text by the rules of the file that was trained on."""
+    absent = rules.get("absent", ())
     if not isinstance(cell, str):
         try:
-            return math.nan if cell is None else float(cell)
+            number = math.nan if cell is None else float(cell)
+            return math.nan if number in absent else number
         except (TypeError, ValueError):
             cell = str(cell)
     text = cell.strip()
@@ -275,8 +277,10 @@ def _number(cell: Any, rules: dict[str, Any], place: str) -> float:
         return TRUTH[text.lower()]
     if not re.fullmatch(rules["number"], text):
         commas = f"; numbers of this model's table have a decimal {rules['point']!r}"
-        raise ValueError(f"{place}: {cell!r} is not a number{commas if text.strip('+-')[:1].isdigit() else ''}")
-    return float(text.translate({ord(mark): None for mark in rules["group"]}).replace(rules["point"], "."))
+        told = rules is not CELLS and text.strip("+-")[:1].isdigit()
+        raise ValueError(f"{place}: {cell!r} is not a number{commas if told else ''}")
+    number = float(text.translate({ord(mark): None for mark in rules["group"]}).replace(rules["point"], "."))
+    return math.nan if number in absent else number
 
 
 def pass_on(kind: dict[str, Any], weight: Tensor | None, y: Tensor) -> Tensor:

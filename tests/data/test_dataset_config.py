@@ -156,17 +156,18 @@ def test_identity_is_the_same_for_all_ways_to_write_one_configuration():
 def test_identity_of_a_file_is_its_content_and_not_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "deep").mkdir()
     first, moved = tmp_path / "a.csv", tmp_path / "deep" / "b.csv"
-    first.write_bytes(b"x,y\n1,2\n")
-    moved.write_bytes(b"x,y\n1,2\n")
+    content = b"x,y\n1,2\n" + b"".join(b"%d,%d.5\n" % (i, i * i) for i in range(12))
+    first.write_bytes(content)
+    moved.write_bytes(content)
     config = {"name": "csv", "target": "y"}
     identity = content_identity({**config, "path": str(first)})
-    assert identity["path"] == hashlib.sha256(b"x,y\n1,2\n").hexdigest()
+    assert identity["path"] == hashlib.sha256(content).hexdigest()
     assert identity == content_identity({**config, "path": moved})
     monkeypatch.chdir(tmp_path)
     assert identity == content_identity({**config, "path": "a.csv"})
     monkeypatch.setenv("HOME", str(tmp_path))
     assert identity == content_identity({**config, "path": "~/a.csv"})
-    moved.write_bytes(b"x,y\n1,3\n")
+    moved.write_bytes(content.replace(b"1,2", b"1,3"))
     assert identity != content_identity({**config, "path": moved})
     assert str(tmp_path) not in repr(identity)
     with pytest.raises(DataError, match=r"'c\.csv' is not there"):

@@ -1,5 +1,6 @@
 """Tables as people have them: missing cells, text, separators, identifiers; and what is said about each."""
 
+import gzip
 from collections import Counter
 
 import numpy as np
@@ -40,12 +41,53 @@ def pairs(data) -> list[tuple]:
 
 
 def test_keys_at_their_defaults_are_unsaid_in_the_identity(tmp_path):
-    FRAME.to_csv(tmp_path / "a.csv", index=False)
+    FRAME[["age", "price"]].to_csv(tmp_path / "a.csv", index=False)
     config = {"name": "csv", "path": str(tmp_path / "a.csv"), "target": "price"}
     before = {"name", "path", "target", "features", "task", "test_fraction", "seed", "standardize"}
     assert content_identity(config).keys() == before
     assert content_identity({**config, "missing": "drop"}).keys() == before | {"missing"}
-    assert content_identity({**config, "thousands": "none", "na": None}).keys() == before | {"thousands"}
+    assert content_identity({**config, "thousands": "none", "na": None}).keys() == before
+
+
+@pytest.mark.parametrize(
+    ("cells", "said", "found"),
+    [
+        (["1.5", "2.5"], "none", None),
+        (["0,5", "1.000"], "point", None),
+        (["555 123", "1 100"], "auto", "space"),
+        (["1,100,200", "7"], "auto", "comma"),
+        (["555 123", "1 100"], "space", "space"),
+    ],
+)
+def test_thousands_are_in_the_identity_where_versions_before_read_something_else(cells, said, found, tmp_path):
+    text = "x;y\n" + "".join(f"{cells[i % 2]};{i}e1\n" for i in range(12))
+    (tmp_path / "a.csv").write_text(text)
+    config = {"name": "csv", "path": str(tmp_path / "a.csv"), "target": "y", "categorical": "ordinal"}
+    assert content_identity({**config, "thousands": said}).get("thousands") == found
+
+
+def test_a_file_says_its_separator_or_what_it_is_not(tmp_path):
+    rows = "".join(f"{i},5;{2 * i},5\n" for i in range(10))
+    assert pairs(load(tmp_path, text="sep=;\nx;price\n" + rows)) == [(i + 0.5, 2 * i + 0.5) for i in range(10)]
+    with pytest.raises(DataError, match=r"row 3 has 1 cells, the header has 2"):
+        load(tmp_path, text='"x";"price"\n' + '"1";"2"\n' * 2 + '"3"\n')
+    (tmp_path / "a.csv").write_text("x,price\n1,2\n", encoding="utf-16-le")
+    with pytest.raises(DataError, match="zero bytes, as UTF-16 does that says not so at its start; save it as UTF-8"):
+        load_dataset({"name": "csv", "path": str(tmp_path / "a.csv"), "target": "price"})
+    (tmp_path / "a.csv").write_bytes(gzip.compress(b"x,price\n1,2\n"))
+    with pytest.raises(DataError, match=r"is compressed; unpack it first, e\.g\. with gunzip"):
+        load_dataset({"name": "csv", "path": str(tmp_path / "a.csv"), "target": "price"})
+
+
+def test_points_that_might_all_part_thousands_are_told(tmp_path):
+    rows = "".join(f"{i + 1}.234;{i}e1\n" for i in range(10))
+    data = load(tmp_path, text="x;price\n" + rows)
+    assert pairs(data)[0] == (1.234, 0)
+    told = "numbers such as 1.234 are read with a decimal point; if it parts thousands, set dataset.thousands=point"
+    assert told in data.notes[1]
+    assert pairs(load(tmp_path, text="x;price\n" + rows, thousands="point"))[0] == (1234, 0)
+    for other in ("0.5", "1.23"):
+        assert told not in str(load(tmp_path, text=f"x;price\n{rows}{other};3e1\n").notes)
 
 
 @pytest.mark.parametrize("marker", ["", "n/a", "N/a", "NULL", "none", "#N/A", "<NA>", "NaN", "-nan", "?", "#DIV/0!"])
@@ -275,7 +317,9 @@ def test_amounts_with_a_unit_are_no_classes(cell, tmp_path):
         ):
             load(tmp_path, text=text, task=task)
     with pytest.raises(DataError, match=r"row 1: .* write the number alone, or leave .* dataset\.drop=\[price\]"):
-        load(tmp_path, text=text, target="x", categorical="onehot")
+        load(tmp_path, text=text, target="x")
+    data = load(tmp_path, text=text, target="x", categorical="onehot")
+    assert data.x_train.shape[1] == 2 and any("categories, but it has a unit" in note for note in data.notes)
 
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
@@ -295,12 +339,14 @@ def test_a_target_of_many_numbers_and_a_slip_is_no_class(suffix, tmp_path):
 @pytest.mark.parametrize("form", ["%Y-%m-%d", "%d.%m.%Y", "%m/%d/%y", "%Y-%m-%dT%H:%M:%S"])
 def test_dates_are_no_categories(form, tmp_path):
     frame = FRAME[["age", "price"]].assign(day=pd.date_range("2024-01-01", periods=ROWS).strftime(form))
-    for policy in ("error", "onehot"):
-        with pytest.raises(
-            DataError, match=r"column 'day', row 1: .* a date: put a number .* dataset\.drop=\[day\]"
-        ) as no:
-            load(tmp_path, frame, categorical=policy)
-        assert "onehot" not in str(no.value)
+    with pytest.raises(DataError, match=r"column 'day', row 1: .* a date: put a number .* dataset\.drop=\[day\]") as no:
+        load(tmp_path, frame)
+    assert "onehot" not in str(no.value)
+    with pytest.raises(DataError, match="different texts in"):
+        load(tmp_path, frame, categorical="onehot")
+    few = frame.assign(day=list(frame["day"][:4]) * (ROWS // 4) + list(frame["day"][: ROWS % 4]))
+    data = load(tmp_path, few, categorical="onehot")
+    assert data.x_train.shape[1] == 5 and any("categories, but it is a date" in note for note in data.notes)
     with pytest.raises(DataError, match=r"column 'day', row 1: .* it is a date"):
         load(tmp_path, frame, target="day")
 
@@ -316,8 +362,9 @@ def test_dashes_are_missing_among_numbers_alone(marker, tmp_path):
 
 def test_markers_of_ones_own(tmp_path):
     rows = "".join(f"{-999 if i % 5 == 2 else i},{'None yet' if i % 5 == 1 else i / 3}\n" for i in range(20))
-    data = load(tmp_path, text="x,price\n" + rows, na=[-999, "none yet"], missing="drop")
-    assert pairs(data) == [(i, i / 3) for i in range(20) if i % 5 not in (1, 2)]
+    for written in (-999, "-999.0", "-9.99e2"):  # A number is one however it is written.
+        data = load(tmp_path, text="x,price\n" + rows, na=[written, "none yet"], missing="drop")
+        assert pairs(data) == [(i, i / 3) for i in range(20) if i % 5 not in (1, 2)]
     assert "missing cells by column: 'price' 4, 'x' 4; 8 of 20 rows left out" in data.notes
 
 
