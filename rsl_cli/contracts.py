@@ -317,15 +317,28 @@ def plain_keys(part: Combine | Stage) -> dict[str, Any]:
 def _check_code(what: str, part: object, ask: Callable[[Callable[..., Any]], Tensor], expected: Tensor) -> None:
     """Hold the code that an export carries for a part, where there is some, against what the part computes."""
     try:
-        code = compiled(code_of(part))
+        _held_code(part, ask, expected)
     except ValueError as error:
-        if hasattr(part, "exported"):
+        if hasattr(part, "exported"):  # A plain function was never said to go anywhere.
             raise GraphError(f"{what}: its exported code: {error}") from error
-        return
-    with failing(f"{what}: its exported code"):
-        made = ask(code)
+
+
+def _held_code(part: object, ask: Callable[[Callable[..., Any]], Tensor], expected: Tensor) -> str:
+    """The code that an export carries for a part; raises ValueError where there is none that computes the same."""
+    text = code_of(part)
+    try:
+        made = ask(compiled(text))
+    except RAISED as error:
+        raise ValueError(f"fails with {type(error).__name__}: {first_line(error)}") from error
     if not isinstance(made, Tensor) or made.shape != expected.shape or not torch.allclose(made, expected, rtol=1e-9):
-        raise GraphError(f"{what}: its exported code gives {_shown(made)}, and other numbers than it does")
+        raise ValueError(f"gives {_shown(made)}, and other numbers than it does")
+    return text
+
+
+def activation_code(function: Callable[..., Any]) -> str:
+    """The code that an export carries for an activation; raises ValueError where none computes the same."""
+    z = drawn((5,))
+    return _held_code(function, lambda code: code(z), function(z))
 
 
 def check_derivatives(

@@ -8,6 +8,7 @@ import ast
 import builtins
 import inspect
 import math
+import symtable
 import textwrap
 from collections.abc import Callable
 from types import FunctionType
@@ -52,7 +53,8 @@ def code_of(part: object) -> str:
     # Not called here: it is only told what a function of a class, or of a registry, is.
     tree.decorator_list = [one for one in tree.decorator_list if not _is_label(one)]
     _strip_hints(tree)
-    lines = [f"{name} = {_written(function, name)}" for name in sorted(_free(tree)) if _written(function, name) != name]
+    names = {name: _written(function, name) for name in sorted(_free(function, ast.unparse(tree)) - {name})}
+    lines = [f"{name} = {written}" for name, written in names.items() if written != name]
     body = "\n".join([*lines, ast.unparse(tree), f"return {tree.name}"])
     return f"def made():\n{textwrap.indent(body, '    ')}\n"
 
@@ -76,15 +78,20 @@ def _strip_hints(tree: ast.FunctionDef) -> None:
     for node in ast.walk(tree):
         if isinstance(node, ast.arg):
             node.annotation = None
+        elif isinstance(node, ast.AnnAssign):
+            node.annotation = ast.Constant(0)
 
 
-def _free(tree: ast.FunctionDef) -> set[str]:
-    """Names that a function reads and does not make."""
-    names = [node for node in ast.walk(tree) if isinstance(node, ast.Name)]
-    made = {node.id for node in names if not isinstance(node.ctx, ast.Load)}
-    made |= {node.arg for node in ast.walk(tree) if isinstance(node, ast.arg)}
-    made |= {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
-    return {node.id for node in names} - made - set(dir(builtins))
+def _free(function: FunctionType, text: str) -> set[str]:
+    """Names that a definition reads from around it, but for those of Python itself."""
+    found, scopes = set[str](), [symtable.symtable(text, "exported", "exec")]
+    while scopes:
+        scope = scopes.pop()
+        outside = [one for one in scope.get_symbols() if scope.get_type() == "module" or one.is_global()]
+        found |= {one.get_name() for one in outside if one.is_referenced()}
+        scopes += scope.get_children()
+    own = {*function.__globals__, *function.__code__.co_freevars}
+    return {name for name in found if name in own or not hasattr(builtins, name)}
 
 
 def _written(function: FunctionType, name: str) -> str:
@@ -93,8 +100,9 @@ def _written(function: FunctionType, name: str) -> str:
     value = function.__globals__.get(name, missing)
     if name in function.__code__.co_freevars or value is missing:
         raise ValueError(f"{function.__name__} names {name}, which it does not make")
-    if isinstance(value, bool | int | float) and math.isfinite(value):
-        return repr(value)
+    for kind in (bool, int, float):  # What derives from one, as NumPy's numbers do, may write itself otherwise.
+        if isinstance(value, kind) and math.isfinite(value):
+            return repr(kind(value))
     if (known := _known(value)) is not None:
         return known
     raise ValueError(f"{function.__name__} names {name}, which is nothing of torch or math and no number")

@@ -44,7 +44,7 @@ from rsl_cli.train.first_order import FirstOrder
 from rsl_cli.train.gauss_newton import gauss_newton
 from rsl_cli.train.losses import LOSSES, FunctionLoss, Loss
 from rsl_cli.train.objective import Objective
-from rsl_cli.train.optimizers import Gd, Optimizer
+from rsl_cli.train.optimizers import Gd, Optimizer, Sgd
 from rsl_cli.vertex_maps import BIASES, COMBINES, NORMS, POOLS
 
 MAPS: dict[str, list[tuple[EdgeMap, list[tuple[int, ...]]]]] = {
@@ -353,6 +353,8 @@ def test_what_is_said_of_an_optimiser_is_not_said_of_its_children():
             return gradient / 2
 
     check_optimizer(Halved())
+    # What it has from a parent that ships was never its own to say.
+    check_optimizer(type("Child", (Sgd,), {})(momentum=0.999))
     claims = ("in_circuits", "euler", "follows_flow")
     assert all(getattr(Gd(), claim) for claim in claims) and not any(getattr(Halved(), claim) for claim in claims)
     data = Objective(run_data(), "mse", dtype=torch.float64)

@@ -1,6 +1,7 @@
 """Exported networks against the networks they were, alone in a process without rsl; GraphML against the lift."""
 
 import json
+import linecache
 import re
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from test_architectures import BASES, base_of, graph_of, network_of
 from rsl_cli import load_study
 from rsl_cli.activations import ACTIVATIONS
 from rsl_cli.cli import main
+from rsl_cli.contracts import check_activation
 from rsl_cli.errors import GraphError, StoreError
 from rsl_cli.graph import BaseGraph
 from rsl_cli.lift import sample_lift
@@ -268,6 +270,36 @@ def test_a_users_parts_are_exported_with_their_code(own, tmp_path, activation):
 
 
 @pytest.mark.parametrize(
+    "text",
+    [
+        "K = 0.5\ndef part(z, K=K): return torch.tanh(K * z)",
+        "K = 0.5\ndef part(z):\n    twice = lambda K: 2 * K\n    return torch.tanh(K * twice(z))",
+        "from torch import *\ndef part(z): return max(z, 0.1 * z)",
+        "import numpy as np\nK = np.sqrt(0.5)\ndef part(z, s=K): return torch.tanh(K * z) + s * z",
+        "import enum\nclass Size(enum.IntEnum):\n    two = 2\nK = Size.two\ndef part(z): return torch.tanh(K * z)",
+        "class Own: pass\ndef part(z: Own) -> Own:\n    y: Own = torch.tanh(z)\n    return y",
+        "def part(z, n=2): return torch.tanh(z) if n == 0 else part(torch.tanh(z), n - 1)",
+        "def part(z):\n    try:\n        return (y := z.sin()) * y\n    except ValueError as K:\n        return z",
+    ],
+)
+def test_an_activation_goes_with_its_text_whatever_the_names_in_it(own, tmp_path, text):
+    own.write_text(f"import torch\n{text}\n")
+    agree_alone(
+        network_of(graph_of({"activation": "own_parts.part"}, {"map": "scale"}, shape=FLAT), (3,)), tmp_path / "out"
+    )
+
+
+def test_an_activation_whose_text_says_something_else_trains_and_is_not_exported(own):
+    own.write_text("import torch\nK = 1.0\ndef part(z): return torch.tanh(K * z)\n")
+    base = graph_of({"activation": "own_parts.part"}, {"map": "scale"}, shape=FLAT)
+    own.write_text("import torch\nK = 1.0\ndef part(z): return torch.tanh(2 * K * z)\n")
+    linecache.checkcache()
+    said = unportable(base)
+    assert said is not None and "gives shape" in said and "other numbers than it does" in said
+    check_activation(ACTIVATIONS.find("own_parts.part"), "own_parts.part")
+
+
+@pytest.mark.parametrize(
     ("text", "vertex", "reason"),
     [
         (
@@ -303,7 +335,7 @@ def test_why_a_part_cannot_be_exported_is_said_before_it_is_trained(own, tmp_pat
     [
         (
             "@staticmethod\n    def exported(kind, z): return 3 * z",
-            "its exported code gives shape .*, and other numbers",
+            "its exported code: gives shape .*, and other numbers",
         ),
         ("@staticmethod\n    def exported(kind, z): return 1 / 0", "its exported code: fails with ZeroDivisionError"),
         ("@staticmethod\n    def exported(kind, z): return Stage", "its exported code: exported names Stage, which"),

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save
 
 from rsl_cli.activations import ACTIVATIONS
-from rsl_cli.contracts import plain_keys
+from rsl_cli.contracts import activation_code, plain_keys
 from rsl_cli.errors import StoreError
 from rsl_cli.graph import BaseGraph, Edge, Vertex, slot_key
 from rsl_cli.lift import Lift
@@ -191,7 +191,8 @@ def _own_code(base: BaseGraph) -> str:
             if key not in vertex.origins and name in getattr(model, _TABLES[key]):
                 continue
             try:
-                texts[f"{_TABLES[key]}[{name!r}] = made()"] = code_of(part)
+                code = activation_code(part) if key == "activation" else code_of(part)
+                texts[f"{_TABLES[key]}[{name!r}] = made()"] = code
                 _said(vertex)
             except ValueError as error:
                 raise StoreError(

@@ -3,6 +3,7 @@
 A user's come by the key ``figures``: functions from a stored study to a matplotlib figure, or each a `ReportFigure`.
 """
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -313,9 +314,15 @@ def _made(name: str, part: ReportFigure | Function, found: Evidence) -> Made:
 
 def _tried(name: str, part: ReportFigure | Function, found: Evidence) -> Made:
     """A figure that is drawn at once: what fails there is said of it, in one line."""
+    if isinstance(part, ReportFigure) and not all(isinstance(t, str) for t in (part.title, part.text, part.table)):
+        raise ConfigError(f"figure {name}: its title, text and table are to be texts")
     try:
         made = _made(name, part, found)
         made = replace(made, drawing=None if made.drawing is None else canvas.drawn(made.drawing))
+        # What cannot be written shows here, not where half of the report is.
+        json.dumps(made.chart, allow_nan=False)
+        if made.drawing is not None and hasattr(made.drawing, "savefig"):
+            canvas.render(made.drawing, ["png"])
     except RAISED as error:
         raise ConfigError(f"figure {name}: fails with {type(error).__name__}: {first_line(error)}") from error
     if made.drawing is not None and not hasattr(made.drawing, "savefig"):

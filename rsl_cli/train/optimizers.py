@@ -373,14 +373,15 @@ def check_optimizer(optimizer: Optimizer) -> None:
     with failing(what):
         part, _ = _steps(optimizer, start[:2], 0, 6)
         far, _ = _steps(optimizer, start, 0, 200)
-    of_step = [(optimizer.numbers(step), optimizer.rate(1.0, step)) for step in (1, 9)]
+        of_step = [[*map(float, optimizer.numbers(step)), optimizer.rate(1.0, step)] for step in (1, 9)]
     if not optimizer.counted and of_step[0] != of_step[1]:
         raise ConfigError(f"{what}: its step depends on how many there were; say so, counted = True")
     if optimizer.euler and not torch.allclose(whole, 0.99**6 * start):
         raise ConfigError(f"{what}: says euler=True, and its steps are not those of gradient descent; leave it out")
-    if optimizer.follows_flow and not _follows_flow(optimizer):
+    own = not is_ours(type(optimizer).direction)
+    if optimizer.follows_flow and own and not _follows_flow(optimizer):
         raise ConfigError(f"{what}: says follows_flow=True, and its steps lead elsewhere than the flow; leave it out")
-    if optimizer.in_circuits and not is_ours(type(optimizer).direction):
+    if optimizer.in_circuits and own:
         raise ConfigError(f"{what}: says in_circuits=True, and circuits have no loops for it; leave it out")
     if not torch.equal(resumed, whole):
         raise ConfigError(f"{what}: {_FORGETFUL}")

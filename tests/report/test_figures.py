@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 import sys
+from pathlib import Path
 
 import altair as alt
 import pytest
@@ -114,6 +115,28 @@ def test_figures_are_drawn_by_name(study):
 def test_a_figure_that_cannot_be_drawn_is_one_line(study, name, message):
     made, (line,) = own(study, name)
     assert made == [] and message in line and "\n" not in line
+
+
+@pytest.mark.drawn
+def test_a_figure_that_cannot_be_written_keeps_no_other_from_it(study, measured):
+    Path("bad_figures.py").write_text(
+        "import altair\nfrom my_figures import ReportFigure, fill\n"
+        "def title(store):\n    from matplotlib.figure import Figure\n"
+        "    figure = Figure()\n    figure.suptitle(r'$\\frac{$')\n    return figure\n"
+        "def points(found): return altair.Chart(altair.InlineData([{'a': float('nan')}])).mark_point()\n"
+        "nan = ReportFigure('A?', 'b', chart=points)\nuntold = ReportFigure('A?', None, fill)\n"
+    )
+    made, undrawn = made_figures(
+        Evidence.of(StudyStore(measured)), {"figures": [f"bad_figures.{name}" for name in ("title", "nan", "untold")]}
+    )
+    assert [one.name for one in made] == list(SHIPPED) and len(undrawn) == 3
+    told = (
+        "fails with ValueError: ",
+        "fails with ValueError: Out of range float",
+        "title, text and table are to be texts",
+    )
+    assert all(message in line and "\n" not in line for message, line in zip(told, undrawn, strict=True))
+    sys.modules.pop("bad_figures")
 
 
 @pytest.mark.drawn
