@@ -281,7 +281,10 @@ def _as_read(settings: DatasetSettings, data: Dataset) -> DatasetSettings:
     """What parts thousands, where versions that did not know it would have read other numbers, or none."""
     rules = (data.reading.cells if data.reading else None) or {"point": ".", "group": ""}
     known = (rules["point"], rules["group"]) in _FIRST_READ
-    return {**settings, "thousands": "auto" if known else named(GROUPS, rules["group"])}
+    # By these two all but plain numbers is text, as it was by default where marks are asked about now.
+    plain = (settings["decimal"], settings["thousands"]) == ("point", "none")
+    thousands = "auto" if known else named(GROUPS, rules["group"])
+    return {**settings, "thousands": thousands, **({"decimal": "auto"} if plain else {})}
 
 
 BUILDERS: dict[str, DatasetBuilder] = {

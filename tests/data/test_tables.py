@@ -64,6 +64,8 @@ def test_thousands_are_in_the_identity_where_versions_before_read_something_else
     (tmp_path / "a.csv").write_text(text)
     config = {"name": "csv", "path": str(tmp_path / "a.csv"), "target": "y", "categorical": "ordinal"}
     assert content_identity({**config, "thousands": said}).get("thousands") == found
+    plain = {**config, "decimal": "point", "thousands": "none"}
+    assert not {"decimal", "thousands"} & content_identity(plain).keys()
 
 
 def test_a_file_says_its_separator_or_what_it_is_not(tmp_path):
