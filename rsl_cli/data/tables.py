@@ -14,6 +14,7 @@ import numpy as np
 from rsl_cli.data.cells import GROUPS, MARKS, Cells, mostly, named
 from rsl_cli.data.dataset import Column, Dataset, Reading
 from rsl_cli.data.files import (
+    MOST_CLASSES,
     REMEDIES,
     TASK,
     by_content,
@@ -107,6 +108,11 @@ def _from_table(
         labels: Sequence[Any] = np.unique(cells[target].values[kept]).tolist() if classes else ()
         if classes:
             notes.append(class_sizes(target, classes, y))
+        elif settings["task"] == "auto" and cells[target].missing.any() and _few_whole(cells[target].values[kept]):
+            notes.append(
+                f"the target {target!r} holds few whole numbers, but with missing cells: it is learned as a number; "
+                "dataset.task=classification makes classes of them"
+            )
         return hold_out(
             np.column_stack(inputs),
             y,
@@ -234,6 +240,10 @@ def _remarks(source: _Source, cells: Mapping[str, Cells], columns: Sequence[Colu
                 f"it out: dataset.drop=[{column.name}]"
             )
     return notes
+
+
+def _few_whole(values: np.ndarray) -> bool:
+    return _all_whole(values) and len(np.unique(values)) <= MOST_CLASSES
 
 
 def _all_whole(values: np.ndarray) -> bool:

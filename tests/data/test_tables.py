@@ -461,3 +461,13 @@ def test_what_is_no_text_in_any_of_them_is_refused(content, tmp_path):
     (tmp_path / "a.csv").write_bytes(content)
     with pytest.raises(DataError, match="is not comma-separated text in UTF-8, or is damaged"):
         load_dataset({"name": "csv", "path": str(tmp_path / "a.csv"), "target": "y"})
+
+
+def test_a_target_of_few_whole_numbers_and_gaps_is_told(tmp_path):
+    text = "x,y\n" + "".join(f"{i}.5,{'' if i == 7 else i % 3}\n" for i in range(30))
+    data = load(tmp_path, text=text, target="y", missing="drop")
+    assert data.task == "regression" and any("dataset.task=classification makes classes" in note for note in data.notes)
+    chosen = load(tmp_path, text=text, target="y", missing="drop", task="classification")
+    assert chosen.task == "classification" and not any("makes classes" in note for note in chosen.notes)
+    many = load(tmp_path, text=text.replace(",0\n", ",0.5\n"), target="y", missing="drop")
+    assert not any("makes classes" in note for note in many.notes)
