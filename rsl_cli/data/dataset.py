@@ -1,7 +1,7 @@
 """What a dataset is to the rest of rsl: four arrays, a task and a width. It knows no file, no source and no network."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -45,6 +45,7 @@ class Reading:
         classes: their labels, by index; empty for numbers.
         target_shift, target_scale: as for inputs, (outputs,).
         cells: how a file's text was read as numbers; see `rsl_cli.data.cells.Dialect.plain`.
+        said: settings that read the same numbers by the rules of the first version; part of an identity.
     """
 
     columns: tuple[Column, ...] = ()
@@ -56,6 +57,7 @@ class Reading:
     classes: tuple[str | int | float | bool, ...] = ()
     target_shift: np.ndarray | None = None
     target_scale: np.ndarray | None = None
+    said: Mapping[str, str] = field(default_factory=dict)
     cells: Mapping[str, Any] | None = None
 
     def plain(self) -> dict[str, Any]:

@@ -10,12 +10,12 @@ import io
 import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from rsl_cli.data.cells import MARKS, Cells, Dialect, find_dialect, is_missing, named, read_cells, spread
+from rsl_cli.data.cells import GROUPS, MARKS, Cells, Dialect, find_dialect, is_missing, named, read_cells, spread
 from rsl_cli.errors import DataError, one_of
 from rsl_cli.keys import shorten
 
@@ -23,6 +23,8 @@ SEPARATORS = {"comma": ",", "semicolon": ";", "tab": "\t", "pipe": "|"}
 _GZIP = b"\x1f\x8b"
 _SEPARATOR_LINE = re.compile(r"(?i)sep=(.)\r?\n")
 """What a spreadsheet may write before the header."""
+_FIRST_COMMA = re.compile(r"(?![+-]?[1-9]\d{0,2},\d{3}$)[+-]?(\d*|\d{1,3}(\.\d{3})+),\d+([eE][+-]?\d+)?")
+"""A number with a decimal comma, by the rules of the first version."""
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 """What stands in no text, and so tells other files from it."""
 
@@ -42,6 +44,8 @@ class RawTable:
     """How the file was understood, where it could have been otherwise."""
     dialect: Dialect | None = None
     """How its numbers are written, where it is text."""
+    said: Mapping[str, str] = field(default_factory=dict)
+    """See `rsl_cli.data.dataset.Reading`."""
 
 
 def read_csv(content: bytes, source: str, settings: Mapping[str, Any]) -> RawTable:
@@ -118,7 +122,19 @@ def read_csv(content: bytes, source: str, settings: Mapping[str, Any]) -> RawTab
         nameless=next((place + 1 for place in nameless if place not in index), 0),
         notes=tuple(notes),
         dialect=dialect,
+        said=_said_at_first(dialect, separator, rows, str(settings["decimal"])),
     )
+
+
+def _said_at_first(dialect: Dialect, separator: str, rows: Sequence[Sequence[str]], decimal: str) -> dict[str, str]:
+    """The settings by which the first version read what is read now: it took one decimal comma for those of all."""
+    comma = separator != "," and any(
+        "," in cell and _FIRST_COMMA.fullmatch(cell.strip()) for row in rows for cell in row
+    )
+    if decimal == "auto" and comma != (dialect.point == ","):
+        decimal = named(MARKS, dialect.point)
+    known = (dialect.point, dialect.group) in ((".", ""), (",", ""), (",", "."))
+    return {"decimal": decimal, "thousands": "auto" if known else named(GROUPS, dialect.group)}
 
 
 def _maybe_parted(columns: Mapping[str, Sequence[str]], dialect: Dialect) -> str | None:

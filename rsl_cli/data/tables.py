@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from rsl_cli.data.cells import GROUPS, MARKS, Cells, mostly, named
+from rsl_cli.data.cells import GROUPS, MARKS, Cells, mostly
 from rsl_cli.data.dataset import Column, Dataset, Reading
 from rsl_cli.data.files import (
     MOST_CLASSES,
@@ -126,6 +126,7 @@ def _from_table(
                 target=(target,),
                 classes=tuple(labels),
                 cells=source.table.dialect.plain() if source.table.dialect else None,
+                said=source.table.said,
             ),
             notes=(*source.table.notes, *notes),
         )
@@ -283,23 +284,13 @@ def _keys(example: str) -> dict[str, Key]:
     }
 
 
-_FIRST_READ = ((".", ""), (",", ""), (",", "."))
-"""Decimal mark and mark of thousands, as all versions have read them; what parts them has no place in an identity."""
-
-
-def _as_read(settings: DatasetSettings, data: Dataset) -> DatasetSettings:
-    """What parts thousands, where versions that did not know it would have read other numbers, or none."""
-    rules = (data.reading.cells if data.reading else None) or {"point": ".", "group": ""}
-    known = (rules["point"], rules["group"]) in _FIRST_READ
-    # By these two all but plain numbers is text, as it was by default where marks are asked about now.
-    plain = (settings["decimal"], settings["thousands"]) == ("point", "none")
-    thousands = "auto" if known else named(GROUPS, rules["group"])
-    return {**settings, "thousands": thousands, **({"decimal": "auto"} if plain else {})}
-
-
 BUILDERS: dict[str, DatasetBuilder] = {
     "csv": DatasetBuilder(
-        {**_keys("data/houses.csv"), **_DIALECT}, _from_table(read_csv), _check, by_content, as_read=_as_read
+        {**_keys("data/houses.csv"), **_DIALECT},
+        _from_table(read_csv),
+        _check,
+        by_content,
+        as_read=lambda settings, data: {**settings, **(data.reading.said if data.reading else {})},
     ),
     "parquet": DatasetBuilder(_keys("data/houses.parquet"), _from_table(read_parquet), _check, by_content),
 }

@@ -64,8 +64,23 @@ def test_thousands_are_in_the_identity_where_versions_before_read_something_else
     (tmp_path / "a.csv").write_text(text)
     config = {"name": "csv", "path": str(tmp_path / "a.csv"), "target": "y", "categorical": "ordinal"}
     assert content_identity({**config, "thousands": said}).get("thousands") == found
-    plain = {**config, "decimal": "point", "thousands": "none"}
-    assert not {"decimal", "thousands"} & content_identity(plain).keys()
+
+
+@pytest.mark.parametrize(
+    ("text", "keys", "found"),
+    [
+        # Read by commas in both versions; quoted among commas, as numbers in this one alone.
+        ("x;y\n" + "1,5;2,25\n2,5;3,5\n" * 6, {}, None),
+        ("x,y\n" + '"1,5",2\n"2,5",3\n' * 6, {}, "comma"),
+        # One comma in a text once made 4.236 into 4236.
+        ("x;y;z\n" + "4.236;1.5;5,7\n7.5;2.5;a\n" * 6, {"drop": ["z"]}, "point"),
+        ("x;y\n" + "1,5;2.25\n1,7;3.5\n" * 6, {"decimal": "point", "thousands": "none"}, "point"),
+    ],
+)
+def test_a_decimal_mark_is_in_the_identity_where_versions_before_took_another(text, keys, found, tmp_path):
+    (tmp_path / "a.csv").write_text(text)
+    config = {"name": "csv", "path": str(tmp_path / "a.csv"), "target": "y", "categorical": "ordinal"}
+    assert content_identity({**config, **keys, "task": "regression"}).get("decimal") == found
 
 
 def test_a_file_says_its_separator_or_what_it_is_not(tmp_path):
